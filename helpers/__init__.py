@@ -1,0 +1,1 @@
+"""The tested code behind the notebooks, in the order that data flows."""
