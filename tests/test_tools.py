@@ -1,0 +1,258 @@
+"""The set-up, the runner and the badges, on small stand-ins."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from packaging.requirements import Requirement
+
+from tools import badges, make, run_course
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# ---- the set-up
+
+
+@pytest.fixture
+def installs(monkeypatch, tmp_path):
+    """A set-up into an empty folder whose pip does nothing; the list collects what it was asked."""
+    asked = []
+    monkeypatch.setattr(make, "install_torch", lambda python: asked.append("torch"))
+
+    def step(command, environment=None):
+        if command[1:3] == ["-m", "venv"]:
+            command = [*command, "--without-pip"]
+            return subprocess.run(command, check=False).returncode
+        asked.append(command[command.index("-r") + 1])
+        return 0
+
+    monkeypatch.setattr(make, "step", step)
+    return asked
+
+
+def test_second_set_up_does_nothing(installs, tmp_path):
+    venv = tmp_path / "venv"
+    make.set_up("requirements.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert installs == ["torch", "requirements.txt"]
+
+
+def test_tests_environment_serves_the_learner_too_but_not_the_other_way(installs, tmp_path):
+    venv = tmp_path / "venv"
+    make.set_up("requirements.txt", venv)
+    make.set_up("requirements-dev.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert installs == ["torch", "requirements.txt", "torch", "requirements-dev.txt"]
+
+
+def test_interrupted_environment_is_made_anew(installs, tmp_path, monkeypatch):
+    venv = tmp_path / "venv"
+
+    def interrupt(python):
+        (venv / "half_a_package").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make, "install_torch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make.set_up("requirements.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert not (venv / "half_a_package").exists()
+    assert installs == ["torch", "requirements.txt"]
+
+
+def test_environment_made_by_hand_is_completed_and_kept(installs, tmp_path):
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (venv / "mine").touch()
+    make.set_up("requirements.txt", venv)
+    assert (venv / "mine").exists()
+    assert installs == ["torch", "requirements.txt"]
+
+
+def test_changed_requirements_are_installed(installs, tmp_path, monkeypatch):
+    venv = tmp_path / "venv"
+    make.set_up("requirements.txt", venv)
+    monkeypatch.setattr(make, "TORCH", "torch==9.9.9")
+    make.set_up("requirements.txt", venv)
+    assert installs == ["torch", "requirements.txt"] * 2
+
+
+def test_failed_installation_is_a_setup_error_and_not_taken_for_done(
+    installs, tmp_path, monkeypatch
+):
+    venv = tmp_path / "venv"
+    with monkeypatch.context() as patch:
+        real = make.step
+        patch.setattr(make, "step", lambda command, e=None: 1 if "-r" in command else real(command))
+        with pytest.raises(make.SetupError, match="type the command again"):
+            make.set_up("requirements.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert installs[-1] == "requirements.txt"
+
+
+def test_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "FREE_GB_NEEDED", 1e9)
+    with pytest.raises(make.SetupError, match="GB free"):
+        make.set_up("requirements.txt", tmp_path / "venv")
+    assert not (tmp_path / "venv").exists()
+
+
+def test_torch_is_asked_for_without_gpu_libraries_first():
+    python = Path("python")
+
+    def last_words(system, gpu):
+        return [attempt[-1][-1] for attempt in make.torch_attempts(python, system, gpu)]
+
+    assert last_words("Linux", gpu=False) == [f"{make.TORCH}+cpu", make.TORCH, make.TORCH]
+    assert "--torch-backend=cpu" in make.torch_attempts(python, "Linux", False)[1][-1]
+    for system, gpu in (("Linux", True), ("Darwin", False), ("Windows", False)):
+        assert last_words(system, gpu) == [make.TORCH]
+
+
+def test_unknown_target_prints_how_to_use_it(capsys):
+    assert make.main(["labs"]) == 2
+    assert "python tools/make.py lab" in capsys.readouterr().out
+
+
+# ---- requirements, constraints, and the places that repeat a version
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    parsed = (line.partition("#")[0].strip() for line in lines)
+    found = [Requirement(line) for line in parsed if line and not line.startswith("-")]
+    return {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in found}
+
+
+def test_constraints_pin_every_requirement_within_its_range():
+    pinned = requirements("constraints.txt")
+    for name, wanted in {
+        **requirements("requirements.txt"),
+        **requirements("requirements-dev.txt"),
+    }.items():
+        version = str(pinned[name].specifier).removeprefix("==")
+        assert wanted.specifier.contains(version), name
+
+
+def test_one_version_of_torch_everywhere():
+    assert str(requirements("constraints.txt")["torch"]) == make.TORCH
+    assert make.TORCH in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+
+
+def test_what_colab_installs_stands_in_the_requirements():
+    ours = requirements("requirements.txt")
+    colab = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for line in colab["tool"]["course"]["colab"]:
+        wanted = Requirement(line)
+        assert ours[wanted.name].specifier == wanted.specifier
+
+
+def test_pins_leave_out_local_builds_and_gpu_libraries():
+    freeze = ["torch==2.13.0+cpu", "nvidia-cublas==1", "triton==3", "uv==0.9", "six==1.17.0"]
+    assert make.pins([*freeze, "x @ file:///x.whl"]) == ["torch==2.13.0", "six==1.17.0"]
+
+
+# ---- the runner
+
+
+def write_notebook(path: Path, *sources: str) -> Path:
+    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), path)
+    return path
+
+
+def test_runner_reports_a_notebook_that_passes(tmp_path, capfd):
+    source = write_notebook(tmp_path / "00_a.ipynb", "import os", "print(os.getcwd())", "6 * 7")
+    (tmp_path / "out").mkdir()
+    outcome = run_course.run_notebook(source, tmp_path / "out")
+    assert (outcome.status, outcome.error) == ("passed", "")
+    executed = nbformat.read(tmp_path / "out" / "00_a.ipynb", as_version=4)
+    assert executed.cells[1].outputs[0].text.strip() == os.path.realpath(tmp_path)
+    assert "42" in (tmp_path / "out" / "00_a.html").read_text(encoding="utf-8")
+    assert "cell 3/3" in capfd.readouterr().out
+
+
+def test_runner_reports_the_first_error_and_keeps_what_ran(tmp_path):
+    source = write_notebook(tmp_path / "00_a.ipynb", "6 * 7", "1 / 0", "print('never')")
+    (tmp_path / "out").mkdir()
+    outcome = run_course.run_notebook(source, tmp_path / "out")
+    assert outcome.status == "failed"
+    assert outcome.error == "cell 2: ZeroDivisionError: division by zero"
+    executed = nbformat.read(tmp_path / "out" / "00_a.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].data["text/plain"] == "42"
+
+
+def test_runner_ends_a_notebook_that_hangs(tmp_path):
+    source = write_notebook(tmp_path / "00_a.ipynb", "import time; time.sleep(600)")
+    (tmp_path / "out").mkdir()
+    outcome = run_course.run_notebook(source, tmp_path / "out", quiet_limit=6)
+    assert outcome.status == "hung"
+    assert outcome.seconds < 120
+
+
+def test_report_links_pages_and_escapes_errors(tmp_path):
+    (tmp_path / "00_a.html").touch()
+    outcomes = [
+        run_course.Outcome("00_a", "passed", 90.0),
+        run_course.Outcome("01_b", "failed", 30.0, "cell 1: <TypeError>"),
+    ]
+    page = run_course.write_report(outcomes, tmp_path, "quick").read_text(encoding="utf-8")
+    assert "1 of 2 notebooks ran to the end, in 2.0 minutes" in page
+    assert '<a href="00_a.html">' in page and 'href="01_b.html"' not in page
+    assert "&lt;TypeError&gt;" in page
+
+
+def test_published_notebook_keeps_results_and_drops_what_changes():
+    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
+    stream = new_output("stream", text="0.5\n")
+    cell = new_code_cell("x", outputs=[widget, stream], metadata={"execution": {"a": "b"}})
+    notebook = new_notebook(cells=[cell], metadata={"widgets": {"x": {}}})
+    notebook.metadata.language_info = {"name": "python", "version": "3.11.7"}
+    clean = run_course.normalise(notebook)
+    nbformat.validate(clean)
+    assert clean.cells[0].outputs == [stream] and not clean.cells[0].metadata
+    assert clean.metadata.kernelspec.name == "python3"
+    assert set(clean.metadata) == {"kernelspec", "language_info"}
+    assert clean.metadata.language_info == {"name": "python"}
+
+
+# ---- badges and the first code cell
+
+
+def test_badges_are_put_in_once_and_brought_up_to_date():
+    once = badges.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
+    assert once.splitlines()[0] == "# Title" and once.endswith("Goal: a thing.\n")
+    assert badges.with_badges(once, "04_fine_tune") == once
+    other = badges.with_badges(once, "05_validate")
+    assert "05_validate" in other and "04_fine_tune" not in other
+
+
+def test_first_code_cell_is_replaced_and_the_rest_untouched():
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# Title"),
+            new_code_cell("from helpers.course import start\nstart('old')"),
+            new_code_cell("1 + 1"),
+        ]
+    )
+    text = badges.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
+    result = nbformat.reads(text, as_version=4)
+    assert result.cells[1].source == badges.setup_cell("04_fine_tune")
+    assert 'start("04_fine_tune")' in result.cells[1].source
+    assert badges.address() in result.cells[1].source
+    assert result.cells[2] == notebook.cells[2]
+    assert badges.updated_notebook(text, "04_fine_tune") == text
+
+
+def test_notebook_without_the_start_line_is_refused_by_name():
+    cells = [new_markdown_cell("# Title"), new_code_cell("1 + 1")]
+    with pytest.raises(SystemExit, match="04_fine_tune"):
+        badges.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")

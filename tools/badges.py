@@ -1,0 +1,116 @@
+"""Write the repository's address into README and notebooks: badges and the first code cell.
+
+    python tools/badges.py            bring all of them up to date
+    python tools/badges.py --check    change nothing; exit status 1 when something is out of date
+
+The address stands in one place, pyproject.toml under [project.urls]. Needs only Python's standard
+library.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import urlparse
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST_NOTEBOOK = "00_start_here"
+BADGES = re.compile(r"^\[!\[Open in Colab\].*$", re.MULTILINE)
+SETUP = "helpers.course import start"
+SETUP_CELL = """\
+# On Colab, this fetches the course and what Colab lacks. Elsewhere it only finds the helpers.
+import os
+import sys
+
+if "google.colab" in sys.modules:
+    if not os.path.isdir("/content/course"):
+        !git clone --quiet --depth 1 {address} /content/course
+    %pip install --quiet {packages}
+    %cd -q /content/course/notebooks
+sys.path.insert(0, "..")
+from helpers.course import start
+
+start("{name}")
+"""
+
+
+def settings() -> dict:
+    """pyproject.toml, parsed."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def address() -> str:
+    """Where the repository is published, without a slash at the end."""
+    return settings()["project"]["urls"]["Repository"].rstrip("/")
+
+
+def setup_cell(name: str) -> str:
+    """The first code cell of notebook `name` (its file name without .ipynb)."""
+    packages = " ".join(f'"{package}"' for package in settings()["tool"]["course"]["colab"])
+    return SETUP_CELL.format(address=address(), packages=packages, name=name).strip()
+
+
+def badges(name: str) -> str:
+    """One line of Markdown: open notebook `name` in Colab or on Binder."""
+    repository = urlparse(address()).path.strip("/")
+    colab, binder = "https://colab.research.google.com", "https://mybinder.org"
+    notebook = f"notebooks/{name}.ipynb"
+    return (
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
+        f"({colab}/github/{repository}/blob/main/{notebook}) "
+        f"[![Open on Binder]({binder}/badge_logo.svg)]"
+        f"({binder}/v2/gh/{repository}/HEAD?urlpath=lab/tree/{notebook})"
+    )
+
+
+def with_badges(markdown: str, name: str) -> str:
+    """`markdown` with its badge line brought up to date, or put in below the title."""
+    line = badges(name)
+    if BADGES.search(markdown):
+        return BADGES.sub(line, markdown, count=1)
+    title, _, rest = markdown.partition("\n")
+    return f"{title}\n\n{line}\n{rest}".rstrip("\n") + ("\n" if markdown.endswith("\n") else "")
+
+
+def updated_notebook(text: str, name: str) -> str:
+    """The notebook file `text` with badges in its first cell and the agreed first code cell."""
+    notebook = json.loads(text)
+    cells = notebook["cells"]
+    code = next(cell for cell in cells if cell["cell_type"] == "code")
+    if SETUP not in "".join(code["source"]):
+        raise SystemExit(
+            f"{name}: its first code cell has to hold the line 'from {SETUP}'. Put a cell with "
+            "that line before all other code cells and run this again."
+        )
+    top = "".join(cells[0]["source"])
+    wanted = [(cells[0], with_badges(top, name)), (code, setup_cell(name))]
+    if all("".join(cell["source"]) == source for cell, source in wanted):
+        return text
+    for cell, source in wanted:
+        cell["source"] = source.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def outdated() -> dict[Path, str]:
+    """Files that differ from what they should be → the text that they should have."""
+    readme = ROOT / "README.md"
+    wanted = {readme: with_badges(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
+    return {
+        path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text
+    }
+
+
+def main(arguments: list[str]) -> int:
+    changes = outdated()
+    for path, text in changes.items():
+        print(path.relative_to(ROOT))
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    return 1 if changes and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
