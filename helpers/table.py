@@ -87,9 +87,7 @@ class TableReport:
         return "\n".join(lines)
 
 
-def read_table(
-    path: str | Path, columns: Sequence[str] = COLUMNS
-) -> tuple[list[Row], TableReport]:
+def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> tuple[list[Row], TableReport]:
     """Clean rows of a CSV file, and a report of what was dropped, mended or noticed.
 
     columns: those that are needed; the file may have more, in any order. For a table of your own,
@@ -139,9 +137,7 @@ def read_table(
             content = tuple(text[name] for name in header if name != "review_id")
             if content in ids_by_content:
                 detail = f"equal to {ids_by_content[content]} in every column but review_id"
-                own.append(
-                    Finding(line, row_id, "whole row", "exact_duplicate", "dropped", detail)
-                )
+                own.append(Finding(line, row_id, "whole row", "exact_duplicate", "dropped", detail))
             else:
                 ids_by_content[content] = row_id
                 kept.append((line, row))

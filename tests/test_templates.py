@@ -1,0 +1,500 @@
+"""helpers/templates.py: the course's libraries, rendering, leaks, attacks, PromptSource."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.errors import CourseError
+from helpers.table import COLUMNS, REVIEWS, read_table
+from helpers.templates import (
+    LONGEST,
+    TEMPLATES,
+    Example,
+    Template,
+    TemplateError,
+    as_chat,
+    check_template,
+    load_library,
+    make_examples,
+    render,
+)
+
+ROW = {
+    "review_id": "R1",
+    "department": "pets",
+    "product_title": "Rope Toy",
+    "star_rating": 4,
+    "review_headline": "Nice toy",
+    "review_body": "My dog likes it.",
+}
+WORDS = ("terrible", "poor", "okay", "good", "excellent")
+STARS = "{{ choices[star_rating - 1] }}"
+LIBRARIES = {path.stem: load_library(path) for path in sorted(TEMPLATES.glob("*.yaml"))}
+ALL = [template for library in LIBRARIES.values() for template in library.values()]
+
+
+def template(prompt="{{ review_body }}\nRating:", completion=STARS, choices=WORDS):
+    return Template("opinion", "mine", prompt, completion, choices)
+
+
+def refused(call, *words):
+    """The message with which the call is refused; it has these words in it."""
+    with pytest.raises(TemplateError) as caught:
+        call()
+    message = str(caught.value)
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+    return message
+
+
+def library(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# The course's libraries
+
+
+def test_the_course_has_four_tasks_whose_first_wording_is_plain():
+    assert set(LIBRARIES) == {"department", "headline", "opinion", "review"}
+    for task, wordings in LIBRARIES.items():
+        assert next(iter(wordings)) == "plain"
+        assert len(wordings) >= (4 if task in ("opinion", "department") else 3)
+        for name, one in wordings.items():
+            assert (one.task, one.name) == (task, name)
+            chosen = one.choices != ()
+            assert one.metrics == (("accuracy", "macro_f1") if chosen else ("rouge",))
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.task}-{one.name}")
+def test_every_wording_renders_every_row(one):
+    rows = [row for row in read_table(REVIEWS)[0] if row["review_headline"]]
+    check_template(one, COLUMNS)
+    examples = make_examples(one, rows)
+    assert [example.row_id for example in examples] == [row["review_id"] for row in rows]
+    for row, example in zip(rows, examples, strict=True):
+        assert example.prompt == example.prompt.strip()
+        assert "{" not in example.prompt and "  " not in example.prompt
+        answers = {
+            "opinion": WORDS[row["star_rating"] - 1],
+            "department": row["department"],
+            "headline": row["review_headline"],
+            "review": row["review_body"],
+        }
+        assert example.completion == answers[one.task]
+        assert example.choices == one.choices
+        # What the model reads is the review itself, whole.
+        if one.task != "review":
+            assert row["review_body"] in example.prompt
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.task}-{one.name}")
+def test_no_wording_has_the_answer_in_its_prompt(one):
+    assert not one.prompt_fields & one.completion_fields
+    assert one.fields <= set(COLUMNS)
+
+
+def test_a_missing_headline_leaves_no_gap():
+    for one in LIBRARIES["opinion"].values():
+        assert "\n\n\n" not in render(one, ROW | {"review_headline": ""}).prompt
+        assert not render(one, ROW | {"review_headline": ""}).prompt.startswith("\n")
+
+
+_text = st.text(max_size=80).map(lambda text: " ".join(text.split())).filter(bool)
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: _text for name in COLUMNS}
+        | {
+            "department": st.sampled_from(LIBRARIES["department"]["plain"].choices),
+            "star_rating": st.integers(1, 5),
+        }
+    )
+)
+def test_any_clean_row_renders_and_its_text_is_never_taken_for_jinja(row):
+    for one in ALL:
+        example = render(one, row)
+        assert example.completion == example.completion.strip() != ""
+        for name in one.prompt_fields:
+            assert str(row[name]) in example.prompt
+
+
+def test_braces_in_a_review_stay_as_they_are():
+    body = "I paid {{ star_rating }} {% if x %} dollars ||| {# no #} <b>&"
+    example = render(template(), ROW | {"review_body": body})
+    assert example.prompt == body + "\nRating:"
+
+
+# Rendering
+
+
+def test_render():
+    one = template('{{ review_body }}\n({{ choices[:-1] | join(", ") }} or {{ choices[-1] }}):')
+    assert render(one, ROW) == Example(
+        "My dog likes it.\n(terrible, poor, okay, good or excellent):", "good", "R1", WORDS
+    )
+    assert one.prompt_fields == {"review_body"}
+    assert one.completion_fields == {"star_rating"}
+    assert one.fields == {"review_body", "star_rating"}
+
+
+def test_a_row_without_id_and_a_prompt_that_ends_in_a_line_break():
+    one = template("{{ review_body }}\n{{ '\\n' }}")
+    row = {"review_body": "Fine.", "star_rating": 3}
+    assert render(one, row) == Example("Fine.\n\n", "okay", "", WORDS)
+
+
+def test_make_examples_of_no_rows():
+    assert make_examples(template(), []) == []
+
+
+def test_as_chat_ends_where_the_answer_begins():
+    class Tokenizer:
+        chat_template = "present"
+
+        def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+            assert not tokenize and add_generation_prompt
+            (message,) = messages
+            return f"<{message['role']}>{message['content']}<assistant>\n"
+
+    example = render(template(), ROW)
+    chat = as_chat(example, Tokenizer())
+    assert chat.prompt == f"<user>{example.prompt}<assistant>\n"
+    assert (chat.completion, chat.row_id, chat.choices) == ("good", "R1", WORDS)
+
+
+def test_as_chat_needs_a_chat_template():
+    refused(lambda: as_chat(render(template(), ROW), object()), "no chat template", "as_chat")
+
+
+# What is refused when a template meets a row
+
+
+def test_unknown_field():
+    one = template("{{ review_bdy }}\nRating:")
+    words = ("'mine'", "'opinion'", "review_bdy", "review_body", "Correct the name")
+    refused(lambda: check_template(one, COLUMNS), *words)
+    refused(lambda: render(one, ROW), *words)
+    refused(lambda: make_examples(one, [ROW]), *words)
+
+
+def test_unknown_field_in_a_choice():
+    refused(lambda: render(template(choices=("{{ colour }}", "b")), ROW), "colour", "'mine'")
+
+
+def test_leak():
+    one = template("{{ star_rating }} stars: {{ review_body }}\nRating:")
+    refused(lambda: check_template(one, COLUMNS), "'mine'", "leaks", "star_rating", "Take it out")
+    refused(lambda: make_examples(one, [ROW]), "star_rating")
+
+
+def test_leak_through_a_condition():
+    one = template("{% if star_rating > 3 %}Happy: {% endif %}{{ review_body }}\nRating:")
+    refused(lambda: check_template(one, COLUMNS), "leaks", "star_rating")
+
+
+def test_choices_in_the_prompt_are_no_leak():
+    check_template(template("{{ choices | join(' ') }} {{ review_body }}:"), COLUMNS)
+
+
+@pytest.mark.parametrize("completion", ["", "  "])
+def test_template_without_a_completion(completion):
+    one = template(completion=completion)
+    refused(lambda: check_template(one, COLUMNS), "'mine'", "no completion", "|||")
+
+
+def test_empty_completion_names_the_row():
+    one = template(completion="{{ review_headline }}", choices=())
+    row = ROW | {"review_headline": ""}
+    refused(lambda: render(one, row), "'mine'", "row R1", "review_headline", "Leave out")
+
+
+def test_empty_prompt():
+    row = ROW | {"review_body": ""}
+    refused(lambda: render(template("{{ review_body }}"), row), "empty prompt", "review_body")
+
+
+@pytest.mark.parametrize("prompt", ["{{ review_body }} ", "Rating:\t", "{{ review_body }}\xa0"])
+def test_prompt_that_ends_in_a_space(prompt):
+    refused(lambda: render(template(prompt), ROW), "'mine'", "R1", "ends in a space", "Delete")
+
+
+def test_completion_with_space_around_it():
+    one = template(completion=" " + STARS)
+    refused(lambda: render(one, ROW), "'mine'", "space around it", "' good'", "Delete")
+
+
+def test_completion_that_is_no_choice():
+    one = template(completion="{{ department }}")
+    refused(lambda: render(one, ROW), "'pets'", "none of its choices", "terrible", "Correct")
+
+
+def test_choice_beyond_the_list():
+    refused(lambda: render(template(), ROW | {"star_rating": 9}), "completion", "Count from 0")
+
+
+def test_choice_counted_with_text():
+    one = template(completion="{{ choices[star_rating] }}")
+    refused(lambda: render(one, ROW | {"star_rating": "3"}), "field | int")
+
+
+def test_jinja_that_cannot_be_read():
+    one = template("Review:\n{{ review_body }\nRating:")
+    refused(lambda: check_template(one, COLUMNS), "'mine'", "prompt", "line 2", "braces")
+
+
+def test_jinja_that_fails():
+    refused(lambda: render(template("{{ review_body / 0 }}:"), ROW), "'mine'", "prompt", "fails")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''['__class__'] }}",
+        "{{ review_body | attr('__class__') }}",
+        "{{ choices.append('x') }}",
+        "{{ (review_body.format).__globals__ }}",
+        "{{ '{0.__class__}'.format(review_body) }}",
+        "{{ range.__globals__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ lipsum.__globals__['os'] }}",
+        "{{ cycler.__init__ }}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(attack):
+    refused(lambda: render(template(attack + "{{ review_body }}:"), ROW), "'mine'")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{{ 'a' * 10000000000 }}",
+        "{{ 10 ** 10000000000 }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ 'a'.ljust(10000000000) }}",
+        "{{ '{:>10000000000}'.format('a') }}",
+        "{{ '%10000000000d' | format(1) }}",
+        "{{ 'a' | center(10000000000) }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}aaa{% endfor %}{% endfor %}",
+        "{{ range(10000000000) | list }}",
+    ],
+)
+def test_a_template_cannot_grow_without_limit(bomb):
+    refused(lambda: render(template(bomb + "{{ review_body }}:"), ROW), "'mine'")
+
+
+def test_the_limit_is_named():
+    long = "{% for i in range(99999) %}aaa{% endfor %}:"
+    refused(lambda: render(template(long), ROW), f"{LONGEST:,} characters")
+
+
+def test_sums_are_allowed():
+    one = template("{{ 2 * star_rating }}{{ 7 % 4 }}:", "{{ review_headline }}", ())
+    assert render(one, ROW).prompt == "83:"
+
+
+def test_chance_is_refused():
+    refused(lambda: render(template("{{ choices | random }}:"), ROW), "random")
+
+
+# Files
+
+
+OWN = """
+task: colour
+choices: [red, blue]
+metrics: [accuracy]
+templates:
+  - name: first
+    prompt: |-
+      {{ text }}
+      Colour:
+    completion: "{{ choices[number | int] }}"
+"""
+
+
+def test_own_format(tmp_path):
+    one = load_library(library(tmp_path, OWN))["first"]
+    assert one == Template(
+        "colour",
+        "first",
+        "{{ text }}\nColour:",
+        "{{ choices[number | int] }}",
+        ("red", "blue"),
+        ("accuracy",),
+    )
+    assert render(one, {"text": "A sky.", "number": "1"}).completion == "blue"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("metrics:", "metric:", ("lacks metrics", "It needs")),
+        ("choices:", "choice:", ("unknown key choice", "known ones")),
+        ("    prompt:", "    promt:", ("template 1", "lacks prompt")),
+        ("[red, blue]", "[yes, no]", ("choices is True", "quotes")),
+        ("[red, blue]", "[red, red]", ("choices", "twice")),
+        ("[red, blue]", "red", ("choices", "list")),
+        ("task: colour", "task: 3", ("task is 3", "quotes")),
+        ("- name: first", "name: first", ("mine.yaml", "line 7", "cannot be read")),
+        ('"{{ choices', "{{ choices", ("mine.yaml", "line 10", "cannot be read")),
+        ("task: colour", "task: !!python/object/apply:os.getcwd []", ("line 2", "cannot be read")),
+    ],
+)
+def test_faults_of_a_file_are_named(tmp_path, old, new, words):
+    assert old in OWN
+    refused(lambda: load_library(library(tmp_path, OWN.replace(old, new))), "mine.yaml", *words)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just words"])
+def test_no_mapping(tmp_path, text):
+    refused(lambda: load_library(library(tmp_path, text)), "mine.yaml", "no mapping", "templates")
+
+
+def test_no_templates(tmp_path):
+    text = "task: a\nmetrics: []\ntemplates: []"
+    refused(lambda: load_library(library(tmp_path, text)), "mine.yaml", "at least one template")
+
+
+def test_two_templates_of_one_name(tmp_path):
+    text = OWN + OWN[OWN.index("  - name") :]
+    refused(lambda: load_library(library(tmp_path, text)), "mine.yaml", "named first", "Rename")
+
+
+def test_no_such_library():
+    path = TEMPLATES / "opinions.yaml"
+    refused(lambda: load_library(path), "opinions.yaml", "opinion.yaml, review.yaml")
+
+
+def test_library_that_is_no_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    refused(lambda: load_library(path), "mine.yaml", "UTF-8")
+
+
+def test_aliases_of_aliases_do_not_blow_up_the_message(tmp_path):
+    names = "abcdefghij"
+    lines = [f"a: &a [{', '.join(['lol'] * 9)}]"]
+    lines += [
+        f"{new}: &{new} [{', '.join(['*' + old] * 9)}]"
+        for old, new in zip(names, names[1:], strict=False)
+    ]
+    text = "\n".join([*lines, "dataset: *j", "templates: {}"])
+    assert len(refused(lambda: load_library(library(tmp_path, text)), "dataset")) < 1000
+
+
+def test_refusals_are_course_errors():
+    assert issubclass(TemplateError, CourseError)
+
+
+# PromptSource
+
+
+PROMPTSOURCE = r"""
+dataset: shop
+subset: reviews
+templates:
+  11111111-0000-0000-0000-000000000000: !Template
+    answer_choices: bad ||| so-so ||| fine
+    id: 11111111-0000-0000-0000-000000000000
+    jinja: "{{text}} \n\nHow is it: {{ answer_choices | join(\", \") }}? ||| \n{{answer_choices[\
+      label] }}"
+    metadata: !TemplateMetadata
+      choices_in_prompt: true
+      languages: [en]
+      metrics:
+      - Accuracy
+      original_task: true
+    name: how_is_it
+    reference: ''
+  22222222-0000-0000-0000-000000000000: !Template
+    answer_choices: "{{ first }} ||| {{ second }}"
+    jinja: |
+      {% if label != -1 %}
+      {{ text }}
+      {{ first }} or {{ second }}?
+      |||
+      {{ answer_choices[label] }}
+      {% endif %}
+    metadata: !TemplateMetadata {metrics: null}
+    name: guarded
+  33333333-0000-0000-0000-000000000000: !Template
+    answer_choices: null
+    jinja: '{% if label == 1 %}A ||| B{% else %}C ||| D{% endif %}'
+    name: two_in_one
+  44444444-0000-0000-0000-000000000000: !Template
+    answer_choices: null
+    jinja: 'Only a prompt about {{ text }}'
+    name: no_answer
+  55555555-0000-0000-0000-000000000000: !Template
+    answer_choices: [a, b]
+    jinja: >-
+      {{ ["One:", "Two:", "Three:"] | choice }} {{ text }} |||
+      {{ ["b", "a", "a"] | most_frequent | first }}
+    name: helpers
+"""
+
+
+def test_promptsource_file(tmp_path):
+    shop = load_library(library(tmp_path, PROMPTSOURCE))
+    assert list(shop) == ["how_is_it", "guarded", "two_in_one", "no_answer", "helpers"]
+    one = shop["how_is_it"]
+    assert (one.task, one.choices) == ("shop/reviews", ("bad", "so-so", "fine"))
+    assert one.metrics == ("Accuracy",)
+    row = {"text": "It works.", "label": 2, "first": "dear", "second": "cheap", "review_id": "R7"}
+    check_template(one, row)
+    assert render(one, row) == Example(
+        "It works. \n\nHow is it: bad, so-so, fine?", "fine", "R7", ("bad", "so-so", "fine")
+    )
+
+
+def test_promptsource_choices_made_from_the_row_and_a_guard(tmp_path):
+    one = load_library(library(tmp_path, PROMPTSOURCE))["guarded"]
+    row = {"text": "A lamp.", "label": 1, "first": "dear", "second": "cheap"}
+    check_template(one, row)
+    assert one.fields == {"text", "label", "first", "second"}
+    assert render(one, row) == Example("A lamp.\ndear or cheap?", "cheap", "", ("dear", "cheap"))
+    refused(lambda: render(one, row | {"label": -1}), "'guarded'", "empty completion")
+
+
+def test_promptsource_choices_made_by_one_block(tmp_path):
+    text = PROMPTSOURCE.replace(
+        "bad ||| so-so ||| fine", '\'{{ [first, second, "fine"] | join("|||") }}\''
+    )
+    one = load_library(library(tmp_path, text))["how_is_it"]
+    row = {"text": "A lamp.", "label": 0, "first": "dear", "second": "cheap"}
+    assert render(one, row).choices == ("dear", "cheap", "fine")
+    assert render(one, row).completion == "dear"
+
+
+@pytest.mark.parametrize("name", ["two_in_one", "no_answer"])
+def test_promptsource_template_without_two_halves_is_refused_by_name(tmp_path, name):
+    one = load_library(library(tmp_path, PROMPTSOURCE))[name]
+    refused(lambda: check_template(one, {"text", "label"}), name, "|||", "once")
+
+
+def test_promptsource_filters_give_the_same_text_each_time(tmp_path):
+    one = load_library(library(tmp_path, PROMPTSOURCE))["helpers"]
+    rows = [{"text": f"Text {n}."} for n in range(40)]
+    examples = make_examples(one, rows)
+    assert examples == make_examples(one, rows)
+    assert {example.completion for example in examples} == {"a"}
+    assert {example.prompt.split()[0] for example in examples} == {"One:", "Two:", "Three:"}
+
+
+def test_promptsource_file_without_templates(tmp_path):
+    path = library(tmp_path, "dataset: shop")
+    refused(lambda: load_library(path), "mine.yaml", "PromptSource", "Download")
+
+
+def test_promptsource_entry_without_jinja(tmp_path):
+    path = library(tmp_path, "dataset: shop\ntemplates: {1: !Template {name: x}}")
+    refused(lambda: load_library(path), "mine.yaml", "jinja", "delete")
