@@ -1,7 +1,11 @@
 """helpers/table.py: the course's table, dirt of every kind, and files that cannot be read."""
 
+import csv
+import hashlib
+import io
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -75,6 +79,33 @@ def test_report_prints_a_short_table():
     printed = str(read_table(REVIEWS)[1])
     assert "1,315 rows read, 1,300 kept" in printed
     assert re.search(r"12\s+exact_duplicate\s+dropped", printed)
+
+
+def test_the_data_card_says_what_is_in_the_table():
+    card = (REVIEWS.parent / "README.md").read_text("utf-8")
+    data = REVIEWS.read_bytes()
+    assert hashlib.sha256(data).hexdigest() in card and f"{len(data):,} bytes" in card
+    raw = list(csv.DictReader(io.StringIO(data.decode("utf-8"), newline="")))
+    rows, report = read_table(REVIEWS)
+    assert f"{len(raw):,} rows, written for this course by a language model, CC0." in card
+    assert f"After cleaning there are {len(rows):,} rows" in card
+    for column in ("department", "star_rating"):
+        before, after = (Counter(str(row[column]) for row in some) for some in (raw, rows))
+        for value, n in after.items():
+            assert f"| {value} | {before[value]} | {n} |" in card
+    for kind, n in report.counts().items():
+        assert f"| `{kind}` | {n} |" in card
+    products = Counter(map(product_of, rows))
+    homes = {(product_of(row), row["department"]) for row in rows}
+    assert f"{len(products)} products, each in one department" in card
+    assert len(homes) == len(products)
+    sizes = Counter(products.values())
+    assert f"has {min(sizes)} to {max(sizes)} rows after cleaning, most often" in card
+    assert f"most often {sizes.most_common(1)[0][0]}." in card
+    for column in ("review_headline", "review_body"):
+        words = [len(str(row[column]).split()) for row in rows if row[column]]
+        mean = round(sum(words) / len(words))
+        assert f"{min(words)} to {max(words)} words, {mean} on average" in card
 
 
 # Dirt, one kind at a time
