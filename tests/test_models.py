@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from helpers import models
-from helpers.models import ModelError, load_model, prepare_starting_model, save_model, weight_changes
+from helpers.models import (
+    ModelError,
+    load_model,
+    prepare_starting_model,
+    save_model,
+    weight_changes,
+)
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

@@ -17,6 +17,7 @@ from helpers.training import (
     TrainingError,
     TrainSettings,
     learning_rate_at,
+    load_finished,
     loss_sum,
     make_optimizer,
     mean_loss,
@@ -131,7 +132,10 @@ def test_losses_equal_those_of_transformers_trainer(tmp_path, micro_batch):
         return pad_batch([Encoded(row["input_ids"], row["labels"]) for row in rows], PAD)
 
     trainer = InOrder(
-        model=tiny_model().train(), args=arguments, train_dataset=in_our_order, data_collator=collate
+        model=tiny_model().train(),
+        args=arguments,
+        train_dataset=in_our_order,
+        data_collator=collate,
     )
     trainer.train()
     theirs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -148,7 +152,9 @@ def test_learning_rate_is_transformers_cosine_with_warmup():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
     schedule = get_cosine_schedule_with_warmup(optimizer, 5, 20)
     for step in range(20):
-        assert learning_rate_at(step, 20, settings) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert learning_rate_at(step, 20, settings) == pytest.approx(
+            optimizer.param_groups[0]["lr"]
+        )
         optimizer.step()
         schedule.step()
 
@@ -240,6 +246,26 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on_to_the_same_end(tmp_pa
     assert [r.loss for r in resumed.validations] == [r.loss for r in whole.validations]
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dict(whole_model.named_parameters())[name])
+
+
+def test_a_finished_run_is_found_again_and_only_with_its_own_settings(tmp_path):
+    model = tiny_model()
+    assert load_finished(model, TRAIN, SETTINGS, tmp_path) is None
+    train(model, TRAIN, VALIDATION, SETTINGS, PAD, tmp_path, watch=interrupt_at(6))
+    assert load_finished(tiny_model(), TRAIN, SETTINGS, tmp_path) is None
+    history = train(model, TRAIN, VALIDATION, SETTINGS, PAD, tmp_path)
+
+    again = tiny_model()
+    other = dataclasses.replace(SETTINGS, seed=1)
+    assert load_finished(again, TRAIN, other, tmp_path) is None
+    assert load_finished(again, TRAIN[1:], SETTINGS, tmp_path) is None
+    assert all(torch.equal(weights(tiny_model())[name], p) for name, p in weights(again).items())
+    assert load_finished(again, TRAIN, SETTINGS, tmp_path) == history
+    assert all(torch.equal(weights(model)[name], p) for name, p in weights(again).items())
+
+    damaged = tmp_path / "best.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    assert load_finished(tiny_model(), TRAIN, SETTINGS, tmp_path) is None
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path, capsys):

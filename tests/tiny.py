@@ -1,4 +1,4 @@
-"""A tokenizer and a model small enough for unit tests: same kinds as the real ones, random weights."""
+"""A tokenizer and a model small enough for unit tests, with random weights."""
 
 import csv
 from functools import cache
