@@ -25,7 +25,8 @@ import sys
 
 if "google.colab" in sys.modules:
     if not os.path.isdir("/content/course"):
-        !git clone --quiet --depth 1 {address} /content/course
+        repository = "{address}"
+        !git clone --quiet --depth 1 {{repository}} /content/course
     %pip install --quiet {packages}
     %cd -q /content/course/notebooks
 sys.path.insert(0, "..")
