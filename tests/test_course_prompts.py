@@ -1,0 +1,127 @@
+"""Choosing the best prompt: fair candidates, kept on disk, and asked again in the same way."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import course
+from helpers.answering import score_choices
+from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompted
+from helpers.templates import make_examples
+from tests.tiny import tiny_model, tiny_tokenizer
+
+SMALL = replace(course.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A profile of a few rows, an empty folder for results, and a model that answers at once."""
+    monkeypatch.setenv("COURSE_PROFILE", "small")
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small"))
+    tokenizer = tiny_tokenizer()
+    chat = "{% for m in messages %}<|start|>{{ m.content }}<|end|>\n{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", chat)
+    return tiny_model(window=4096), tokenizer
+
+
+def choice(**changes) -> PromptChoice:
+    return replace(PromptChoice("opinion", "plain", False, 3, 1, (0.0,) * 5, 0, 1), **changes)
+
+
+def test_a_full_prompt_holds_training_shots_then_the_question(small):
+    _, tokenizer = small
+    rows = course.validation_rows()
+    plain = make_examples(course.course_template(), rows)
+    training = course.train_examples()
+    for example, alone in zip(prompted(choice(), rows, tokenizer), plain, strict=True):
+        *shots, question = example.prompt.split("\n\n")
+        assert question == alone.prompt and example.completion == alone.completion
+        shown = [f"{one.prompt} {one.completion}" for one in training]
+        assert len(shots) == 3 and set(shots) <= set(shown)
+    assert [e.prompt for e in prompted(choice(shots=0), rows, tokenizer)] == [
+        e.prompt for e in plain
+    ]
+
+
+def test_as_chat_the_whole_prompt_is_one_message(small):
+    _, tokenizer = small
+    rows = course.validation_rows()
+    plain, chat = (prompted(choice(chat=flag), rows, tokenizer) for flag in (False, True))
+    assert [f"<|start|>{e.prompt}<|end|>\n" for e in plain] == [e.prompt for e in chat]
+
+
+def test_offsets_are_taken_off_before_the_largest_is_picked(small):
+    model, tokenizer = small
+    rows = course.validation_rows()
+    prompts = [e.prompt for e in prompted(choice(), rows, tokenizer)]
+    choices = course.course_template().choices
+    scores = score_choices(model, tokenizer, prompts, choices)
+    expected = [choices[i] for i in scores.argmax(1)]
+    assert ask(choice(), model, tokenizer, rows) == expected
+    far = choice(offsets=(0.0, 0.0, 0.0, -1000.0, 0.0))
+    assert ask(far, model, tokenizer, rows) == ["good"] * len(rows)
+
+
+def test_trials_cover_wordings_chat_shots_and_draws_and_count_what_ask_answers(small):
+    model, tokenizer = small
+    trials = prompt_trials(model, tokenizer)
+    bare = [t for t in trials if t.shots == 0]
+    assert len({(t.template, t.chat) for t in bare}) == 10 and len(bare) == 20
+    shown = [t for t in trials if t.shots]
+    assert len(shown) == 2 * 2 * 2 * 2  # wordings, numbers, draws, calibrated or not
+    assert {(t.shots, t.seed) for t in shown} == {(1, 0), (1, 1), (3, 0), (3, 1)}
+    two_best = sorted(bare, key=lambda t: -t.correct)
+    assert (two_best[0].template, two_best[0].chat) in {(t.template, t.chat) for t in shown}
+    truth = [e.completion for e in course.validation_examples()]
+    for trial in trials[::7]:
+        answers = ask(trial, model, tokenizer, course.validation_rows())
+        assert sum(a == b for a, b in zip(answers, truth, strict=True)) == trial.correct
+        assert trial.total == 12
+
+
+def test_the_mean_over_validation_prompts_is_taken_off_and_leaving_a_row_out_changes_nothing(small):
+    model, tokenizer = small
+    calibrated = [t for t in prompt_trials(model, tokenizer) if t.calibrated][-1]
+    rows = course.validation_rows()
+    prompts = [e.prompt for e in prompted(calibrated, rows, tokenizer)]
+    choices = course.course_template().choices
+    scores = score_choices(model, tokenizer, prompts, choices)
+    torch.testing.assert_close(torch.tensor(calibrated.offsets), scores.mean(0))
+    others = (scores.sum(0) - scores) / (len(rows) - 1)
+    answers = [choices[i] for i in (scores - others).argmax(1)]
+    assert answers == ask(calibrated, model, tokenizer, rows)
+
+
+def test_trials_are_kept_until_something_they_depend_on_changes(small, monkeypatch, capsys):
+    model, tokenizer = small
+    first = prompt_trials(model, tokenizer)
+    monkeypatch.setattr(course, "score_choices", None)  # asking the model again would fail
+    assert prompt_trials(model, tokenizer) == first
+    assert "Read from disk" in capsys.readouterr().out
+    best = best_prompt()
+    assert best.correct == max(t.correct for t in first)
+    assert best == next(t for t in first if t.correct == best.correct)
+    monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small", draws=1))
+    monkeypatch.setattr(course, "load_model", lambda: small)
+    with pytest.raises(TypeError):
+        best_prompt()
+
+
+def test_best_prompt_tries_them_itself_when_nothing_is_kept(small, monkeypatch, capsys):
+    monkeypatch.setattr(course, "load_model", lambda: small)
+    best = best_prompt()
+    assert "notebook 01" in capsys.readouterr().out
+    assert best == best_prompt() and best.accuracy == best.correct / 12
+
+
+def test_wordings_that_show_more_columns_than_tuning_are_left_out(small):
+    names = {t.template for t in prompt_trials(*small, task="department")}
+    assert "plain" in names and "title" not in names
+
+
+def test_a_choice_says_what_it_is_in_words():
+    assert str(choice()) == "plain, 3 shots (draw 1)"
+    said = str(choice(chat=True, shots=0, offsets=(1.0, 0.0)))
+    assert said == "plain, as chat, 0 shots, calibrated"
