@@ -1,5 +1,6 @@
 """What the notebooks share: sizes, folders, the data on its way, and results kept between them."""
 
+import copy
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -105,11 +107,11 @@ def minutes(notebook: str) -> str:
     of a two-second matrix multiplication.
     """
     measured = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
-    reference = measured.get(profile().name, {}).get(notebook)
+    times = measured.get(profile().name, {"minutes": {}})
+    reference = times["minutes"].get(notebook)
     if reference is None:
-        return "not yet timed"
-    ratio = measured["gflops"] / matrix_speed()
-    here = max(0.1, reference * ratio)
+        return "not timed with these sizes"
+    here = max(0.1, reference * times["gflops"] / matrix_speed())
     return f"{reference:.1f} minutes on the reference machine, about {here:.1f} on this one"
 
 
@@ -141,8 +143,13 @@ def machine() -> dict[str, str]:
 
 def course_split() -> Split:
     """The cleaned table, split by product: the same split in every notebook."""
-    rows, _ = read_table(REVIEWS)
-    return split_by_product(rows)
+    return copy.deepcopy(_split(REVIEWS.stat().st_mtime))
+
+
+@lru_cache(maxsize=1)
+def _split(changed: float) -> Split:
+    """Read and split once for each state of the file; it is asked for again and again."""
+    return split_by_product(read_table(REVIEWS)[0])
 
 
 def course_template(task: str = TASK) -> Template:

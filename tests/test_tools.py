@@ -1,5 +1,6 @@
 """The set-up, the runner and the badges, on small stand-ins."""
 
+import base64
 import json
 import os
 import re
@@ -222,6 +223,42 @@ def test_published_notebook_keeps_results_and_drops_what_changes():
     assert clean.metadata.kernelspec.name == "python3"
     assert set(clean.metadata) == {"kernelspec", "language_info"}
     assert clean.metadata.language_info == {"name": "python"}
+
+
+def test_publishing_writes_the_tagged_picture_and_the_minutes(tmp_path, monkeypatch):
+    executed, notebooks = tmp_path / "executed", tmp_path / "notebooks"
+    executed.mkdir()
+    notebooks.mkdir()
+    picture = new_output("display_data", {"image/png": base64.b64encode(b"a picture").decode()})
+    tagged = new_code_cell("x", outputs=[picture], metadata={"tags": ["picture"]})
+    other = new_code_cell("y", outputs=[picture])
+    nbformat.write(new_notebook(cells=[other, tagged]), executed / "06_test.ipynb")
+    run_course.publish(["06_test"], executed, notebooks, tmp_path / "docs")
+    assert (tmp_path / "docs" / "06_test.png").read_bytes() == b"a picture"
+    assert len(nbformat.read(notebooks / "06_test.ipynb", as_version=4).cells) == 2
+
+    done = subprocess.CompletedProcess([], 0, "123.45\n", "")
+    monkeypatch.setattr(run_course.subprocess, "run", lambda *_, **__: done)
+    path = tmp_path / "minutes.json"
+    path.write_text('{"quick": {"gflops": 1.0, "minutes": {"06_test": 9.0}}}')
+    outcomes = [run_course.Outcome("06_test", "passed", 90.0)]
+    run_course.record_minutes(outcomes, "laptop", path)
+    assert json.loads(path.read_text()) == {
+        "quick": {"gflops": 1.0, "minutes": {"06_test": 9.0}},
+        "laptop": {"gflops": 123.5, "minutes": {"06_test": 1.5}},
+    }
+
+
+def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr(badges, "ROOT", tmp_path)
+    readme = "| [01_a](notebooks/01_a.ipynb) | what | |\n| [02_b](notebooks/02_b.ipynb) | b | 7 |\n"
+    assert badges.with_minutes(readme) == readme
+    (tmp_path / "data").mkdir()
+    minutes = {"laptop": {"gflops": 1.0, "minutes": {"01_a": 0.2, "02_b": 3.6}}}
+    (tmp_path / "data" / "minutes.json").write_text(json.dumps(minutes))
+    assert badges.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
+        "b | 7 |", "b | 4 |"
+    )
 
 
 # ---- badges and the first code cell

@@ -1,10 +1,10 @@
-"""Write the repository's address into README and notebooks: badges and the first code cell.
+"""Write into README and notebooks what has one source: badges, first code cells, minutes.
 
     python tools/badges.py            bring all of them up to date
     python tools/badges.py --check    change nothing; exit status 1 when something is out of date
 
-The address stands in one place, pyproject.toml under [project.urls]. Needs only Python's standard
-library.
+The address stands in pyproject.toml under [project.urls], the minutes in data/minutes.json. Needs
+only Python's standard library.
 """
 
 import json
@@ -74,6 +74,18 @@ def with_badges(markdown: str, name: str) -> str:
     return f"{title}\n\n{line}\n{rest}".rstrip("\n") + ("\n" if markdown.endswith("\n") else "")
 
 
+def with_minutes(readme: str) -> str:
+    """`readme` with the minutes of the reference machine at the end of each line of its map."""
+    path = ROOT / "data" / "minutes.json"
+    if not path.exists():
+        return readme
+    minutes = json.loads(path.read_text(encoding="utf-8"))["laptop"]["minutes"]
+    for name, taken in minutes.items():
+        row = re.compile(rf"^(\| \[{name}\].*\|)[^|]*\|$", re.MULTILINE)
+        readme = row.sub(rf"\g<1> {max(1, round(taken))} |", readme)
+    return readme
+
+
 def updated_notebook(text: str, name: str) -> str:
     """The notebook file `text` with badges in its first cell and the agreed first code cell."""
     notebook = json.loads(text)
@@ -96,7 +108,8 @@ def updated_notebook(text: str, name: str) -> str:
 def outdated() -> dict[Path, str]:
     """Files that differ from what they should be → the text that they should have."""
     readme = ROOT / "README.md"
-    wanted = {readme: with_badges(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)}
+    text = with_badges(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)
+    wanted = {readme: with_minutes(text)}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
     return {

@@ -2,12 +2,14 @@
 
     python tools/run_course.py                  all of them
     python tools/run_course.py 04 05            some of them
-    python tools/run_course.py --publish        also copy the outputs back into notebooks/
+    python tools/run_course.py --publish        also copy the outputs back into notebooks/, and note
+                                                in data/minutes.json how long each took
 
 COURSE_PROFILE sets the sizes (default: laptop). The exit status is 0 when every notebook ran.
 """
 
 import argparse
+import base64
 import html
 import json
 import os
@@ -258,11 +260,34 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def publish(names: list[str], executed: Path, notebooks: Path) -> None:
-    """Put executed notebooks in the place of their sources, normalised."""
+def publish(names: list[str], executed: Path, notebooks: Path, pictures: Path) -> None:
+    """Put executed notebooks in the place of their sources, normalised.
+
+    The picture of a cell tagged `picture` is also written to `pictures`, for README.md.
+    """
     for name in names:
         notebook = normalise(nbformat.read(executed / f"{name}.ipynb", as_version=4))
         nbformat.write(notebook, notebooks / f"{name}.ipynb")
+        for cell in notebook.cells:
+            if "picture" in cell.metadata.get("tags", []):
+                (data,) = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+                pictures.mkdir(exist_ok=True)
+                (pictures / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
+
+
+def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
+    """Note in data/minutes.json how long each notebook took, and how fast this machine is."""
+    code = "from helpers.course import matrix_speed; print(matrix_speed())"
+    speed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    times = measured.setdefault(profile, {})
+    times["gflops"] = round(float(speed.stdout), 1)
+    times.setdefault("minutes", {}).update(
+        {one.name: round(one.seconds / 60, 2) for one in outcomes}
+    )
+    path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
@@ -297,7 +322,8 @@ def main(arguments: list[str]) -> int:
     if failed:
         return 1
     if options.publish:
-        publish([one.name for one in outcomes], folder, notebooks)
+        publish([one.name for one in outcomes], folder, notebooks, ROOT / "docs")
+        record_minutes(outcomes, profile, ROOT / "data" / "minutes.json")
     return 0
 
 
