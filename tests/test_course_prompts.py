@@ -1,29 +1,37 @@
 """Choosing the best prompt: fair candidates, kept on disk, and asked again in the same way."""
 
+import zlib
 from dataclasses import replace
 
 import pytest
 import torch
 
 from helpers import course
-from helpers.answering import score_choices
 from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompted
 from helpers.templates import make_examples
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 SMALL = replace(course.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2)
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A profile of a few rows, an empty folder for results, and a model that answers at once."""
+    """A profile of a few rows, an empty folder for results, and scores without a model."""
     monkeypatch.setenv("COURSE_PROFILE", "small")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
     monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small"))
     tokenizer = tiny_tokenizer()
     chat = "{% for m in messages %}<|start|>{{ m.content }}<|end|>\n{% endfor %}"
     monkeypatch.setattr(tokenizer, "chat_template", chat)
-    return tiny_model(window=4096), tokenizer
+    monkeypatch.setattr(course, "score_choices", scores_by_text)
+    return None, tokenizer
+
+
+def scores_by_text(model, tokenizer, prompts, choices):
+    """Log-probabilities that depend on the prompt alone, with a strong liking for the second."""
+    drawn = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
+    noise = torch.stack([torch.rand(len(choices), generator=one) for one in drawn])
+    return noise - 1 + torch.eye(len(choices))[1]
 
 
 def choice(**changes) -> PromptChoice:
@@ -57,7 +65,7 @@ def test_offsets_are_taken_off_before_the_largest_is_picked(small):
     rows = course.validation_rows()
     prompts = [e.prompt for e in prompted(choice(), rows, tokenizer)]
     choices = course.course_template().choices
-    scores = score_choices(model, tokenizer, prompts, choices)
+    scores = scores_by_text(model, tokenizer, prompts, choices)
     expected = [choices[i] for i in scores.argmax(1)]
     assert ask(choice(), model, tokenizer, rows) == expected
     far = choice(offsets=(0.0, 0.0, 0.0, -1000.0, 0.0))
@@ -87,7 +95,7 @@ def test_the_mean_over_validation_prompts_is_taken_off_and_leaving_a_row_out_cha
     rows = course.validation_rows()
     prompts = [e.prompt for e in prompted(calibrated, rows, tokenizer)]
     choices = course.course_template().choices
-    scores = score_choices(model, tokenizer, prompts, choices)
+    scores = scores_by_text(model, tokenizer, prompts, choices)
     torch.testing.assert_close(torch.tensor(calibrated.offsets), scores.mean(0))
     others = (scores.sum(0) - scores) / (len(rows) - 1)
     answers = [choices[i] for i in (scores - others).argmax(1)]
