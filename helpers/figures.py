@@ -1,10 +1,25 @@
 """Pictures. They draw what they are given, and each comes with its message in words."""
 
 import base64
+import html
 import io
+import math
+import re
+from collections.abc import Sequence
+from itertools import cycle
+from statistics import quantiles
+from typing import TYPE_CHECKING
 
 from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from helpers.scoring import wilson_interval
+
+if TYPE_CHECKING:
+    from helpers.training import History
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers (Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
@@ -18,7 +33,7 @@ def show(figure: Figure, summary: str) -> None:
 
 
 def as_output(figure: Figure, summary: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """A figure as (data, metadata) for IPython's `display(..., raw=True)`: a PNG, with words for it.
+    """A figure as data and metadata for IPython's `display(..., raw=True)`: a PNG, and words.
 
     IPython turns a Figure into a picture by itself only after pyplot has been imported, and would
     show its mere type otherwise.
@@ -27,3 +42,310 @@ def as_output(figure: Figure, summary: str) -> tuple[dict[str, str], dict[str, d
     figure.savefig(buffer, format="png", bbox_inches="tight")
     picture = base64.b64encode(buffer.getvalue()).decode("ascii")
     return {"image/png": picture, "text/plain": summary}, {"image/png": {"alt": summary}}
+
+
+def interval_chart(series: dict[str, dict[str, tuple[float, float, float]]], score: str) -> Figure:
+    """Scores with their intervals, one row of the chart for each method.
+
+    series: kind of interval or score → {method: (score, low, high)}; all with the same methods.
+    score: what is drawn, with its unit, for the axis.
+    """
+    methods = list(next(iter(series.values())))
+    height = 0.9 + 0.22 * len(methods) * (len(series) + 1)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    looks = cycle(zip((BLUE, RED, GREEN, ORANGE), "os^D", strict=True))
+    for place, (name, values) in enumerate(series.items()):
+        colour, marker = next(looks)
+        shift = 0.22 * (place - (len(series) - 1) / 2)
+        middle = [values[method][0] for method in methods]
+        below = [values[method][0] - values[method][1] for method in methods]
+        above = [values[method][2] - values[method][0] for method in methods]
+        axes.errorbar(
+            middle,
+            [row + shift for row in range(len(methods))],
+            xerr=[below, above],
+            fmt=marker,
+            color=colour,
+            capsize=3,
+            label=name,
+        )
+    axes.set_yticks(range(len(methods)), methods)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(score)
+    axes.grid(axis="x", alpha=0.4)
+    # Beside the axes: inside, it would hide an interval in one run or another.
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def confusion_figure(tables: dict[str, list[list[int]]], labels: Sequence[str]) -> Figure:
+    """Confusion matrices side by side: counts as numbers, their share of the row as shade.
+
+    tables: method → counts; row = right answer, column = answer given, in the order of the labels.
+    """
+    size = 1.3 + 0.42 * len(labels)
+    figure = Figure(figsize=(size * len(tables), size + 0.4), layout="constrained")
+    row_of_axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axes, (name, counts) in zip(row_of_axes, tables.items(), strict=True):
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(counts):
+            for j, count in enumerate(row):
+                colour = "white" if shares[i][j] > 0.55 else "black"
+                axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xlabel("answer given (rows counted)")
+    row_of_axes[0].set_ylabel("right answer")
+    return figure
+
+
+def confidence_figure(groups: dict[str, list[float]]) -> Figure:
+    """How sure the model was: a histogram for each group of answers, one above the other.
+
+    groups: name → probabilities (0 to 1) that the model gave to its answers.
+    """
+    figure = Figure(figsize=(7, 1.2 + 1.3 * len(groups)), layout="constrained")
+    row_of_axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(row_of_axes, groups.items(), strict=True):
+        axes.hist(values, bins=20, range=(0, 1), color=BLUE, edgecolor="black", linewidth=0.5)
+        axes.set_ylabel("rows")
+        axes.set_title(f"{name} ({len(values)} rows)", fontsize=10, loc="left")
+    row_of_axes[-1].set_xlabel("probability that the model gave to its answer (0 to 1)")
+    return figure
+
+
+def change_map(changes: dict[str, float]) -> Figure:
+    """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
+
+    changes: parameter name → relative change (0.01: by one per cent of its own size). Tensors that
+    belong to no layer (embeddings, the last norm) are drawn as bars below.
+    """
+    layered: dict[str, dict[int, float]] = {}
+    single = {}
+    for name, change in changes.items():
+        short = name.removeprefix("model.").removesuffix(".weight")
+        place = re.search(r"\.(\d+)\.(.+)", short)
+        if place:
+            layered.setdefault(place[2], {})[int(place[1])] = change
+        else:
+            single[short] = change
+    layers = range(1 + max(layer for row in layered.values() for layer in row))
+    table = [[100 * row.get(layer, math.nan) for layer in layers] for row in layered.values()]
+    figure = Figure(figsize=(9, 1.6 + 0.32 * (len(layered) + len(single))), layout="constrained")
+    heights = [len(layered), len(single)]
+    top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
+    image = top.imshow(table, cmap="cividis", aspect="auto", vmin=0)
+    top.set_yticks(range(len(layered)), list(layered))
+    top.set_xlabel("layer (0 is next to the embeddings)")
+    figure.colorbar(image, ax=top, label="relative change (%)")
+    bottom.barh(list(single), [100 * change for change in single.values()], color=BLUE)
+    bottom.invert_yaxis()
+    bottom.set_xlabel("relative change (%), tensors that belong to no layer")
+    return figure
+
+
+def show_table(header: list[str], rows: list[list[object]]) -> None:
+    """Show a table, as HTML and, where that cannot be shown, as plain text.
+
+    Whatever stands in a cell is shown as it is: markup in a model's answer stays text.
+    """
+    lines = [header, *[[str(value) for value in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    style = "text-align: left; white-space: pre-wrap"
+    marked = "".join(
+        "<tr>" + "".join(f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for cell in line)
+        for tag, line in zip(["th"] + ["td"] * len(rows), lines, strict=True)
+    )
+    data = {"text/html": f"<table>{marked}</table>", "text/plain": "\n".join(text)}
+    display(data, raw=True)
+
+
+def two_distributions(words: list[str], model: list[float], label: list[float]) -> Figure:
+    """What the model expects next beside what the label says, for the same words.
+
+    model, label: probability of each word.
+    """
+    figure = Figure(figsize=(8, 0.35 * len(words) + 1))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, values, colour, title in (
+        (left, model, BLUE, "model"),
+        (right, label, ORANGE, "label"),
+    ):
+        bars = axes.barh(range(len(words)), values, color=colour)
+        axes.bar_label(bars, fmt="{:.3f}", padding=3)
+        axes.set(xlim=(0, 1.15), title=title, xlabel="probability")
+        axes.set_xticks([0, 0.5, 1])
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_yticks(range(len(words)), words)
+    left.set_ylabel("next token")
+    left.invert_yaxis()
+    return figure
+
+
+def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
+    """Batches as rectangles, side by side: one line an example, one square a place for a token.
+
+    batches: for each picture its lines, and in each line 0 for a prompt's token, 1 for a
+    supervised one and 2 for padding.
+    """
+    longest = max(len(line) for batch in batches for line in batch)
+    figure = Figure(figsize=(9, 2.4))
+    colours = ListedColormap([BLUE, ORANGE, "#DDDDDD"])
+    for axes, title, batch in zip(
+        figure.subplots(1, len(batches), sharey=True), titles, batches, strict=True
+    ):
+        axes.imshow(batch, cmap=colours, vmin=0, vmax=2, aspect="auto", interpolation="none")
+        axes.set(title=title, xlabel="position (tokens)", xlim=(-0.5, longest - 0.5))
+        axes.set_yticks([])
+    figure.axes[0].set_ylabel("examples")
+    names = ("prompt", "supervised", "padding")
+    figure.legend(
+        handles=[Patch(color=colours(k), label=name) for k, name in enumerate(names)],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=3,
+        frameon=False,
+    )
+    return figure
+
+
+def training_curve(history: "History", validation_rows: int) -> Figure:
+    """Losses of a run, step by step, and beside them its validation accuracy with 95 % intervals.
+
+    validation_rows: how many rows each accuracy was counted on.
+    """
+    looks = history.validations
+    scored = [look for look in looks if look.accuracy is not None]
+    figure = Figure(figsize=(9, 3.2) if scored else (6, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    axes[0].plot(
+        [one.step for one in history.steps],
+        [one.loss for one in history.steps],
+        ".-",
+        color=GREY,
+        label="training, this step's rows",
+    )
+    axes[0].plot(
+        [look.step for look in looks],
+        [look.loss for look in looks],
+        "o-",
+        color=BLUE,
+        label="validation",
+    )
+    best = history.best
+    axes[0].plot(best.step, best.loss, "*", color=RED, markersize=14, label="best validation")
+    axes[0].set(ylabel="loss (nats per supervised token)", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    if scored:
+        _accuracies(axes[1], scored, validation_rows)
+    for one in axes:
+        one.set(xlabel="optimizer step", xlim=(-0.5, history.total_steps + 0.5))
+        one.spines[["top", "right"]].set_visible(False)
+        for epoch in range(1, history.total_steps // history.steps_per_epoch):
+            one.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
+    return figure
+
+
+def _accuracies(axes: Axes, scored: list, rows: int) -> None:
+    shares = [look.accuracy for look in scored]
+    intervals = [wilson_interval(round(share * rows), rows) for share in shares]
+    axes.errorbar(
+        [look.step for look in scored],
+        shares,
+        yerr=[
+            [share - low for share, (low, _) in zip(shares, intervals, strict=True)],
+            [high - share for share, (_, high) in zip(shares, intervals, strict=True)],
+        ],
+        fmt="o-",
+        color=GREEN,
+        capsize=4,
+    )
+    axes.set(ylabel=f"validation accuracy ({rows} rows, 95 %)", ylim=(0, 1))
+
+
+def state_of(history: "History", validation_rows: int) -> str:
+    """Where a run stands, in one line: the losses, the accuracy with its interval, the speed."""
+    parts = [f"step {len(history.steps)} of {history.total_steps}, {history.stopped}"]
+    if history.steps:
+        parts.append(f"training loss {history.steps[-1].loss:.3f}")
+    if history.validations:
+        last, best = history.validations[-1], history.best
+        parts.append(f"validation loss {last.loss:.3f} (best {best.loss:.3f}, step {best.step})")
+        if last.accuracy is not None:
+            parts.append(f"accuracy {share_of(last.accuracy, validation_rows)}")
+    if history.steps:
+        parts.append(f"{history.tokens_per_second:.0f} tokens/s")
+    return "; ".join(parts)
+
+
+def share_of(accuracy: float, rows: int) -> str:
+    """An accuracy with its 95 % interval, in words."""
+    low, high = wilson_interval(round(accuracy * rows), rows)
+    return f"{accuracy:.2f} ({low:.2f} to {high:.2f})"
+
+
+def run_curves(histories: dict[str, "History"]) -> Figure:
+    """Validation loss of several runs over the steps; a name for each run stands in the legend."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    styles = zip(
+        histories.items(), (BLUE, RED, GREEN, ORANGE), ("o-", "s--", "^:", "d-."), strict=False
+    )
+    for (name, history), colour, style in styles:
+        looks = history.validations
+        axes.plot([k.step for k in looks], [k.loss for k in looks], style, color=colour, label=name)
+    axes.set(xlabel="optimizer step", ylabel="validation loss (nats per token)")
+    axes.set_yscale("log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def spread(values: dict[str, list[int]], label: str) -> Figure:
+    """One line for each name: from smallest to largest value, thick over the middle half.
+
+    The dot is the median. values: name → its values, at least two. label: what they are, and unit.
+    """
+    figure = Figure(figsize=(7, 0.8 + 0.4 * len(values)))
+    axes = figure.subplots()
+    for place, numbers in enumerate(values.values()):
+        low, median, high = quantiles(numbers, n=4)
+        axes.plot([min(numbers), max(numbers)], [place, place], color=BLUE, lw=1.5)
+        axes.plot([low, high], [place, place], color=BLUE, lw=7, solid_capstyle="butt")
+        axes.plot(median, place, "o", color=ORANGE, mec="black", ms=9)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def balance(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """How alike parts are: a panel for each column, a group for each value, a bar for each part.
+
+    shares: column → part ("train", ...) → value of the column → share of the part, 0 to 1.
+    """
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    widths = [len(next(iter(parts.values()))) for parts in shares.values()]
+    panels = figure.subplots(1, len(shares), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for axes, (column, parts) in zip(panels, shares.items(), strict=True):
+        bars = zip(parts.items(), (BLUE, ORANGE, GREY), ("", "//", ".."), strict=False)
+        for place, ((part, share), colour, hatch) in enumerate(bars):
+            centres = [value + 0.27 * (place - 1) for value in range(len(share))]
+            heights = [100 * one for one in share.values()]
+            axes.bar(centres, heights, 0.25, color=colour, hatch=hatch, ec="white", label=part)
+            axes.set_xticks(range(len(share)), list(share), rotation=40, ha="right")
+        axes.set_xlabel(column)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share of the part's rows (%)")
+    panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,6 +204,37 @@ def save_model(
             "folder, then save again; the model in memory is unharmed."
         ) from error
     return folder
+
+
+def model_card(
+    title: str,
+    starting: dict[str, str],
+    facts: dict[str, dict[str, object]],
+    prompt: str,
+    limits: list[str],
+) -> str:
+    """The text of a model card (README.md): what a new version is, came from, can and cannot do.
+
+    starting: the starting model's provenance: model, licence, source and changes.
+    facts: heading → {what: value}, for instance {"Data": {...}, "Scores": {...}}.
+    prompt: an example of what the model is asked, word for word.
+    limits: sentences on what it is not for.
+    Everything in the card comes from these arguments.
+    """
+    parts = [
+        f"---\nlicense: {starting['licence'].lower()}\nlibrary_name: transformers\n"
+        "pipeline_tag: text-generation\n---",
+        f"# {title}",
+        f"All weights of {starting['model']} ({starting['source']}; {starting['changes']}), "
+        f"fine-tuned. Licence of the starting model: {starting['licence']}.",
+    ]
+    for heading, values in facts.items():
+        lines = [f"- {what}: {value}" for what, value in values.items()]
+        parts.append("\n".join([f"## {heading}", "", *lines]))
+    # Four spaces make a block that no text inside can end.
+    parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
+    parts.append("\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)]))
+    return "\n\n".join(parts) + "\n"
 
 
 def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, float]:

@@ -15,6 +15,7 @@ from helpers import models
 from helpers.models import (
     ModelError,
     load_model,
+    model_card,
     prepare_starting_model,
     save_model,
     weight_changes,
@@ -219,3 +220,17 @@ def test_models_of_other_shapes_cannot_be_compared():
     other.resize_token_embeddings(700)
     with pytest.raises(ModelError, match="other names or shapes"):
         weight_changes(tiny_model(), other)
+
+
+def test_a_model_card_says_what_it_was_given_and_nothing_else():
+    starting = {"model": "Small-1", "licence": "MIT", "source": "a folder", "changes": "none"}
+    facts = {"Data": {"rows": 480}, "Scores": {"accuracy": "0.70 (0.60 to 0.78)"}}
+    card = model_card("New one", starting, facts, "Review: ...\n\nRating:", ["Reviews only."])
+    front, _, rest = card.removeprefix("---\n").partition("\n---\n")
+    assert "license: mit" in front.splitlines()
+    title, *sections = rest.strip().split("\n## ")
+    assert title.startswith("# New one\n") and all(word in title for word in starting.values())
+    assert sections[0].strip() == "Data\n\n- rows: 480"
+    assert sections[1].strip() == "Scores\n\n- accuracy: 0.70 (0.60 to 0.78)"
+    assert sections[2].strip("\n") == "Prompt\n\n    Review: ...\n    \n    Rating:"
+    assert sections[3].strip() == "Limits\n\n- Reviews only."

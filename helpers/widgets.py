@@ -1,0 +1,107 @@
+"""Small widgets. What a widget shows can also be had from a plain cell.
+
+Widgets keep to what ipywidgets 7.7 has, the version that Colab brings along. Every text of a model
+or a table is escaped before it is shown as HTML.
+"""
+
+import time
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import psutil
+from IPython.display import DisplayHandle, display
+
+from helpers.errors import CourseError
+from helpers.figures import as_output, state_of, training_curve
+
+if TYPE_CHECKING:
+    from helpers.training import History
+
+
+class SideBySide(ipywidgets.VBox):
+    """Ask several models the same and see their answers next to each other.
+
+    Type into the box and press the button; or, from code, set `prompt.value` and call
+    `button.click()`. `result.value` then holds the answers as HTML.
+
+    answer_functions: name of a model → function from a prompt to its answer.
+    """
+
+    def __init__(self, answer_functions: dict[str, Callable[[str], str]], prompt: str = "") -> None:
+        self.prompt = ipywidgets.Textarea(
+            value=prompt,
+            placeholder="Type a prompt here.",
+            layout=ipywidgets.Layout(width="98%", height="7em"),
+        )
+        self.button = ipywidgets.Button(description="Ask them all")
+        self.result = ipywidgets.HTML()
+        self._answer_functions = answer_functions
+        self.button.on_click(self._ask)
+        super().__init__([self.prompt, self.button, self.result])
+
+    def _ask(self, _: ipywidgets.Button) -> None:
+        self.button.disabled = True
+        self.result.value = "Answering …"
+        try:
+            answers = {name: ask(self.prompt.value) for name, ask in self._answer_functions.items()}
+        except CourseError as error:
+            self.result.value = escape(str(error))
+        else:
+            self.result.value = answers_table(answers)
+        finally:
+            self.button.disabled = False
+
+
+def answers_table(answers: dict[str, str]) -> str:
+    """HTML table of the answers to one prompt: name of a model → its answer, as text."""
+    rows = "".join(
+        f'<tr><th style="text-align:left; padding-right:1em">{escape(name)}</th>'
+        f'<td style="text-align:left">{escape(answer) or "<i>(nothing)</i>"}</td></tr>'
+        for name, answer in answers.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+class LiveCurve:
+    """A picture of a run that grows with it; give it to `train` as `watch`.
+
+    Below the picture a line says how far the run is, how fast, and what is left; the line changes
+    with each step, the picture with each validation and otherwise every `seconds`. Both are plain
+    outputs of the cell, so the last state stays when the run is over, and in any front end.
+
+    validation_rows: how many rows each validation accuracy is counted on.
+    """
+
+    def __init__(self, validation_rows: int, seconds: float = 4.0) -> None:
+        self.validation_rows, self.seconds = validation_rows, seconds
+        self._picture = self._line = None
+        self._looks, self._drawn, self._memory = 0, 0.0, 0
+
+    def __call__(self, history: "History") -> None:
+        """Draw the run as it is now."""
+        self._memory = max(self._memory, psutil.Process().memory_info().rss)
+        text = self._text(history)
+        # The picture costs as much as a part of a step, so it waits for something to be seen.
+        running = history.stopped == "running"
+        new_look = len(history.validations) != self._looks
+        if new_look or not running or time.monotonic() - self._drawn > self.seconds:
+            data, metadata = as_output(training_curve(history, self.validation_rows), text)
+            self._picture = _put(self._picture, data, metadata)
+            self._looks, self._drawn = len(history.validations), time.monotonic()
+        self._line = _put(self._line, {"text/plain": text}, {})
+
+    def _text(self, history: "History") -> str:
+        text = state_of(history, self.validation_rows)
+        if history.stopped == "running" and history.steps:
+            text += f"; about {history.seconds_left:.0f} s left"
+        return f"{text}; memory up to {self._memory / 1e9:.1f} GB"
+
+
+def _put(handle: DisplayHandle | None, data: dict, metadata: dict) -> DisplayHandle | None:
+    """Show something, or in its place the newer state of it."""
+    if handle is None:
+        return display(data, metadata=metadata, raw=True, display_id=True)
+    handle.update(data, metadata=metadata, raw=True)
+    return handle

@@ -1,0 +1,97 @@
+"""Widgets, used from code as well as from the mouse."""
+
+import pytest
+
+from helpers import widgets
+from helpers.errors import CourseError
+from helpers.training import History, StepRecord, ValidationRecord
+from helpers.widgets import LiveCurve, SideBySide
+
+
+def side_by_side(**answer_functions) -> SideBySide:
+    return SideBySide(answer_functions, "Is it good?")
+
+
+def test_every_model_answers_the_prompt_in_the_box():
+    both = side_by_side(loud=str.upper, short=lambda prompt: prompt[:2])
+    assert both.result.value == ""  # nothing is asked before the button is pressed
+    both.button.click()
+    assert "IS IT GOOD?" in both.result.value and "<td" in both.result.value
+    both.prompt.value = "Where?"  # from code as well as from the keyboard
+    both.button.click()
+    assert "WHERE?" in both.result.value and ">Wh<" in both.result.value
+    assert "GOOD" not in both.result.value
+
+
+def test_answers_are_shown_as_text_and_an_empty_one_is_said_to_be_empty():
+    both = side_by_side(evil=lambda _: "<script>alert('x')</script>", silent=lambda _: "")
+    both.button.click()
+    assert "<script>" not in both.result.value
+    assert "&lt;script&gt;" in both.result.value and "(nothing)" in both.result.value
+
+
+def test_a_question_that_cannot_be_put_shows_why_and_the_next_one_works():
+    def strict(prompt: str) -> str:
+        if len(prompt) > 20:
+            raise CourseError("The prompt is <too> long.")
+        return "fine"
+
+    both = side_by_side(strict=strict)
+    both.prompt.value = "x" * 21
+    both.button.click()
+    assert both.result.value == "The prompt is &lt;too&gt; long."
+    both.prompt.value = "x"
+    both.button.click()
+    assert "fine" in both.result.value and not both.button.disabled
+
+
+class Screen:
+    """In place of IPython's display: remembers what was shown, and what took its place."""
+
+    def __init__(self) -> None:
+        self.shown, self.updates = [], []
+
+    def display(self, data, **_):
+        self.shown.append(data)
+        return self
+
+    def update(self, data, **_):
+        self.updates.append(data)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(widgets, "display", screen.display)
+    return screen
+
+
+def test_live_curve_shows_one_picture_and_one_line_and_then_only_updates_them(screen):
+    watch, history = LiveCurve(validation_rows=48, seconds=1000), History(4, 4)
+    history.validations.append(ValidationRecord(0, 3.0, 0.25, 1.0))
+    watch(history)
+    assert ["image/png" in data for data in screen.shown] == [True, False]
+    for step in range(1, 4):
+        history.steps.append(StepRecord(step, 2.0 / step, 1e-4, 1.0, 400, 2.0))
+        watch(history)
+    # Steps alone change the line, not the picture, which takes longer to draw.
+    assert ["image/png" in data for data in screen.updates] == [False] * 3
+    line = screen.updates[-1]["text/plain"]
+    assert "step 3 of 4" in line and "200 tokens/s" in line and "2 s left" in line
+    history.validations.append(ValidationRecord(3, 0.5, 0.75, 1.0))
+    history.stopped = "interrupted"
+    watch(history)
+    assert "image/png" in screen.updates[-2]
+    line = screen.updates[-1]["text/plain"]
+    assert "interrupted" in line and "accuracy 0.75 (0.61 to 0.85)" in line and "left" not in line
+    assert len(screen.shown) == 2
+
+
+def test_live_curve_draws_in_between_when_the_last_picture_is_old(screen):
+    watch, history = LiveCurve(validation_rows=48, seconds=0), History(4, 4)
+    history.validations.append(ValidationRecord(0, 3.0, None, 1.0))  # a task without accuracy
+    watch(history)
+    history.steps.append(StepRecord(1, 2.0, 1e-4, 1.0, 400, 2.0))
+    watch(history)
+    assert "image/png" in screen.updates[0]
+    assert "accuracy" not in screen.updates[-1]["text/plain"]
