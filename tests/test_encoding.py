@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from helpers.encoding import (
     IGNORE,
@@ -15,6 +16,7 @@ from helpers.encoding import (
     joint,
     pad_batch,
 )
+from helpers.models import prepare_starting_model
 from helpers.table import read_table
 from helpers.templates import TEMPLATES, Example, as_chat, load_library, make_examples
 from tests.tiny import REVIEWS, tiny_tokenizer
@@ -23,9 +25,16 @@ ROWS = [row for row in read_table(REVIEWS)[0] if row["review_headline"]]
 LIBRARIES = sorted(TEMPLATES.glob("*.yaml"))
 
 
+def real_tokenizer():
+    return AutoTokenizer.from_pretrained(prepare_starting_model())
+
+
+@pytest.mark.parametrize("make_tokenizer", [tiny_tokenizer, real_tokenizer])
 @pytest.mark.parametrize("path", LIBRARIES, ids=lambda path: path.stem)
-def test_supervised_tokens_are_the_completion_and_its_end_for_every_template_and_row(path):
-    tokenizer = tiny_tokenizer()
+def test_supervised_tokens_are_the_completion_and_its_end_for_every_template_and_row(
+    path, make_tokenizer
+):
+    tokenizer = make_tokenizer()
     for template in load_library(path).values():
         for example in make_examples(template, ROWS):
             encoded = encode(example, tokenizer, window=10_000)
