@@ -265,6 +265,8 @@ def train(
         seconds = time.perf_counter() - start
         # Saved before it is noted: an interrupt never leaves a best step without weights.
         if not history.validations or loss < history.best.loss:
+            # These weights are no longer those of a run that was finished here before.
+            (folder / FINISHED).unlink(missing_ok=True)
             _save(best, dict(model.named_parameters()), {"step": str(step)})
         history.validations.append(ValidationRecord(step, loss, accuracy, seconds))
         _save_checkpoint(checkpoint, model, optimizer, history, run)

@@ -5,13 +5,21 @@ import base64
 import pytest
 from matplotlib.figure import Figure
 
+from helpers import figures
 from helpers.figures import (
     as_output,
+    batch_shapes,
     change_map,
     confidence_figure,
     confusion_figure,
     interval_chart,
+    run_curves,
+    show_table,
+    state_of,
+    training_curve,
+    two_distributions,
 )
+from helpers.training import History, StepRecord, ValidationRecord
 
 
 def test_a_figure_is_shown_as_a_picture_with_words():
@@ -70,3 +78,50 @@ def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
+
+
+def test_a_table_shows_markup_as_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda data, **_: shown.append(data))
+    show_table(["token", "id"], [["<b>", 7], ["longer", 12]])
+    assert "<b>" not in shown[0]["text/html"] and "&lt;b&gt;" in shown[0]["text/html"]
+    assert shown[0]["text/plain"].splitlines() == ["token   id", "<b>     7", "longer  12"]
+
+
+def made_up_run(accuracy: float | None) -> History:
+    history = History(4, 2, stopped="finished")
+    history.steps = [StepRecord(k, 2.0 / k, 1e-4, 1.0, 300, 2.0) for k in (1, 2, 3, 4)]
+    history.validations = [ValidationRecord(k, 3.0 - k / 2, accuracy, 1.0) for k in (0, 2, 4)]
+    return history
+
+
+def test_a_run_is_drawn_with_its_losses_and_accuracies():
+    losses, accuracies = training_curve(made_up_run(0.5), 48).axes
+    training, validation, best = losses.lines[:3]
+    assert list(training.get_ydata()) == [2.0, 1.0, 2.0 / 3, 0.5]
+    assert list(validation.get_xdata()) == [0, 2, 4] and list(best.get_xdata()) == [4]
+    assert list(accuracies.lines[0].get_ydata()) == [0.5] * 3
+    assert len(training_curve(made_up_run(None), 48).axes) == 1
+
+
+def test_a_run_in_one_line():
+    line = state_of(made_up_run(0.5), 48)
+    assert line == (
+        "step 4 of 4, finished; training loss 0.500; validation loss 1.000 (best 1.000, step 4); "
+        "accuracy 0.50 (0.36 to 0.64); 150 tokens/s"
+    )
+    assert "accuracy" not in state_of(made_up_run(None), 48)
+
+
+def test_runs_are_drawn_with_their_names():
+    axes = run_curves({"slow": made_up_run(None), "fast": made_up_run(0.5)}).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["slow", "fast"]
+
+
+def test_distributions_and_batches_are_drawn_as_given():
+    left, right = two_distributions(["a", "b"], [0.9, 0.1], [0, 1]).axes
+    assert [bar.get_width() for bar in left.patches] == [0.9, 0.1]
+    assert [bar.get_width() for bar in right.patches] == [0, 1]
+    first, second = batch_shapes(["one", "two"], [[[0, 1, 2]], [[0, 0, 1, 1]]]).axes
+    assert first.images[0].get_array().tolist() == [[0, 1, 2]]
+    assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)

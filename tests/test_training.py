@@ -263,6 +263,12 @@ def test_a_finished_run_is_found_again_and_only_with_its_own_settings(tmp_path):
     assert load_finished(again, TRAIN, SETTINGS, tmp_path) == history
     assert all(torch.equal(weights(model)[name], p) for name, p in weights(again).items())
 
+    # Trained anew and stopped early: its weights must not pass for those of the finished run.
+    train(tiny_model(), TRAIN, VALIDATION, SETTINGS, PAD, tmp_path, watch=interrupt_at(2))
+    assert load_finished(tiny_model(), TRAIN, SETTINGS, tmp_path) is None
+    train(tiny_model(), TRAIN, VALIDATION, SETTINGS, PAD, tmp_path)
+    assert load_finished(again, TRAIN, SETTINGS, tmp_path).validations
+
     damaged = tmp_path / "best.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1000])
     assert load_finished(tiny_model(), TRAIN, SETTINGS, tmp_path) is None
