@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from helpers.scoring import wilson_interval
 
 if TYPE_CHECKING:
+    from helpers.prompting import Budget
     from helpers.training import History
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers (Color Universal Design, 2008).
@@ -348,4 +349,66 @@ def balance(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of the part's rows (%)")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def window_figure(budgets: dict[str, "Budget"], marks: dict[str, int]) -> Figure:
+    """How prompts fill a context window: one stacked bar each, as long as their window.
+
+    budgets: what to write beside a bar → its tokens. marks: name → tokens, dashed lines, for the
+    windows of other models.
+    """
+    figure = Figure(figsize=(9, 1.4 + 0.42 * len(budgets)), layout="constrained")
+    axes = figure.subplots()
+    looks = {"shots": (BLUE, ""), "question": (ORANGE, "//"), "answer": (RED, "xx")}
+    for place, budget in enumerate(budgets.values()):
+        start = 0
+        for part, (colour, hatch) in looks.items():
+            tokens = getattr(budget, part)
+            axes.barh(place, tokens, left=start, color=colour, hatch=hatch, ec="white", lw=0.3)
+            start += tokens
+        axes.barh(place, budget.window, fill=False, ec=GREY)
+    for name, tokens in marks.items():
+        axes.axvline(tokens, color="black", linestyle="--", linewidth=1)
+        axes.text(tokens, len(budgets) - 0.4, f" {name}", va="top", fontsize=9)
+    handles = [Patch(fc=c, hatch=h, ec="white", label=part) for part, (c, h) in looks.items()]
+    handles.append(Patch(fill=False, ec=GREY, label="free"))
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set_yticks(range(len(budgets)), list(budgets))
+    axes.set_ylim(len(budgets) + 0.1, -0.6)
+    axes.set_xlabel("tokens")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def loss_by_position(
+    starts: list[int], losses: list[float], errors: list[float], window: int
+) -> Figure:
+    """Mean loss of each stretch of a long text, with the end of the context window marked.
+
+    starts: first position of each stretch (tokens), evenly spaced. errors: standard error of each
+    mean. Losses in nats per token.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    half = (starts[1] - starts[0]) / 2
+    inside = [start < window for start in starts]
+    looks = ((True, BLUE, "o", "inside the window"), (False, RED, "s", "past the window"))
+    for wanted, colour, marker, name in looks:
+        places = [i for i, one in enumerate(inside) if one is wanted]
+        axes.errorbar(
+            [starts[i] + half for i in places],
+            [losses[i] for i in places],
+            yerr=[2 * errors[i] for i in places],
+            fmt=marker,
+            color=colour,
+            label=name,
+            capsize=2,
+            markersize=5,
+        )
+    axes.axvline(window, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="position in the text (tokens)", ylabel="mean loss (nats per token)")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure

@@ -13,12 +13,15 @@ from helpers.figures import (
     confidence_figure,
     confusion_figure,
     interval_chart,
+    loss_by_position,
     run_curves,
     show_table,
     state_of,
     training_curve,
     two_distributions,
+    window_figure,
 )
+from helpers.prompting import Budget
 from helpers.training import History, StepRecord, ValidationRecord
 
 
@@ -125,3 +128,18 @@ def test_distributions_and_batches_are_drawn_as_given():
     first, second = batch_shapes(["one", "two"], [[[0, 1, 2]], [[0, 0, 1, 1]]]).axes
     assert first.images[0].get_array().tolist() == [[0, 1, 2]]
     assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)
+
+
+def test_a_window_is_filled_by_shots_question_and_answer_in_this_order():
+    budgets = {"0 shots": Budget(0, 30, 2, 68, 100), "1 shot": Budget(40, 30, 2, 28, 100)}
+    axes = window_figure(budgets, {"a small window": 64}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0 shots", "1 shot"]
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
+    assert bars[4:] == [(0, 40), (40, 30), (70, 2), (0, 100)]
+    assert [line.get_xdata()[0] for line in axes.lines] == [64]
+
+
+def test_losses_past_the_window_are_drawn_apart():
+    axes = loss_by_position([0, 50, 100, 150], [4.0, 3.0, 2.0, 5.0], [0.1] * 4, 100).axes[0]
+    drawn = {c.get_label(): list(c[0].get_xdata()) for c in axes.containers}
+    assert drawn == {"inside the window": [25, 75], "past the window": [125, 175]}
