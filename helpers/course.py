@@ -111,8 +111,14 @@ def minutes(notebook: str) -> str:
     reference = times["minutes"].get(notebook)
     if reference is None:
         return "not timed with these sizes"
-    here = max(0.1, reference * times["gflops"] / matrix_speed())
+    here = max(0.1, reference * times["gflops"] / _speed_here())
     return f"{reference:.1f} minutes on the reference machine, about {here:.1f} on this one"
+
+
+@lru_cache(maxsize=1)
+def _speed_here() -> float:
+    """Measured once in each notebook: the map of all notebooks asks for it many times."""
+    return matrix_speed()
 
 
 def matrix_speed(seconds: float = 2.0) -> float:
@@ -228,7 +234,10 @@ class Tuned:
 
 
 def tuned(task: str = TASK) -> Tuned:
-    """The model tuned on a task with the default settings: from disk, or trained now."""
+    """The model tuned on a task with the default settings: from disk, or trained now.
+
+    Raises CourseError when that training is interrupted.
+    """
     model, tokenizer = load_model()
     window = model.config.max_position_embeddings
     train_set = encode_all(train_examples(task), tokenizer, window)
@@ -252,6 +261,11 @@ def tuned(task: str = TASK) -> Tuned:
             if validation[0].choices
             else None,
         )
+        if history.stopped == "interrupted":
+            raise CourseError(
+                "The run was interrupted, so there is no tuned model yet. Run this cell again: "
+                "training goes on from the run's last checkpoint."
+            )
     return Tuned(model, tokenizer, history)
 
 

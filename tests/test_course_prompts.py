@@ -8,7 +8,9 @@ import torch
 
 from helpers import course
 from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompted
+from helpers.errors import CourseError
 from helpers.templates import make_examples
+from helpers.training import History
 from tests.tiny import tiny_tokenizer
 
 SMALL = replace(course.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2)
@@ -133,3 +135,31 @@ def test_a_choice_says_what_it_is_in_words():
     assert str(choice()) == "plain, 3 shots (draw 1)"
     said = str(choice(chat=True, shots=0, offsets=(1.0, 0.0)))
     assert said == "plain, as chat, 0 shots, calibrated"
+
+
+def test_an_interrupted_training_is_no_tuned_model(small, monkeypatch):
+    monkeypatch.setattr(course, "load_model", lambda: small)
+
+    def interrupted(*_, **__):
+        return History(total_steps=2, steps_per_epoch=2, stopped="interrupted")
+
+    monkeypatch.setattr(course, "train", interrupted)
+    with pytest.raises(CourseError, match="goes on from the run's last checkpoint"):
+        course.tuned()
+
+
+def test_a_profile_that_does_not_exist_is_refused_with_those_that_do(monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", "huge")
+    with pytest.raises(CourseError, match="no profile 'huge'.*quick, laptop, gpu"):
+        course.profile()
+
+
+def test_kept_results_come_back_and_a_folder_that_cannot_be_written_is_named(small, monkeypatch):
+    assert course.recall("thing") is None
+    course.keep("thing", {"a": [1, 2.5]})
+    assert course.recall("thing") == {"a": [1, 2.5]}
+    blocked = course.runs() / "file"
+    blocked.write_text("a file where a folder should be")
+    monkeypatch.setenv("COURSE_RUNS", str(blocked))
+    with pytest.raises(CourseError, match=r"'thing' could not be kept.*COURSE_RUNS"):
+        course.keep("thing", 1)
