@@ -11,7 +11,7 @@ from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompt
 from helpers.errors import CourseError
 from helpers.templates import make_examples
 from helpers.training import History
-from tests.tiny import tiny_tokenizer
+from tests.tiny import tiny_model, tiny_tokenizer
 
 SMALL = replace(course.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2)
 
@@ -114,13 +114,13 @@ def test_trials_are_kept_until_something_they_depend_on_changes(small, monkeypat
     assert best.correct == max(t.correct for t in first)
     assert best == next(t for t in first if t.correct == best.correct)
     monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small", draws=1))
-    monkeypatch.setattr(course, "load_model", lambda: small)
+    monkeypatch.setattr(course, "load_model", lambda: (tiny_model(), small[1]))
     with pytest.raises(TypeError):
         best_prompt()
 
 
 def test_best_prompt_tries_them_itself_when_nothing_is_kept(small, monkeypatch, capsys):
-    monkeypatch.setattr(course, "load_model", lambda: small)
+    monkeypatch.setattr(course, "load_model", lambda: (tiny_model(), small[1]))
     best = best_prompt()
     assert "notebook 01" in capsys.readouterr().out
     assert best == best_prompt() and best.accuracy == best.correct / 12
@@ -138,7 +138,7 @@ def test_a_choice_says_what_it_is_in_words():
 
 
 def test_an_interrupted_training_is_no_tuned_model(small, monkeypatch):
-    monkeypatch.setattr(course, "load_model", lambda: small)
+    monkeypatch.setattr(course, "load_model", lambda: (tiny_model(), small[1]))
 
     def interrupted(*_, **__):
         return History(total_steps=2, steps_per_epoch=2, stopped="interrupted")
