@@ -142,7 +142,8 @@ def _read(
     if not prompts:
         return
     model.eval()
-    ids = tokenizer(prompts, add_special_tokens=False).input_ids
+    # verbose=False: what is too long is refused below, in words that help.
+    ids = tokenizer(prompts, add_special_tokens=False, verbose=False).input_ids
     window = model.config.max_position_embeddings
     longest = max(range(len(ids)), key=lambda i: len(ids[i]))
     if len(ids[longest]) + room > window:
