@@ -142,6 +142,7 @@ def change_map(changes: dict[str, float]) -> Figure:
     image = top.imshow(table, cmap="cividis", aspect="auto", vmin=0)
     top.set_yticks(range(len(layered)), list(layered))
     top.set_xlabel("layer (0 is next to the embeddings)")
+    top.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=top, label="relative change (%)")
     bottom.barh(list(single), [100 * change for change in single.values()], color=BLUE)
     bottom.invert_yaxis()

@@ -41,6 +41,10 @@ class SideBySide(ipywidgets.VBox):
         self.button.on_click(self._ask)
         super().__init__([self.prompt, self.button, self.result])
 
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "A box for a prompt and a button. They need a running notebook."
+
     def _ask(self, _: ipywidgets.Button) -> None:
         self.button.disabled = True
         self.result.value = "Answering …"
