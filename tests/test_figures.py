@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from helpers import figures
 from helpers.figures import (
     as_output,
+    balance,
     batch_shapes,
     change_map,
     confidence_figure,
@@ -16,6 +17,7 @@ from helpers.figures import (
     loss_by_position,
     run_curves,
     show_table,
+    spread,
     state_of,
     training_curve,
     two_distributions,
@@ -143,3 +145,21 @@ def test_losses_past_the_window_are_drawn_apart():
     axes = loss_by_position([0, 50, 100, 150], [4.0, 3.0, 2.0, 5.0], [0.1] * 4, 100).axes[0]
     drawn = {c.get_label(): list(c[0].get_xdata()) for c in axes.containers}
     assert drawn == {"inside the window": [25, 75], "past the window": [125, 175]}
+
+
+def test_spread_draws_range_middle_half_and_median_of_each_name():
+    axes = spread({"short": [1, 2, 3, 4, 5], "long": [11, 12, 13, 14, 15]}, "tokens").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["short", "long"]
+    across = [list(line.get_xdata()) for line in axes.lines]
+    assert across == [[1, 5], [1.5, 4.5], [3], [11, 15], [11.5, 14.5], [13]]
+    assert axes.get_xlabel() == "tokens"
+
+
+def test_balance_has_a_panel_a_column_and_a_bar_a_part():
+    stars = {"train": {"1": 0.25, "2": 0.75}, "test": {"1": 0.5, "2": 0.5}}
+    kinds = {"train": {"toys": 1.0}, "test": {"toys": 1.0}}
+    first, second = balance({"star_rating": stars, "department": kinds}).axes
+    heights = [[bar.get_height() for bar in part] for part in first.containers]
+    assert heights == [[25, 75], [50, 50]]
+    assert [part.get_label() for part in first.containers] == ["train", "test"]
+    assert (first.get_xlabel(), second.get_xlabel()) == ("star_rating", "department")
