@@ -296,7 +296,7 @@ def train(
                 watch(history)
             if step + 1 in due:
                 validate(step + 1)
-                if _out_of_patience(history, settings.patience):
+                if out_of_patience(history, settings.patience):
                     history.stopped = "patience"
                     break
         else:
@@ -372,7 +372,8 @@ def _validation_steps(total: int, steps_per_epoch: int, validations: int) -> set
     return inside | {(epoch + 1) * steps_per_epoch for epoch in range(epochs)}
 
 
-def _out_of_patience(history: History, patience: int | None) -> bool:
+def out_of_patience(history: History, patience: int | None) -> bool:
+    """Whether the last `patience` validations all failed to beat the best one before them."""
     if patience is None:
         return False
     position = history.validations.index(history.best)
