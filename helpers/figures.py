@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 from helpers.scoring import wilson_interval
 
@@ -122,8 +123,9 @@ def confidence_figure(groups: dict[str, list[float]]) -> Figure:
 def change_map(changes: dict[str, float]) -> Figure:
     """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
 
-    changes: parameter name → relative change (0.01: by one per cent of its own size). Tensors that
-    belong to no layer (embeddings, the last norm) are drawn as bars below.
+    changes: parameter name → relative change (0.01: by one per cent of its own size), shaded on
+    a logarithmic scale; a tensor that did not move stays white. Tensors that belong to no layer
+    (embeddings, the last norm) are drawn as bars below.
     """
     layered: dict[str, dict[int, float]] = {}
     single = {}
@@ -139,11 +141,12 @@ def change_map(changes: dict[str, float]) -> Figure:
     figure = Figure(figsize=(9, 1.6 + 0.32 * (len(layered) + len(single))), layout="constrained")
     heights = [len(layered), len(single)]
     top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
-    image = top.imshow(table, cmap="cividis", aspect="auto", vmin=0)
+    # A few tensors move much further than most: on a linear scale only these would be seen.
+    image = top.imshow(table, cmap="cividis", aspect="auto", norm="log")
     top.set_yticks(range(len(layered)), list(layered))
     top.set_xlabel("layer (0 is next to the embeddings)")
     top.xaxis.get_major_locator().set_params(integer=True)
-    figure.colorbar(image, ax=top, label="relative change (%)")
+    figure.colorbar(image, ax=top, label="relative change (%)", format="%g")
     bottom.barh(list(single), [100 * change for change in single.values()], color=BLUE)
     bottom.invert_yaxis()
     bottom.set_xlabel("relative change (%), tensors that belong to no layer")
@@ -244,16 +247,27 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
     )
     best = history.best
     axes[0].plot(best.step, best.loss, "*", color=RED, markersize=14, label="best validation")
-    axes[0].set(ylabel="loss (nats per supervised token)", ylim=(0, None))
-    axes[0].legend(frameon=False)
+    _loss_axis(axes[0])
     if scored:
         _accuracies(axes[1], scored, validation_rows)
     for one in axes:
         one.set(xlabel="optimizer step", xlim=(-0.5, history.total_steps + 0.5))
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
         one.spines[["top", "right"]].set_visible(False)
         for epoch in range(1, history.total_steps // history.steps_per_epoch):
             one.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
     return figure
+
+
+def _loss_axis(axes: Axes) -> None:
+    """Losses fall from several nats to hundredths: on an even scale the end would be flat."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.margins(y=0.1)
+    axes.set_ylabel("loss (nats per token, log scale)")
+    axes.legend(frameon=False)
 
 
 def _accuracies(axes: Axes, scored: list, rows: int) -> None:
@@ -304,10 +318,10 @@ def run_curves(histories: dict[str, "History"]) -> Figure:
     for (name, history), colour, style in styles:
         looks = history.validations
         axes.plot([k.step for k in looks], [k.loss for k in looks], style, color=colour, label=name)
-    axes.set(xlabel="optimizer step", ylabel="validation loss (nats per token)")
-    axes.set_yscale("log")
+    _loss_axis(axes)
+    axes.set(xlabel="optimizer step", title="validation loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
     return figure
 
 
