@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from IPython.display import display
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
@@ -142,11 +142,16 @@ def change_map(changes: dict[str, float]) -> Figure:
     heights = [len(layered), len(single)]
     top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
     # A few tensors move much further than most: on a linear scale only these would be seen.
-    image = top.imshow(table, cmap="cividis", aspect="auto", norm="log")
+    moved = [value for row in table for value in row if value > 0] or [1.0]
+    low, high = min(moved), max(*moved, 1.01 * min(moved))
+    scale = LogNorm(low, high)
+    image = top.imshow(table, cmap="cividis", aspect="auto", norm=scale)
     top.set_yticks(range(len(layered)), list(layered))
     top.set_xlabel("layer (0 is next to the embeddings)")
     top.xaxis.get_major_locator().set_params(integer=True)
-    figure.colorbar(image, ax=top, label="relative change (%)", format="%g")
+    marks = [low * (high / low) ** (k / 4) for k in range(5)]
+    bar = figure.colorbar(image, ax=top, label="relative change (%)", ticks=marks, format="%.2g")
+    bar.minorticks_off()
     bottom.barh(list(single), [100 * change for change in single.values()], color=BLUE)
     bottom.invert_yaxis()
     bottom.set_xlabel("relative change (%), tensors that belong to no layer")

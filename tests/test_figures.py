@@ -83,6 +83,8 @@ def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
+    # The best weights of a run can be those it began with: nothing moved, and that is drawn too.
+    as_output(change_map(dict.fromkeys(changes, 0.0)), "Nothing moved.")
 
 
 def test_a_table_shows_markup_as_text(monkeypatch):
