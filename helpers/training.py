@@ -45,7 +45,7 @@ class TrainSettings:
     epochs: int = 1
     batch_size: int = 8
     micro_batch: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
