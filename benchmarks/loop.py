@@ -68,9 +68,7 @@ class _Clock(TrainerCallback):
 
 def trainer(model, tokenizer, data: list[list[Encoded]]) -> list[float]:
     """Seconds of each step of transformers.Trainer."""
-    rows = [
-        {"input_ids": one.input_ids, "labels": one.labels} for batch in data for one in batch
-    ]
+    rows = [{"input_ids": one.input_ids, "labels": one.labels} for batch in data for one in batch]
 
     def collate(part):
         encoded = [Encoded(row["input_ids"], row["labels"]) for row in part]

@@ -200,11 +200,6 @@ def validation_examples(task: str = TASK) -> list[Example]:
     return make_examples(course_template(task), validation_rows(task))
 
 
-def test_examples(task: str = TASK) -> list[Example]:
-    """The rows of the sealed test set (see test_rows), in the wording for tuning."""
-    return make_examples(course_template(task), test_rows(task))
-
-
 def _sample(rows: list[Row], task: str, count: int) -> list[Row]:
     rows = usable(rows, course_template(task))
     return random.Random(0).sample(rows, min(count, len(rows)))

@@ -112,9 +112,7 @@ def outdated() -> dict[Path, str]:
     wanted = {readme: with_minutes(text)}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
-    return {
-        path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text
-    }
+    return {path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text}
 
 
 def main(arguments: list[str]) -> int:
