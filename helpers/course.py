@@ -67,7 +67,7 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("quick", 240, 48, 96, (1, 2, 4, 8), 1, 16, 5, 48),
-        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 48, 6, 240),
+        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240),
         Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900),
     )
 }
