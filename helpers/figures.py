@@ -267,7 +267,9 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
 def _loss_axis(axes: Axes) -> None:
     """Losses fall from several nats to hundredths: on an even scale the end would be flat."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    # Three labels a decade are a crowd when the losses span many decades.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.1)
