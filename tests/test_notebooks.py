@@ -182,6 +182,26 @@ def test_each_public_function_of_helpers_is_used():
     assert idle == []
 
 
+# The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
+ORDER = (
+    "errors table templates splits models encoding prompting answering training scoring figures"
+    " widgets course"
+).split()
+
+
+def test_helpers_import_only_from_those_before_them():
+    assert sorted(ORDER) == sorted(
+        path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__"
+    )
+    for path in (ROOT / "helpers").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        # Only what is run on import: names for type checkers do not count.
+        modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+        for module in modules:
+            if module.startswith("helpers."):
+                assert ORDER.index(module.split(".")[1]) < ORDER.index(path.stem), path.name
+
+
 # Written in two halves, so that this file does not hold what it looks for.
 FORBIDDEN = [
     "/wo" + "rk/",
