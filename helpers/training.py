@@ -332,7 +332,7 @@ def load_finished(
         if kept["run"] != _fingerprint(model, train_set, settings):
             return None
         weights = load_file(Path(folder) / "best.safetensors")
-        history = History.from_json(json.dumps(kept["history"]))
+        history = History.from_json(kept["history"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         # Missing or damaged: the same as no run.
         return None
@@ -342,7 +342,7 @@ def load_finished(
 
 def _write_finished(folder: Path, run: str, history: History) -> None:
     part = folder / f"{FINISHED}.part"
-    part.write_text(json.dumps({"run": run, "history": asdict(history)}), encoding="utf-8")
+    part.write_text(json.dumps({"run": run, "history": history.to_json()}), encoding="utf-8")
     os.replace(part, folder / FINISHED)
 
 

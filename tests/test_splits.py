@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from helpers.splits import (
     split_by_product,
 )
 from helpers.table import REVIEWS, product_of, read_table
+from tests.refusals import refusal
 
 CLASSES = ("department", "star_rating")
 
@@ -51,15 +53,7 @@ def ids(part):
     return [one["review_id"] for one in part]
 
 
-def refused(call, *words):
-    """The message with which the call is refused; it has these words in it."""
-    with pytest.raises(SplitError) as caught:
-        call()
-    message = str(caught.value)
-    for word in words:
-        assert word in message
-    assert "\n" not in message
-    return message
+refused = partial(refusal, SplitError)
 
 
 # By product

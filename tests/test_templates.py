@@ -1,5 +1,7 @@
 """helpers/templates.py: the course's libraries, rendering, leaks, attacks, PromptSource."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from helpers.templates import (
     make_examples,
     render,
 )
+from tests.refusals import refusal
 
 ROW = {
     "review_id": "R1",
@@ -37,15 +40,7 @@ def template(prompt="{{ review_body }}\nRating:", completion=STARS, choices=WORD
     return Template("opinion", "mine", prompt, completion, choices)
 
 
-def refused(call, *words):
-    """The message with which the call is refused; it has these words in it."""
-    with pytest.raises(TemplateError) as caught:
-        call()
-    message = str(caught.value)
-    for word in words:
-        assert word in message
-    assert "\n" not in message
-    return message
+refused = partial(refusal, TemplateError)
 
 
 def library(folder, text):
