@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 import psutil
+import torch
 from IPython.display import DisplayHandle, display
 
+from helpers.answering import generate_answers
 from helpers.errors import CourseError
 from helpers.figures import as_output, state_of, training_curve
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.templates import Example
     from helpers.training import History
 
 
@@ -76,16 +81,22 @@ class LiveCurve:
     outputs of the cell, so the last state stays when the run is over, and in any front end.
 
     validation_rows: how many rows each validation accuracy is counted on.
+    question: put to the model at each validation; the answers are listed below the line.
     """
 
-    def __init__(self, validation_rows: int, seconds: float = 4.0) -> None:
-        self.validation_rows, self.seconds = validation_rows, seconds
-        self._picture = self._line = None
-        self._looks, self._drawn, self._memory = 0, 0.0, 0
+    def __init__(
+        self,
+        validation_rows: int,
+        question: "FixedQuestion | None" = None,
+        seconds: float = 4.0,
+    ) -> None:
+        self.validation_rows, self.question, self.seconds = validation_rows, question, seconds
+        self.answers: dict[int, str] = {}
+        self._picture = self._line = self._said = None
+        self._looks, self._drawn, self._peak = 0, 0.0, 0.0
 
     def __call__(self, history: "History") -> None:
         """Draw the run as it is now."""
-        self._memory = max(self._memory, psutil.Process().memory_info().rss)
         text = self._text(history)
         # The picture costs as much as a part of a step, so it waits for something to be seen.
         running = history.stopped == "running"
@@ -93,14 +104,54 @@ class LiveCurve:
         if new_look or not running or time.monotonic() - self._drawn > self.seconds:
             data, metadata = as_output(training_curve(history, self.validation_rows), text)
             self._picture = _put(self._picture, data, metadata)
-            self._looks, self._drawn = len(history.validations), time.monotonic()
+            self._drawn = time.monotonic()
         self._line = _put(self._line, {"text/plain": text}, {})
+        if new_look and self.question:
+            self.answers[len(history.steps)] = self.question.ask()
+            lines = [f"step {step}: {answer!r}" for step, answer in self.answers.items()]
+            said = f"One prompt, asked at each validation: {self.question}\n" + "\n".join(lines)
+            self._said = _put(self._said, {"text/plain": said}, {})
+        self._looks = len(history.validations)
 
     def _text(self, history: "History") -> str:
         text = state_of(history, self.validation_rows)
         if history.stopped == "running" and history.steps:
             text += f"; about {history.seconds_left:.0f} s left"
-        return f"{text}; memory up to {self._memory / 1e9:.1f} GB"
+        now = psutil.Process().memory_info().rss / 1e9
+        self._peak = max(self._peak, now)
+        text += f"; memory {now:.1f} GB (at most {self._peak:.1f})"
+        if torch.cuda.is_available():
+            used, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+            text += f", on the GPU {used / 1e9:.1f} GB (at most {most / 1e9:.1f})"
+        return text
+
+
+class FixedQuestion:
+    """One fixed question to a model in training: the prompt of an example, asked again and again.
+
+    Asking leaves the model as it was (training or evaluation mode) and draws no random number, so
+    a run that is watched goes the same way as one that is not.
+    """
+
+    def __init__(
+        self, example: "Example", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+    ) -> None:
+        self.example, self.model, self.tokenizer = example, model, tokenizer
+
+    def __str__(self) -> str:
+        """The end of the prompt, and the right answer."""
+        return f"{self.example.prompt[-120:]!r}, right answer {self.example.completion!r}"
+
+    def ask(self) -> str:
+        """What the model answers now, when nobody constrains it."""
+        training = self.model.training
+        try:
+            return generate_answers(self.model, self.tokenizer, [self.example.prompt], 12)[0]
+        except CourseError as error:
+            # A question that cannot be put is no reason to end a run.
+            return str(error)
+        finally:
+            self.model.train(training)
 
 
 def _put(handle: DisplayHandle | None, data: dict, metadata: dict) -> DisplayHandle | None:

@@ -1,11 +1,15 @@
 """Widgets, used from code as well as from the mouse."""
 
 import pytest
+import torch
 
 from helpers import widgets
+from helpers.encoding import encode_all
 from helpers.errors import CourseError
-from helpers.training import History, StepRecord, ValidationRecord
-from helpers.widgets import LiveCurve, SideBySide
+from helpers.templates import Example
+from helpers.training import History, StepRecord, TrainSettings, ValidationRecord, train
+from helpers.widgets import FixedQuestion, LiveCurve, SideBySide
+from tests.tiny import tiny_model, tiny_tokenizer
 
 
 def side_by_side(**answer_functions) -> SideBySide:
@@ -95,3 +99,70 @@ def test_live_curve_draws_in_between_when_the_last_picture_is_old(screen):
     watch(history)
     assert "image/png" in screen.updates[0]
     assert "accuracy" not in screen.updates[-1]["text/plain"]
+
+
+class Told:
+    """In place of a question to a model: gives the next of its answers."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    def __str__(self) -> str:
+        return "How is it?"
+
+    def ask(self) -> str:
+        return self.answers.pop(0)
+
+
+def test_live_curve_lists_the_answer_at_each_validation_and_the_memory_in_use(screen):
+    watch, history = LiveCurve(48, Told("<b>", "good"), seconds=1000), History(2, 2)
+    history.validations.append(ValidationRecord(0, 3.0, 0.25, 1.0))
+    watch(history)
+    said = screen.shown[-1]
+    # Plain text, so that markup of a model is never taken for markup of the page.
+    assert list(said) == ["text/plain"] and said["text/plain"].splitlines()[1:] == ["step 0: '<b>'"]
+    history.steps.append(StepRecord(1, 2.0, 1e-4, 1.0, 400, 2.0))
+    watch(history)
+    assert "asked" not in str(screen.updates), "no validation, no question"
+    history.validations.append(ValidationRecord(1, 1.0, 0.5, 1.0))
+    watch(history)
+    lines = screen.updates[-1]["text/plain"].splitlines()
+    assert "How is it?" in lines[0] and lines[1:] == ["step 0: '<b>'", "step 1: 'good'"]
+    history.stopped = "interrupted"
+    watch(history)
+    assert watch.answers == {0: "<b>", 1: "good"}
+    assert "memory" in screen.updates[-1]["text/plain"] and "at most" in str(screen.updates[-1])
+
+
+def test_a_question_to_a_model_leaves_it_as_it_was_and_never_ends_a_run():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    question = FixedQuestion(Example("How is it?", "good", "1"), model.train(), tokenizer)
+    state = torch.get_rng_state()
+    assert question.ask() == question.ask()
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    model.eval()
+    assert question.ask() and not model.training
+    assert "How is it?" in str(question) and "'good'" in str(question)
+    long = Example("good " * 300, "good", "2")
+    assert "context window" in FixedQuestion(long, model, tokenizer).ask()
+
+
+def test_a_run_that_is_watched_goes_as_one_that_is_not(tmp_path, screen):
+    tokenizer = tiny_tokenizer()
+    examples = [Example(f"It is {i}. Good?", "yes" if i % 2 else "no", str(i)) for i in range(12)]
+    encoded = encode_all(examples, tokenizer, 256)
+    settings, pad = TrainSettings(batch_size=4, micro_batch=4), tokenizer.pad_token_id
+    losses = []
+    for name in ("alone", "watched"):
+        model = tiny_model()
+        watch = (
+            LiveCurve(4, FixedQuestion(examples[0], model, tokenizer))
+            if name == "watched"
+            else None
+        )
+        history = train(
+            model, encoded, encoded[:4], settings, pad, tmp_path / name, lambda _: 0.5, watch
+        )
+        losses.append([one.loss for one in history.steps + history.validations])
+    assert losses[0] == losses[1]
+    assert list(watch.answers) == [one.step for one in history.validations]
