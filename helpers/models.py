@@ -7,6 +7,7 @@ ordinary model folder in a cache outside the repository.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import zipfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -237,20 +239,57 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, float]:
-    """Relative change of each parameter tensor: ‖after − before‖ / ‖before‖ (Frobenius norms).
+def card_scores(
+    kept: dict | None, version: str, names: tuple[str, ...] = ("tuned", "best prompt", "majority")
+) -> dict[str, str]:
+    """What a card may say about the test: scores of this very version, or that there are none yet.
 
-    Returns {parameter name: change}, 0.0 for a tensor that did not move.
+    kept: what notebook 06 kept, or None: {"version": ..., "rows": ..., "board": {name: {kind of
+    score: (score, low, high)}}}. Scores of another version would be a lie that nobody notices.
+    names: whose accuracy and macro-F1 go on the card.
+    """
+    if kept is None or kept["version"] != version:
+        return {"test": "not scored yet"}
+    lines = {"sealed test rows (95 % intervals)": str(kept["rows"])}
+    for kind in ("accuracy", "macro-F1"):
+        for name in names:
+            score, low, high = kept["board"][name][kind]
+            lines[f"{kind}, {name}"] = f"{score:.3f} ({low:.3f} to {high:.3f})"
+    return lines
+
+
+def relative_change(before: torch.Tensor, after: torch.Tensor) -> float:
+    """How far a tensor moved, by its own size: ‖after − before‖ / ‖before‖ (Frobenius norms).
+
+    0.0 for a tensor that did not move, infinite for one of zeros that did.
+    """
+    moved = (after - before).norm().item()
+    return moved / before.norm().item() if before.any() else math.inf if moved else 0.0
+
+
+def differing_tensors(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Names, in order, of tensors that only one side has, or that have another shape there."""
+    shapes, others = ({name: t.shape for name, t in side.items()} for side in (before, after))
+    return sorted(n for n in shapes.keys() | others.keys() if shapes.get(n) != others.get(n))
+
+
+def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, float]:
+    """Relative change of each parameter tensor: {parameter name: change}.
+
     Raises ModelError when the two models do not have the same tensors.
     """
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
+    differing = differing_tensors(old, new)
+    if differing:
         raise ModelError(
-            "The two models cannot be compared: their tensors have other names or shapes. Compare "
-            "a tuned model with the starting model that it was made from."
+            "The two models cannot be compared: their tensors have other names or shapes, the "
+            f"first of them {differing[0]!r}. Compare a tuned model with the starting model that "
+            "it was made from."
         )
     with torch.no_grad():
-        return {name: float((new[name] - old[name]).norm() / old[name].norm()) for name in old}
+        return {name: relative_change(old[name], new[name]) for name in old}
 
 
 if __name__ == "__main__":

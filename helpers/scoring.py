@@ -198,6 +198,24 @@ def _check_labels(references: Sequence[str], labels: Sequence[str]) -> None:
         )
 
 
+def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
+    """Mean loss of a set from the mean losses of its batches, each token weighing the same.
+
+    Args:
+        means: mean loss of each batch; whatever it is for a batch without a counted token.
+        tokens: how many tokens that mean was taken over.
+    Raises:
+        ScoringError: lists of unequal length, or not a single token.
+    """
+    if len(means) != len(tokens) or not any(tokens):
+        raise ScoringError(
+            f"There are {len(means)} means over {len(tokens)} numbers of tokens, {sum(tokens)} "
+            "tokens in all. Give one number for each mean, and at least one token."
+        )
+    total = sum(mean * count for mean, count in zip(means, tokens, strict=True) if count)
+    return total / sum(tokens)
+
+
 def rouge(prediction: str, reference: str) -> dict[str, float]:
     """Overlap of two texts in words (rouge1), pairs of words (rouge2) and order (rougeL); 0 to 1.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from safetensors import SafetensorError
 from helpers import models
 from helpers.models import (
     ModelError,
+    card_scores,
+    differing_tensors,
     load_model,
     model_card,
     prepare_starting_model,
+    relative_change,
     save_model,
     weight_changes,
 )
@@ -218,8 +222,34 @@ def test_weight_changes_are_relative_norms():
 def test_models_of_other_shapes_cannot_be_compared():
     other = tiny_model()
     other.resize_token_embeddings(700)
-    with pytest.raises(ModelError, match="other names or shapes"):
+    with pytest.raises(ModelError, match="other names or shapes.*'model.embed_tokens.weight'"):
         weight_changes(tiny_model(), other)
+
+
+def test_a_tensor_of_zeros_has_no_size_to_hold_its_change_against():
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    assert relative_change(zeros, zeros) == 0.0
+    assert relative_change(zeros, ones) == math.inf
+    assert relative_change(ones, zeros) == pytest.approx(1.0)
+
+
+def test_tensors_differ_in_name_or_shape_not_in_value():
+    side = {"b": torch.zeros(2, 3), "a": torch.zeros(1), "c": torch.zeros(4)}
+    other = {"b": torch.zeros(3, 2), "c": torch.ones(4), "d": torch.zeros(1)}
+    assert differing_tensors(side, other) == differing_tensors(other, side) == ["a", "b", "d"]
+    assert differing_tensors(side, side) == []
+
+
+def test_a_card_shows_the_scores_of_its_own_version_only():
+    scores = {"accuracy": (0.5, 0.4, 0.6), "macro-F1": (0.25, 0.125, 0.375), "other": (1, 1, 1)}
+    kept = {"version": "abc", "rows": 96, "board": {"tuned": scores, "majority": scores}}
+    lines = card_scores(kept, "abc", ("tuned",))
+    assert lines == {
+        "sealed test rows (95 % intervals)": "96",
+        "accuracy, tuned": "0.500 (0.400 to 0.600)",
+        "macro-F1, tuned": "0.250 (0.125 to 0.375)",
+    }
+    assert card_scores(kept, "abd") == card_scores(None, "abc") == {"test": "not scored yet"}
 
 
 def test_a_model_card_says_what_it_was_given_and_nothing_else():

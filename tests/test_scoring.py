@@ -21,6 +21,7 @@ from helpers.scoring import (
     lead_words,
     macro_f1,
     majority_label,
+    mean_by_tokens,
     paired_test,
     read_answer,
     rouge,
@@ -374,3 +375,19 @@ def test_paired_test_is_seldom_wrong_about_equal_methods() -> None:
 def test_paired_test_refuses_answers_in_place_of_right_and_wrong() -> None:
     with pytest.raises(ScoringError, match="takes True or False for each row.*it got 'good'"):
         paired_test([True, "good"], [True, False])
+
+
+def test_a_mean_loss_weighs_tokens_alike_however_they_were_cut_into_batches():
+    losses = [random.Random(0).random() * 5 for _ in range(30)]
+    for cuts in ([30], [1, 29], [10, 0, 10, 10], [3] * 10):
+        means, begin = [], 0
+        for size in cuts:
+            means.append(fmean(losses[begin : begin + size]) if size else float("nan"))
+            begin += size
+        assert mean_by_tokens(means, cuts) == pytest.approx(fmean(losses))
+
+
+@pytest.mark.parametrize(("means", "tokens"), [([], []), ([1.0], [0]), ([1.0, 2.0], [3])])
+def test_there_is_no_mean_without_tokens(means, tokens):
+    with pytest.raises(ScoringError, match="at least one token"):
+        mean_by_tokens(means, tokens)
