@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers.checks import registry
 from tools import badges
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,21 +186,36 @@ def test_each_public_function_of_helpers_is_used():
 # The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
 ORDER = (
     "errors table templates splits models encoding prompting answering training scoring figures"
-    " widgets course"
+    " widgets course checks"
 ).split()
+# And within helpers.checks, which all the others do without; registry has the exercises' modules.
+FRAMEWORK = "exercise verdict record quizzes".split()
+ORDER_OF_CHECKS = [*FRAMEWORK, *registry.MODULES, "registry", "commands", "__init__"]
+
+
+def imported_modules(path: Path) -> list[str]:
+    """All that a module imports when it is itself imported: names for type checkers are not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
 
 
 def test_helpers_import_only_from_those_before_them():
-    assert sorted(ORDER) == sorted(
-        path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__"
-    )
-    for path in (ROOT / "helpers").glob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        # Only what is run on import: names for type checkers do not count.
-        modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-        for module in modules:
+    folder = ROOT / "helpers"
+    there = {path.stem for path in folder.iterdir() if path.suffix == ".py"} | {"checks"}
+    assert there - {"__init__"} == set(ORDER)
+    for path in folder.glob("*.py"):
+        for module in imported_modules(path):
             if module.startswith("helpers."):
                 assert ORDER.index(module.split(".")[1]) < ORDER.index(path.stem), path.name
+
+
+def test_checks_import_only_from_those_before_them():
+    for path in (ROOT / "helpers" / "checks").glob("*.py"):
+        place = ORDER_OF_CHECKS.index(path.stem)
+        for module in imported_modules(path):
+            if module.startswith("helpers.checks."):
+                assert ORDER_OF_CHECKS.index(module.split(".")[2]) < place, path.name
 
 
 # Written in two halves, so that this file does not hold what it looks for.

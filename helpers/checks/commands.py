@@ -1,0 +1,127 @@
+"""What a learner calls: check, hint, solution, progress."""
+
+import inspect
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+from helpers.checks import record
+from helpers.checks.exercise import Exercise
+from helpers.checks.quizzes import QUIZZES, key, load_quiz
+from helpers.checks.registry import exercises, find
+from helpers.checks.verdict import NOT_TRIED, RIGHT, assess
+from helpers.figures import show_table
+
+_hints_shown: Counter[str] = Counter()
+
+
+def check(name: str, attempt: Any) -> None:
+    """Try a function or value on hidden cases: "not tried yet", "not yet" and why, or "right".
+
+    What the function prints is shown with the case that fails, and held back otherwise.
+
+    Raises AssertionError with the same text unless it is right, if COURSE_GRADING=1: so nbgrader
+    counts points. CourseError when there is no such exercise.
+    """
+    verdict = assess(find(name), attempt)
+    if verdict.state != NOT_TRIED:
+        record.note(name, verdict.state == RIGHT)
+    if os.environ.get("COURSE_GRADING") == "1" and verdict.state != RIGHT:
+        raise AssertionError(verdict.text)
+    print(verdict.text)
+
+
+def hint(name: str) -> None:
+    """Print the next hint of an exercise; after the last one, how to see the solution."""
+    hints = find(name).hints
+    place = _hints_shown[name]
+    if place >= len(hints):
+        print(f'No more hints. solution("{name}") shows one way to write it.')
+        return
+    _hints_shown[name] += 1
+    print(f"Hint {place + 1} of {len(hints)}: {hints[place]}")
+    if place + 1 == len(hints):
+        print(f'That was the last one. Next is solution("{name}").')
+
+
+def solution(name: str) -> None:
+    """Print a solution: the source of the helper that does it in this course."""
+    print(solution_of(find(name)))
+
+
+def solution_of(exercise: Exercise) -> str:
+    """Source text of a solution, with the private helpers and constants that it uses."""
+    if exercise.answer:
+        return exercise.answer.strip("\n")
+    if not isinstance(exercise.reference, FunctionType):
+        return f"{exercise.name} = {exercise.reference!r}"
+    module = sys.modules[exercise.reference.__module__]
+    parts: dict[str, str] = {}
+    _collect(exercise.reference, module, parts)
+    where = f"# {exercise.reference.__name__} in {module.__name__.replace('.', '/')}.py"
+    return "\n\n".join([where, *reversed(parts.values())])
+
+
+def _collect(function: Callable, module: Any, parts: dict[str, str]) -> None:
+    parts[function.__name__] = inspect.getsource(function).rstrip()
+    for name in _names(function.__code__):
+        value = vars(module).get(name)
+        if name in parts:
+            continue
+        if isinstance(value, FunctionType) and name.startswith("_"):
+            _collect(value, module, parts)
+        elif name.isupper() and isinstance(value, int | float | str | tuple | list):
+            parts[name] = f"{name} = {value!r}"
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that a function looks up, also in the functions and comprehensions inside it."""
+    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return [*code.co_names, *(name for part in inner for name in _names(part))]
+
+
+def progress(notebook: str | None = None) -> None:
+    """Print what is done: in one notebook each exercise, without a name a line a notebook."""
+    kept = record.load()
+    of_notebook: dict[str, list[Exercise]] = {path.stem: [] for path in QUIZZES.glob("*.yaml")}
+    for one in exercises().values():
+        of_notebook.setdefault(one.notebook, []).append(one)
+    questions = {
+        name: [kept.get(key(name, number + 1)) for number in range(len(load_quiz(name)))]
+        for name in of_notebook
+        if (QUIZZES / f"{name}.yaml").exists()
+    }
+    if notebook is None:
+        rows = [
+            [
+                name,
+                _of(kept.get(one.name) for one in of_notebook[name]),
+                _of(questions.get(name, [])),
+            ]
+            for name in sorted(of_notebook)
+        ]
+        show_table(["notebook", "exercises right", "questions right"], rows)
+    else:
+        words = {record.DONE: "right", record.TRIED: "not yet", None: "not tried yet"}
+        rows = [
+            [one.title, f"{one.minutes} min", stars(one.difficulty), words[kept.get(one.name)]]
+            for one in of_notebook.get(notebook, [])
+        ]
+        rows.append(["Quiz", "", "", f"{_of(questions.get(notebook, []))} right"])
+        show_table([notebook, "time", "difficulty", "state"], rows)
+    done = _of(kept.get(name) for name in exercises())
+    answered = _of(state for states in questions.values() for state in states)
+    print(f"In the whole course: {done} exercises and {answered} questions are right.")
+
+
+def stars(difficulty: int) -> str:
+    """One to three full stars of three."""
+    return "★" * difficulty + "☆" * (3 - difficulty)
+
+
+def _of(states: Any) -> str:
+    states = list(states)
+    return f"{states.count(record.DONE)} of {len(states)}"

@@ -1,0 +1,180 @@
+"""Three questions to each notebook, answered with buttons or from a cell."""
+
+import textwrap
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import yaml
+from IPython.display import display
+
+from helpers.checks import record
+from helpers.course import ROOT
+from helpers.errors import CourseError
+
+QUIZZES = ROOT / "data" / "quizzes"
+LETTERS = "abcdef"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A possible answer, and why it is right or wrong."""
+
+    text: str
+    right: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its choices, exactly one of them right."""
+
+    text: str
+    choices: tuple[Choice, ...]
+
+
+def load_quiz(notebook: str, folder: Path = QUIZZES) -> list[Question]:
+    """The questions to a notebook, from data/quizzes/<notebook>.yaml.
+
+    Raises CourseError: no such quiz, or a file that is not of the agreed form.
+    """
+    file = folder / f"{notebook}.yaml"
+    if not file.exists():
+        there = ", ".join(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
+        raise CourseError(f"There is no quiz {notebook!r}. There is: {there}.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CourseError(
+            f"The quiz {file.name} cannot be read: {' '.join(str(error).split())}. Mend it, or get "
+            "it again from the course."
+        ) from None
+    _must(isinstance(content, list) and content, file, "it has to be a list of questions")
+    return [_question(item, file, number) for number, item in enumerate(content, start=1)]
+
+
+def _question(item: Any, file: Path, number: int) -> Question:
+    where = f"question {number}"
+    good = isinstance(item, dict) and set(item) == {"question", "choices"}
+    _must(good, file, f"{where} needs exactly the keys question and choices")
+    _must(_is_text(item["question"]), file, f"{where} has no text")
+    choices = item["choices"]
+    good = isinstance(choices, list) and 2 <= len(choices) <= len(LETTERS)
+    _must(good, file, f"{where} needs 2 to {len(LETTERS)} choices")
+    for choice in choices:
+        good = (
+            isinstance(choice, dict)
+            and set(choice) - {"right"} == {"text", "why"}
+            and _is_text(choice["text"])
+            and _is_text(choice["why"])
+            and isinstance(choice.get("right", False), bool)
+        )
+        _must(good, file, f"each choice of {where} needs text and why, and may have right: true")
+    made = tuple(
+        Choice(c["text"].strip(), c.get("right", False), c["why"].strip()) for c in choices
+    )
+    _must(sum(choice.right for choice in made) == 1, file, f"{where} needs one right choice")
+    return Question(item["question"].strip(), made)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _must(condition: Any, file: Path, rule: str) -> None:
+    if not condition:
+        raise CourseError(f"The quiz {file.name} is not as it should be: {rule}.")
+
+
+def as_text(questions: list[Question]) -> str:
+    """The questions with letters before the choices, in lines of at most 88 characters."""
+    blocks = []
+    for number, question in enumerate(questions, start=1):
+        lines = [_wrapped(f"{number}. ", question.text)]
+        lines += [
+            _wrapped(f"   {letter}) ", choice.text)
+            for letter, choice in zip(LETTERS, question.choices, strict=False)
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _wrapped(start: str, text: str) -> str:
+    return textwrap.fill(text, 88, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+def reply(notebook: str, number: int, letter: str) -> str:
+    """What to say to an answer: right or wrong, and why. The answer is counted in the progress.
+
+    Raises CourseError: no such question or letter.
+    """
+    questions = load_quiz(notebook)
+    if not isinstance(number, int) or not 1 <= number <= len(questions):
+        raise CourseError(
+            f"There is no question {number!r} in the quiz {notebook}: it has {len(questions)}."
+        )
+    choices = questions[number - 1].choices
+    letters = LETTERS[: len(choices)]
+    if not isinstance(letter, str) or len(letter) != 1 or letter.lower() not in letters:
+        raise CourseError(
+            f"Question {number} has no answer {letter!r}. Choose one of: {', '.join(letters)}."
+        )
+    choice = choices[letters.index(letter.lower())]
+    record.note(key(notebook, number), choice.right)
+    return f"{'right' if choice.right else 'wrong'}: {choice.why}"
+
+
+def key(notebook: str, number: int) -> str:
+    """Under which the record keeps a question."""
+    return f"{notebook} question {number}"
+
+
+class QuizButtons(ipywidgets.VBox):
+    """A row of buttons for each question, and below it whether the answer is right, and why.
+
+    Buttons take Tab, Enter and Space. From code: `buttons[question][choice].click()`; then
+    `replies[question].value` is the explanation, as HTML. Both count from 0.
+    """
+
+    def __init__(self, notebook: str) -> None:
+        self.buttons: list[list[ipywidgets.Button]] = []
+        self.replies: list[ipywidgets.HTML] = []
+        rows = []
+        for number, question in enumerate(load_quiz(notebook), start=1):
+            self.replies.append(ipywidgets.HTML())
+            self.buttons.append([])
+            for letter, choice in zip(LETTERS, question.choices, strict=False):
+                button = ipywidgets.Button(
+                    description=letter,
+                    tooltip=f"Question {number}, {letter}: {choice.text}",
+                    layout=ipywidgets.Layout(width="4em"),
+                )
+                button.on_click(self._answer(notebook, number, letter))
+                self.buttons[-1].append(button)
+            name = ipywidgets.HTML(f"Question {number}:")
+            rows += [ipywidgets.HBox([name, *self.buttons[-1]]), self.replies[-1]]
+        super().__init__(rows)
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "Buttons for the answers. They need a running notebook."
+
+    def _answer(self, notebook: str, number: int, letter: str) -> Any:
+        def clicked(_: ipywidgets.Button) -> None:
+            said = reply(notebook, number, letter)
+            self.replies[number - 1].value = escape(f"{letter} is {said}")
+
+        return clicked
+
+
+def quiz(notebook: str) -> None:
+    """Show the questions to a notebook: as text, and below it buttons to answer them."""
+    print(as_text(load_quiz(notebook)))
+    display(QuizButtons(notebook))
+
+
+def answer(notebook: str, number: int, letter: str) -> None:
+    """Answer question `number` (from 1) with a letter, and read why that is right or wrong."""
+    print(textwrap.fill(reply(notebook, number, letter), 88))

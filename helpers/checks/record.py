@@ -1,0 +1,46 @@
+"""What is done, kept in a small file next to the results."""
+
+import json
+import os
+from pathlib import Path
+
+from helpers.course import runs
+
+TRIED, DONE = "tried", "done"
+
+
+def path() -> Path:
+    """One file for all profiles: an exercise does not depend on the size of the runs."""
+    return runs().parent / "progress.json"
+
+
+def load() -> dict[str, str]:
+    """Key of an exercise or of a quiz question → TRIED or DONE. A damaged file counts as none."""
+    try:
+        kept = json.loads(path().read_text(encoding="utf-8"))
+        if not all(state in (TRIED, DONE) for state in kept.values()):
+            raise ValueError
+        return kept
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError):
+        print(f"({path().name} cannot be read: what was done before is not counted.)")
+        return {}
+
+
+def note(key: str, right: bool) -> None:
+    """Keep that something was tried or done; what is done stays done.
+
+    A folder that cannot be written costs the table its memory, and never the learner's check.
+    """
+    kept = load()
+    state = DONE if right or kept.get(key) == DONE else TRIED
+    if kept.get(key) == state:
+        return
+    new = path().with_suffix(f".{os.getpid()}.part")
+    try:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps({**kept, key: state}, indent=1), encoding="utf-8")
+        os.replace(new, path())
+    except OSError as error:
+        print(f"(Progress could not be kept: {error.strerror}.)")

@@ -1,0 +1,373 @@
+"""The exercises' framework on made-up exercises, and every exercise and quiz of the course."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from helpers.checks import check, commands, hint, progress, record, solution, verdict
+from helpers.checks.exercise import Case, Exercise, Mistake, same_value
+from helpers.errors import CourseError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """No test sees or leaves progress, and none waits five seconds for an endless loop."""
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("COURSE_GRADING", raising=False)
+    monkeypatch.setattr(verdict, "SECONDS", 0.3)
+    return tmp_path / "runs"
+
+
+# ---------------------------------------------------------------------------------------------
+# The framework
+# ---------------------------------------------------------------------------------------------
+
+_STEP = 2
+
+
+def _by(number: int) -> int:
+    return number * _STEP
+
+
+def doubled(numbers: list[int]) -> list[int]:
+    """Each number twice as large."""
+    return [_by(number) for number in numbers]
+
+
+def plus_two(numbers):
+    return [number + 2 for number in numbers]
+
+
+def only_first(numbers):
+    return [2 * number for number in numbers[:1]]
+
+
+DOUBLED = Exercise(
+    name="doubled",
+    notebook="03_split",
+    title="Twice as large",
+    minutes=2,
+    difficulty=1,
+    reference=doubled,
+    cases=lambda: [
+        Case(([2],), "One number is enough to see it."),
+        Case(([3, -1],), "Look at each number."),
+    ],
+    mistakes=(
+        Mistake(plus_two, "Twice is not plus two."),
+        Mistake(only_first, "Not only the first."),
+        Mistake(lambda numbers: numbers, "That is what you were given."),
+    ),
+    hints=("Think of 2 * number.", "A list comprehension does it."),
+)
+VALUE = Exercise(
+    name="start_loss",
+    notebook="03_split",
+    title="A value",
+    minutes=1,
+    difficulty=1,
+    reference=0.5,
+    mistakes=(Mistake(2.0, "That is one divided by it."),),
+    hints=("Less than one.",),
+)
+JUDGED = Exercise(
+    name="slogan",
+    notebook="03_split",
+    title="A text",
+    minutes=1,
+    difficulty=2,
+    judge=lambda text: None if "{body}" in text else "The text has no field.",
+    mistakes=(Mistake("Good or bad?", "Nobody says what is meant."),),
+    hints=("Braces.",),
+    answer='slogan = "{body} Good?"',
+)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(commands, "find", {e.name: e for e in (DOUBLED, VALUE, JUDGED)}.get)
+
+
+def said(capsys, name, attempt) -> str:
+    capsys.readouterr()
+    check(name, attempt)
+    return capsys.readouterr().out.rstrip("\n")
+
+
+def stub_of_dots(numbers):
+    """A docstring."""
+    ...
+
+
+def stub_of_pass(numbers):
+    pass
+
+
+def stub_that_names_things(numbers):
+    result = ...
+    return result
+
+
+def stub_that_raises(numbers):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [None, ..., stub_of_dots, stub_of_pass, stub_that_names_things, stub_that_raises],
+    ids=str,
+)
+def test_what_nobody_wrote_is_not_tried_yet(made_up, capsys, attempt, folder):
+    assert said(capsys, "doubled", attempt) == "not tried yet"
+    assert not (folder / "progress.json").exists()
+
+
+def test_the_right_function_is_right_and_that_is_all_that_is_said(made_up, capsys):
+    def loud(numbers):
+        print("working")
+        return doubled(numbers)
+
+    assert said(capsys, "doubled", doubled) == "right"
+    assert said(capsys, "doubled", loud) == "right"
+    assert said(capsys, "doubled", lambda numbers: tuple(2.0 * n for n in numbers)) == "right"
+
+
+def test_a_wrong_function_gets_its_smallest_failing_case_and_one_help(made_up, capsys):
+    lines = said(capsys, "doubled", plus_two).splitlines()
+    # 2 + 2 is right by chance, so the second case is the smallest that fails.
+    assert lines == [
+        "not yet: doubled([3, -1])",
+        "  gives     [5, 1] (a list of 2, each a whole number)",
+        "  expected  a list of 2, each a whole number",
+        "Twice is not plus two.",
+    ]
+    unknown = said(capsys, "doubled", lambda numbers: [7])
+    assert "doubled([2])" in unknown and unknown.endswith("One number is enough to see it.")
+
+
+def test_each_mistake_has_its_own_message(made_up, capsys):
+    for mistake in DOUBLED.mistakes:
+        assert said(capsys, "doubled", mistake.attempt).endswith("\n" + mistake.message)
+
+
+def test_nothing_returned_is_not_the_same_as_nothing_tried(made_up, capsys):
+    def forgets(numbers):
+        numbers = [2 * n for n in numbers]
+
+    assert "Does it end with return?" in said(capsys, "doubled", forgets)
+
+
+def test_what_a_function_printed_is_shown_with_the_failing_case(made_up, capsys):
+    def chatty(numbers):
+        print("I got", numbers)
+        return numbers
+
+    text = said(capsys, "doubled", chatty)
+    assert "It printed: I got [2]" in text and "[3, -1]" not in text
+
+
+def endless(numbers):
+    while True:
+        numbers = [2 * n for n in numbers[:1]]
+
+
+def endless_and_stubborn(numbers):
+    while True:
+        try:
+            while True:
+                print("still here")
+        except Exception:
+            pass
+
+
+def endless_against_everything(numbers):
+    end = time.monotonic() + 0.9
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+
+@pytest.mark.parametrize("attempt", [endless, endless_and_stubborn])
+def test_an_endless_loop_is_stopped_and_named(made_up, capsys, attempt):
+    begin = time.monotonic()
+    text = said(capsys, "doubled", attempt)
+    assert "did not end within" in text and "It was stopped" in text and "([2])" in text
+    assert time.monotonic() - begin < 2
+    assert len(text) < 2000  # it may have printed millions of lines
+
+
+def test_code_that_cannot_be_stopped_is_left_behind_with_a_word(made_up, capsys, monkeypatch):
+    monkeypatch.setattr(verdict, "STOPPING_SECONDS", 0.1)
+    text = said(capsys, "doubled", endless_against_everything)
+    assert "still running; restart the kernel" in text
+
+
+def raises(numbers):
+    return numbers["two"]
+
+
+def leaves(numbers):
+    raise SystemExit(3)
+
+
+def test_an_exception_is_shown_with_its_line(made_up, capsys):
+    text = said(capsys, "doubled", raises)
+    assert "TypeError: list indices must be integers" in text
+    assert 'return numbers["two"]' in text and "([2])" in text and "Traceback" not in text
+    assert "SystemExit: 3" in said(capsys, "doubled", leaves)
+    assert "takes 0 positional arguments" in said(capsys, "doubled", lambda: [])
+
+
+def test_an_argument_that_was_changed_is_named_also_when_the_answer_is_right(made_up, capsys):
+    def in_place(numbers):
+        for place, number in enumerate(numbers):
+            numbers[place] = 2 * number
+        return numbers
+
+    def in_place_and_wrong(numbers):
+        numbers.clear()
+        return 3
+
+    right, wrong = said(capsys, "doubled", in_place), said(capsys, "doubled", in_place_and_wrong)
+    assert "The answer is right, but the call changed its argument numbers" in right
+    assert "changed its argument numbers" in wrong and "gives     3" in wrong
+    # The next attempt gets the arguments as they were.
+    assert said(capsys, "doubled", doubled) == "right"
+
+
+def test_a_wrong_type_is_told_in_words(made_up, capsys):
+    text = said(capsys, "doubled", lambda numbers: 2 * torch.tensor(numbers))
+    assert "a tensor of shape (1,), int64" in text
+    assert "expected  a list of 1, each a whole number" in text
+    assert "a generator" in said(capsys, "doubled", lambda numbers: (n for n in numbers))
+    assert 'check("doubled", doubled)' in said(capsys, "doubled", [4])
+    assert "has to be a value (a number)" in said(capsys, "start_loss", lambda: 0.5)
+
+
+def test_a_value_is_right_or_its_mistake_is_named(made_up, capsys):
+    assert said(capsys, "start_loss", ...) == "not tried yet"
+    assert said(capsys, "start_loss", torch.tensor(0.5)) == "right"
+    assert said(capsys, "start_loss", 2.0).endswith("That is one divided by it.")
+    assert said(capsys, "start_loss", 3.0).endswith('hint("start_loss") helps.')
+    assert "Expected: a number." in said(capsys, "start_loss", "half")
+
+
+def test_a_judge_speaks_for_itself(made_up, capsys):
+    assert said(capsys, "slogan", "{body} Is it?") == "right"
+    assert said(capsys, "slogan", "Is it?").splitlines()[0] == "not yet: The text has no field."
+    assert said(capsys, "slogan", "Good or bad?").endswith("Nobody says what is meant.")
+    assert "raised TypeError" in said(capsys, "slogan", 3)
+
+
+def test_a_function_that_is_to_raise_has_to_raise(made_up, capsys, monkeypatch):
+    def strict(numbers):
+        if len(numbers) > 1:
+            raise CourseError("too many")
+        return numbers
+
+    exercise = Exercise(
+        "strict", "03_split", "", 1, 1, strict, lambda: [Case(([1],)), Case(([1, 2],), "Refuse.")]
+    )
+    monkeypatch.setattr(commands, "find", {"strict": exercise}.get)
+    assert said(capsys, "strict", strict) == "right"
+    assert "expected  a CourseError is raised" in said(capsys, "strict", lambda numbers: numbers)
+
+
+def test_grading_raises_with_the_same_text(made_up, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_GRADING", "1")
+    assert said(capsys, "doubled", doubled) == "right"
+    for attempt, words in ((..., "not tried yet"), (plus_two, "Twice is not plus two.")):
+        with pytest.raises(AssertionError, match=words):
+            check("doubled", attempt)
+
+
+def test_hints_come_one_after_the_other_and_then_the_solution(made_up, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "_hints_shown", type(commands._hints_shown)())
+    for words in ("Hint 1 of 2: Think of", 'Next is solution("doubled")', "No more hints"):
+        hint("doubled")
+        assert words in capsys.readouterr().out
+    solution("doubled")
+    printed = capsys.readouterr().out
+    assert "def doubled(" in printed and "def _by(" in printed and "_STEP = 2" in printed
+    solution("slogan")
+    assert capsys.readouterr().out == 'slogan = "{body} Good?"\n'
+    solution("start_loss")
+    assert capsys.readouterr().out == "start_loss = 0.5\n"
+
+
+def test_an_unknown_exercise_is_refused():
+    with pytest.raises(CourseError, match="no exercise 'los_mask'"):
+        check("los_mask", None)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "same"),
+    [
+        (0.1 + 0.2, 0.3, True),
+        (0.3001, 0.3, False),
+        (1, 1.0, True),
+        (True, 1, False),
+        (float("nan"), float("nan"), True),
+        ((1, [2.0]), [1, (2,)], True),
+        ([1, 2], [1, 2, 3], False),
+        ("1", 1, False),
+        ({"a": 0.3}, {"a": 0.1 + 0.2}, True),
+        ({"a": 1}, {"b": 1}, False),
+        (torch.tensor(2.0), 2.0, True),
+        ([1.0], torch.tensor([1.0]), False),
+        (torch.tensor([1.0]), torch.tensor([1.0000001]), True),
+        (torch.tensor([1.0]), torch.tensor([1]), False),
+        (torch.tensor([[1]]), torch.tensor([1]), False),
+        (Case((1,)), Case((1.0,)), True),
+        (Case((1,)), Case((2,)), False),
+    ],
+)
+def test_when_values_count_as_the_same(got, expected, same):
+    assert same_value(got, expected) is same
+
+
+def test_modules_and_optimizers_are_compared_by_what_they_hold():
+    def pair():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        return model, torch.optim.AdamW(model.parameters())
+
+    (model, optimizer), (other, other_optimizer) = pair(), pair()
+    assert same_value(model, other) and same_value(optimizer, other_optimizer)
+    model.weight.data += 1
+    assert not same_value(model, other)
+
+
+# ---------------------------------------------------------------------------------------------
+# Progress
+# ---------------------------------------------------------------------------------------------
+
+
+def test_progress_is_kept_and_done_stays_done(made_up, folder):
+    check("doubled", plus_two)
+    assert record.load() == {"doubled": "tried"}
+    check("doubled", doubled)
+    check("doubled", plus_two)
+    assert record.load() == {"doubled": "done"}
+    assert [path.name for path in folder.iterdir()] == ["progress.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"doubled": "perfect"}', "\udcff"])
+def test_a_damaged_file_starts_over_and_says_so(made_up, capsys, folder, text):
+    folder.mkdir()
+    (folder / "progress.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    check("doubled", doubled)
+    out = capsys.readouterr().out
+    assert "what was done before is not counted" in out and "right" in out
+    assert json.loads((folder / "progress.json").read_text()) == {"doubled": "done"}
+
+
+def test_a_folder_that_cannot_be_written_costs_one_line(made_up, capsys, folder):
+    folder.write_text("a file where the folder should be")
+    check("doubled", doubled)
+    assert capsys.readouterr().out.splitlines()[-1] == "right"
+    progress()
