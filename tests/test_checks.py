@@ -1,14 +1,36 @@
 """The exercises' framework on made-up exercises, and every exercise and quiz of the course."""
 
+import ast
+import copy
+import inspect
 import json
 import time
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
-from helpers.checks import check, commands, hint, progress, record, solution, verdict
+from helpers.checks import (
+    answer,
+    check,
+    commands,
+    hint,
+    progress,
+    quiz,
+    quizzes,
+    record,
+    registry,
+    solution,
+    verdict,
+)
 from helpers.checks.exercise import Case, Exercise, Mistake, same_value
 from helpers.errors import CourseError
+from tests.refusals import refusal
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -371,3 +393,262 @@ def test_a_folder_that_cannot_be_written_costs_one_line(made_up, capsys, folder)
     check("doubled", doubled)
     assert capsys.readouterr().out.splitlines()[-1] == "right"
     progress()
+
+
+# ---------------------------------------------------------------------------------------------
+# Quizzes
+# ---------------------------------------------------------------------------------------------
+
+QUIZ = """
+- question: "Is <b>2 even</b>?"
+  choices:
+    - {text: "Yes, a <i>multiple</i>", right: true, why: "2 = 2 · 1"}
+    - {text: "No", why: "An <odd> number has a remainder."}
+- question: "Is 3?"
+  choices:
+    - {text: "Yes", why: "Halve it."}
+    - {text: "No", right: true, why: "A half is left."}
+"""
+
+
+@pytest.fixture
+def made_up_quiz(tmp_path, monkeypatch):
+    (tmp_path / "03_split.yaml").write_text(QUIZ, encoding="utf-8")
+    for module in (quizzes, commands):
+        monkeypatch.setattr(module, "QUIZZES", tmp_path)
+    monkeypatch.setattr(quizzes.load_quiz, "__defaults__", (tmp_path,))
+    return tmp_path
+
+
+def test_a_quiz_is_shown_as_text_with_letters_and_as_buttons(made_up_quiz, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(quizzes, "display", shown.append)
+    quiz("03_split")
+    text = capsys.readouterr().out
+    assert "1. Is <b>2 even</b>?" in text and "   a) Yes, a <i>multiple</i>" in text
+    assert "2. Is 3?\n   a) Yes\n   b) No" in text
+    (buttons,) = shown
+    assert repr(buttons) == "Buttons for the answers. They need a running notebook."
+    assert [[button.description for button in row] for row in buttons.buttons] == [["a", "b"]] * 2
+
+
+def test_buttons_say_right_or_wrong_and_why_as_text(made_up_quiz):
+    shown = quizzes.QuizButtons("03_split")
+    shown.buttons[0][1].click()
+    assert shown.replies[0].value == "b is wrong: An &lt;odd&gt; number has a remainder."
+    shown.buttons[0][0].click()
+    assert shown.replies[0].value == "a is right: 2 = 2 · 1"
+    assert shown.replies[1].value == ""
+    assert record.load() == {"03_split question 1": "done"}
+
+
+def test_a_question_can_be_answered_from_a_cell(made_up_quiz, capsys):
+    answer("03_split", 1, "B")
+    answer("03_split", 2, "b")
+    assert capsys.readouterr().out == (
+        "wrong: An <odd> number has a remainder.\nright: A half is left.\n"
+    )
+    assert record.load() == {"03_split question 1": "tried", "03_split question 2": "done"}
+
+
+def test_progress_counts_exercises_and_questions(made_up, made_up_quiz, capsys, monkeypatch):
+    made = {"doubled": DOUBLED, "start_loss": VALUE}
+    monkeypatch.setattr(commands, "exercises", lambda: made)
+    tables = []
+    monkeypatch.setattr(commands, "show_table", lambda header, rows: tables.append(rows))
+    check("doubled", doubled)
+    check("start_loss", 7.0)
+    answer("03_split", 2, "b")
+    progress("03_split")
+    progress()
+    assert tables[0] == [
+        ["Twice as large", "2 min", "★☆☆", "right"],
+        ["A value", "1 min", "★☆☆", "not yet"],
+        ["Quiz", "", "", "1 of 2 right"],
+    ]
+    assert tables[1] == [["03_split", "1 of 2", "1 of 2"]]
+    total = "In the whole course: 1 of 2 exercises and 1 of 2 questions are right."
+    assert capsys.readouterr().out.splitlines()[-1] == total
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: answer("03_split", 3, "a"), "no question 3"),
+        (lambda: answer("03_split", 0, "a"), "no question 0"),
+        (lambda: answer("03_split", 1, "c"), "a, b"),
+        (lambda: answer("03_split", 1, ""), "a, b"),
+        (lambda: answer("03_split", 1, 1), "a, b"),
+        (lambda: quiz("03_splits"), "There is: 03_split"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(made_up_quiz, call, words):
+    refusal(CourseError, call, words)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (QUIZ, "", "a list of questions"),
+        (QUIZ, "- [", "cannot be read"),
+        ('- question: "Is 3?"', '- ask: "Is 3?"', "question 2 needs exactly the keys"),
+        ('"Is 3?"', '""', "question 2 has no text"),
+        (', why: "Halve it."', "", "each choice of question 2"),
+        ('{text: "No", right: true, why: "A half is left."}', "text", "each choice of question 2"),
+        ("right: true", "right: maybe", "each choice of question 1"),
+        (', right: true, why: "A half', ', why: "A half', "question 2 needs one right choice"),
+        ('"Yes", why', '"Yes", right: true, why', "question 2 needs one right choice"),
+    ],
+)
+def test_a_malformed_quiz_is_refused(made_up_quiz, old, new, words):
+    assert old in QUIZ
+    (made_up_quiz / "03_split.yaml").write_text(QUIZ.replace(old, new), encoding="utf-8")
+    refusal(CourseError, lambda: quizzes.load_quiz("03_split"), "03_split.yaml", words)
+
+
+# ---------------------------------------------------------------------------------------------
+# Every exercise and quiz of the course
+# ---------------------------------------------------------------------------------------------
+
+EXERCISES = list(registry.exercises().values())
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.name)
+each_function = pytest.mark.parametrize(
+    "exercise",
+    [one for one in EXERCISES if callable(one.reference) and not one.judge],
+    ids=lambda one: one.name,
+)
+
+
+def cells_of(exercise: Exercise) -> list[str]:
+    """The code cells of the exercise's notebook."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{exercise.notebook}.ipynb", as_version=4)
+    return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def solved(exercise: Exercise):
+    """A right attempt: the reference, or what the text of the answer defines."""
+    if not exercise.judge:
+        return exercise.reference
+    namespace: dict = {}
+    exec(exercise.answer, namespace)
+    return namespace[exercise.name]
+
+
+def test_no_two_exercises_have_one_name():
+    paths = [f"helpers.checks.{name}" for name in registry.MODULES]
+    modules = [import_module(path) for path in paths if find_spec(path)]
+    names = [exercise.name for module in modules for exercise in module.EXERCISES]
+    assert len(names) == len(set(names))
+
+
+@each_exercise
+def test_the_solution_is_right(exercise, capsys):
+    assert said(capsys, exercise.name, solved(exercise)) == "right"
+
+
+@each_exercise
+def test_the_solution_can_be_read(exercise, capsys):
+    solution(exercise.name)
+    source = capsys.readouterr().out
+    ast.parse(source)
+    if exercise.answer:
+        assert exercise.name in source
+
+
+@each_exercise
+def test_typical_mistakes_fail_each_with_its_own_message(exercise, capsys):
+    messages = [mistake.message for mistake in exercise.mistakes]
+    assert len(messages) >= 3 and len(set(messages)) == len(messages)
+    for mistake in exercise.mistakes:
+        text = said(capsys, exercise.name, mistake.attempt)
+        assert text.startswith("not yet: ")
+        assert text.endswith(mistake.message)
+
+
+@each_exercise
+def test_the_exercise_stands_in_its_notebook_and_is_not_tried_yet(exercise, capsys):
+    """A stub and a check follow each other; the stub runs alone, as nbgrader may run it."""
+    sources = cells_of(exercise)
+    place = sources.index(f'check("{exercise.name}", {exercise.name})')
+    namespace: dict = {}
+    exec(sources[place - 1], namespace)
+    stub = namespace[exercise.name]
+    assert said(capsys, exercise.name, stub) == "not tried yet"
+    assert said(capsys, exercise.name, ...) == "not tried yet"
+    if callable(solved(exercise)):
+        signature = inspect.signature
+        assert len(signature(stub).parameters) == len(signature(solved(exercise)).parameters)
+
+
+@each_exercise
+def test_the_notebook_says_minutes_and_difficulty(exercise):
+    path = ROOT / "notebooks" / f"{exercise.notebook}.ipynb"
+    texts = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+    (text,) = [text for text in texts if f"### Exercise · {exercise.title}\n" in text + "\n"]
+    unit = "minute" if exercise.minutes == 1 else "minutes"
+    assert f"*{exercise.minutes} {unit} · {commands.stars(exercise.difficulty)}*" in text
+    assert exercise.hints
+
+
+@each_function
+def test_an_endless_loop_is_stopped(exercise, capsys):
+    def attempt(*arguments):
+        while True:
+            pass
+
+    assert "did not end within" in said(capsys, exercise.name, attempt)
+
+
+@each_function
+def test_an_exception_is_told(exercise, capsys):
+    def attempt(*arguments):
+        return arguments[99]
+
+    text = said(capsys, exercise.name, attempt)
+    assert "IndexError: tuple index out of range" in text and "return arguments[99]" in text
+
+
+@each_function
+def test_a_changed_argument_is_told(exercise, capsys):
+    if exercise.may_change:
+        pytest.skip("is meant to change its argument")
+
+    def changeable(arguments):
+        kinds = (list, dict, torch.Tensor)
+        return [a for a in arguments if isinstance(a, kinds) and len(a)]
+
+    if not any(changeable(case.arguments) for case in exercise.cases()):
+        pytest.skip("has no argument that could be changed")
+
+    def attempt(*arguments):
+        result = copy.deepcopy(exercise.reference(*arguments))
+        for argument in changeable(arguments)[:1]:
+            if isinstance(argument, torch.Tensor):
+                argument.detach().view(-1)[:1] = 77
+            else:
+                argument.clear()
+        return result
+
+    assert "changed its argument" in said(capsys, exercise.name, attempt)
+
+
+@each_function
+def test_a_wrong_type_is_told(exercise, capsys):
+    text = said(capsys, exercise.name, lambda *arguments: {1, 2, 3})
+    assert "{1, 2, 3} (a set)" in text and "expected  " in text
+
+
+@pytest.mark.parametrize("path", sorted(quizzes.QUIZZES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_each_quiz_has_three_questions_and_stands_in_its_notebook(path):
+    questions = quizzes.load_quiz(path.stem)
+    assert len(questions) == 3
+    for question in questions:
+        assert len(question.choices) >= 3
+        texts = [choice.text for choice in question.choices]
+        reasons = [choice.why for choice in question.choices]
+        assert len(set(texts)) == len(texts) and len(set(reasons)) == len(reasons)
+    right = [[choice.right for choice in question.choices].index(True) for question in questions]
+    assert len(set(right)) > 1, "one letter is always right"
+    notebook = (ROOT / "notebooks" / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+    for call in (f'quiz(\\"{path.stem}\\")', f'progress(\\"{path.stem}\\")'):
+        assert call in notebook
