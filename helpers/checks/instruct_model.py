@@ -161,7 +161,7 @@ def _change_cases() -> list[Case]:
         ),
         Case((torch.zeros(2, 2), torch.zeros(2, 2)), "Only zeros, and they did not move: 0.0."),
         Case(
-            (torch.zeros(3), torch.ones(3)), "From zeros to something: infinitely far (math.inf)."
+            (torch.zeros(3), torch.ones(3)), "From zeros to something: infinitely far."
         ),
     ]
 
