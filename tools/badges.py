@@ -1,4 +1,5 @@
-"""Write into README and notebooks what has one source: badges, first code cells, minutes.
+"""Write into README and notebooks what has one source: badges, first code cells, minutes, and what
+nbgrader has to know about exercises.
 
     python tools/badges.py            bring all of them up to date
     python tools/badges.py --check    change nothing; exit status 1 when something is out of date
@@ -17,6 +18,7 @@ from urllib.parse import urlparse
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NOTEBOOK = "00_start_here"
 BADGES = re.compile(r"^\[!\[Open in Colab\].*$", re.MULTILINE)
+CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
 SETUP = "helpers.course import start"
 SETUP_CELL = """\
 # On Colab, this fetches the course and what Colab lacks. Elsewhere it only finds the helpers.
@@ -86,8 +88,31 @@ def with_minutes(readme: str) -> str:
     return readme
 
 
+def mark_for_grading(cells: list[dict]) -> None:
+    """Write nbgrader's metadata (schema 3) into each check cell and the stub cell before it.
+
+    A check cell holds nothing but `check("name", name)`. Metadata of any other cell is removed.
+    """
+    for cell in cells:
+        cell["metadata"].pop("nbgrader", None)
+    for stub, cell in zip(cells, cells[1:], strict=False):
+        found = CHECK.fullmatch("".join(cell["source"])) if cell["cell_type"] == "code" else None
+        if not found:
+            continue
+        name = found[1]
+        if stub["cell_type"] != "code" or name not in "".join(stub["source"]):
+            raise SystemExit(f"The check of {name} has to follow the cell in which it is written.")
+        common = {"cell_type": "code", "schema_version": 3, "task": False}
+        to_solve = {"grade": False, "grade_id": name, "locked": False, "solution": True}
+        to_grade = {"grade": True, "grade_id": f"check-{name}", "locked": True, "solution": False}
+        stub["metadata"]["nbgrader"] = common | to_solve
+        cell["metadata"]["nbgrader"] = common | to_grade | {"points": 1}
+
+
 def updated_notebook(text: str, name: str) -> str:
-    """The notebook file `text` with badges in its first cell and the agreed first code cell."""
+    """The notebook file `text` with badges in its first cell, the agreed first code cell, and its
+    exercises marked for grading.
+    """
     notebook = json.loads(text)
     cells = notebook["cells"]
     code = next(cell for cell in cells if cell["cell_type"] == "code")
@@ -97,11 +122,12 @@ def updated_notebook(text: str, name: str) -> str:
             "that line before all other code cells and run this again."
         )
     top = "".join(cells[0]["source"])
-    wanted = [(cells[0], with_badges(top, name)), (code, setup_cell(name))]
-    if all("".join(cell["source"]) == source for cell, source in wanted):
+    for cell, source in ((cells[0], with_badges(top, name)), (code, setup_cell(name))):
+        if "".join(cell["source"]) != source:
+            cell["source"] = source.splitlines(keepends=True)
+    mark_for_grading(cells)
+    if notebook == json.loads(text):
         return text
-    for cell, source in wanted:
-        cell["source"] = source.splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -194,7 +194,8 @@ def call(function: Callable, arguments: tuple, of: Any = None, copied: bool = Tr
             done["error"] = error
 
     notes, thread = _Notes(), threading.Thread(target=work, daemon=True)
-    with redirect_stdout(notes):
+    # Also warnings: nbgrader gives no points for a cell that writes to stderr.
+    with redirect_stdout(notes), redirect_stderr(notes):
         thread.start()
         try:
             thread.join(SECONDS)
