@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import math
-import re
 from collections.abc import Sequence
 from itertools import cycle
 from statistics import quantiles
@@ -120,22 +119,13 @@ def confidence_figure(groups: dict[str, list[float]]) -> Figure:
     return figure
 
 
-def change_map(changes: dict[str, float]) -> Figure:
+def change_map(layered: dict[str, dict[int, float]], single: dict[str, float]) -> Figure:
     """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
 
-    changes: parameter name → relative change (0.01: by one per cent of its own size), shaded on
-    a logarithmic scale; a tensor that did not move stays white. Tensors that belong to no layer
-    (embeddings, the last norm) are drawn as bars below.
+    layered: kind → {layer: relative change} (0.01: by one per cent of its own size), shaded on a
+    logarithmic scale; a tensor that did not move stays white. single: name → change of tensors
+    that belong to no layer (embeddings, the last norm), drawn as bars below.
     """
-    layered: dict[str, dict[int, float]] = {}
-    single = {}
-    for name, change in changes.items():
-        short = name.removeprefix("model.").removesuffix(".weight")
-        place = re.search(r"\.(\d+)\.(.+)", short)
-        if place:
-            layered.setdefault(place[2], {})[int(place[1])] = change
-        else:
-            single[short] = change
     layers = range(1 + max(layer for row in layered.values() for layer in row))
     table = [[100 * row.get(layer, math.nan) for layer in layers] for row in layered.values()]
     figure = Figure(figsize=(9, 1.6 + 0.32 * (len(layered) + len(single))), layout="constrained")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -290,6 +291,24 @@ def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str,
         )
     with torch.no_grad():
         return {name: relative_change(old[name], new[name]) for name in old}
+
+
+def by_layer(changes: dict[str, float]) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+    """Sort `weight_changes` by kind of tensor and layer.
+
+    Returns ({kind: {layer: change}}, {name: change} of tensors that belong to no layer, such as
+    the embeddings); both in the order of `changes`, with short names.
+    """
+    layered: dict[str, dict[int, float]] = {}
+    single = {}
+    for name, change in changes.items():
+        short = name.removeprefix("model.").removesuffix(".weight")
+        place = re.search(r"\.(\d+)\.(.+)", short)
+        if place:
+            layered.setdefault(place[2], {})[int(place[1])] = change
+        else:
+            single[short] = change
+    return layered, single
 
 
 if __name__ == "__main__":

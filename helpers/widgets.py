@@ -26,51 +26,70 @@ if TYPE_CHECKING:
 
 
 class SideBySide(ipywidgets.VBox):
-    """Ask several models the same and see their answers next to each other.
+    """Talk to several models at once and see their answers next to each other.
 
-    Type into the box and press the button; or, from code, set `prompt.value` and call
-    `button.click()`. `result.value` then holds the answers as HTML.
+    Type into the box and press the button; or, from code, set `prompt.value` (and `form.value`)
+    and call `button.click()`. `result.value` then holds all answers so far as HTML, the newest
+    question on top. Each question stands alone: no model is told of the ones before.
 
     answer_functions: name of a model → function from a prompt to its answer.
+    forms: name of a form → function from what was typed to the prompt that the models get.
     """
 
-    def __init__(self, answer_functions: dict[str, Callable[[str], str]], prompt: str = "") -> None:
+    def __init__(
+        self,
+        answer_functions: dict[str, Callable[[str], str]],
+        prompt: str = "",
+        forms: dict[str, Callable[[str], str]] | None = None,
+    ) -> None:
+        self._answer_functions, self._forms = answer_functions, forms or {"as typed": str}
         self.prompt = ipywidgets.Textarea(
             value=prompt,
             placeholder="Type a prompt here.",
             layout=ipywidgets.Layout(width="98%", height="7em"),
         )
+        self.form = ipywidgets.ToggleButtons(options=list(self._forms))
         self.button = ipywidgets.Button(description="Ask them all")
         self.result = ipywidgets.HTML()
-        self._answer_functions = answer_functions
+        self._said: list[list[str]] = []
         self.button.on_click(self._ask)
-        super().__init__([self.prompt, self.button, self.result])
+        choice = [self.form] if len(self._forms) > 1 else []
+        super().__init__([self.prompt, *choice, self.button, self.result])
 
     def __repr__(self) -> str:
         """What stands in place of the widget where no kernel runs."""
         return "A box for a prompt and a button. They need a running notebook."
 
     def _ask(self, _: ipywidgets.Button) -> None:
+        typed, form = self.prompt.value, self.form.value
         self.button.disabled = True
-        self.result.value = "Answering …"
+        self.result.value = "Answering …" + self._table()
         try:
-            answers = {name: ask(self.prompt.value) for name, ask in self._answer_functions.items()}
+            prompt = self._forms[form](typed)
+            answers = [ask(prompt) for ask in self._answer_functions.values()]
         except CourseError as error:
-            self.result.value = escape(str(error))
+            self.result.value = escape(str(error)) + self._table()
         else:
-            self.result.value = answers_table(answers)
+            self._said.insert(0, [typed, form, *answers])
+            self.result.value = self._table()
         finally:
             self.button.disabled = False
 
+    def _table(self) -> str:
+        header = ["prompt", "form", *self._answer_functions]
+        return answers_table(header, self._said) if self._said else ""
 
-def answers_table(answers: dict[str, str]) -> str:
-    """HTML table of the answers to one prompt: name of a model → its answer, as text."""
-    rows = "".join(
-        f'<tr><th style="text-align:left; padding-right:1em">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(answer) or "<i>(nothing)</i>"}</td></tr>'
-        for name, answer in answers.items()
+
+def answers_table(header: list[str], rows: list[list[str]]) -> str:
+    """HTML table of prompts and answers, one row a question; whatever stands in it is text."""
+    style = "text-align: left; vertical-align: top; padding: 2px 1em 2px 0; white-space: pre-wrap"
+    lines = "".join(
+        "<tr>"
+        + "".join(f'<{tag} style="{style}">{escape(c) or "<i>(nothing)</i>"}</{tag}>' for c in row)
+        + "</tr>"
+        for tag, row in zip(["th"] + ["td"] * len(rows), [header, *rows], strict=True)
     )
-    return f"<table>{rows}</table>"
+    return f"<table>{lines}</table>"
 
 
 class LiveCurve:

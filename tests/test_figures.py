@@ -70,21 +70,16 @@ def test_a_confidence_figure_counts_every_answer():
 
 
 def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
-    changes = {
-        "model.embed_tokens.weight": 0.04,
-        "model.layers.0.mlp.up_proj.weight": 0.01,
-        "model.layers.1.mlp.up_proj.weight": 0.02,
-        "model.layers.1.input_layernorm.weight": 0.03,
-        "model.norm.weight": 0.05,
-    }
-    top, bottom = change_map(changes).axes[:2]
+    layered = {"mlp.up_proj": {0: 0.01, 1: 0.02}, "input_layernorm": {1: 0.03}}
+    single = {"embed_tokens": 0.04, "norm": 0.05}
+    top, bottom = change_map(layered, single).axes[:2]
     assert [t.get_text() for t in top.get_yticklabels()] == ["mlp.up_proj", "input_layernorm"]
     shown = top.images[0].get_array()
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
     # The best weights of a run can be those it began with: nothing moved, and that is drawn too.
-    as_output(change_map(dict.fromkeys(changes, 0.0)), "Nothing moved.")
+    as_output(change_map({"mlp.up_proj": {0: 0.0}}, {"norm": 0.0}), "Nothing moved.")
 
 
 def test_a_table_shows_markup_as_text(monkeypatch):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from helpers import models
 from helpers.models import (
     ModelError,
+    by_layer,
     card_scores,
     differing_tensors,
     load_model,
@@ -224,6 +225,16 @@ def test_models_of_other_shapes_cannot_be_compared():
     other.resize_token_embeddings(700)
     with pytest.raises(ModelError, match="other names or shapes.*'model.embed_tokens.weight'"):
         weight_changes(tiny_model(), other)
+
+
+def test_changes_are_sorted_by_kind_and_layer():
+    model = tiny_model()
+    changes = weight_changes(model, model)
+    changes["model.layers.1.mlp.up_proj.weight"] = 0.25
+    layered, single = by_layer(changes)
+    assert layered["mlp.up_proj"] == {0: 0.0, 1: 0.25}
+    assert single == {"embed_tokens": 0.0, "norm": 0.0}
+    assert sum(map(len, layered.values())) + len(single) == len(changes)
 
 
 def test_a_tensor_of_zeros_has_no_size_to_hold_its_change_against():

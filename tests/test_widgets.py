@@ -24,7 +24,29 @@ def test_every_model_answers_the_prompt_in_the_box():
     both.prompt.value = "Where?"  # from code as well as from the keyboard
     both.button.click()
     assert "WHERE?" in both.result.value and ">Wh<" in both.result.value
-    assert "GOOD" not in both.result.value
+    # The newest question is on top, and the older one stays.
+    assert both.result.value.index("WHERE?") < both.result.value.index("GOOD")
+
+
+def test_the_answers_of_one_question_stand_in_one_row_beside_its_prompt():
+    both = side_by_side(loud=str.upper, short=lambda prompt: prompt[:2])
+    both.button.click()
+    header, row = both.result.value.split("<tr>")[1:]
+    assert header.count("<th") == 4 and "loud" in header and "short" in header
+    assert row.index("Is it good?") < row.index("IS IT GOOD?") < row.index(">Is<")
+
+
+def test_a_prompt_can_be_put_in_several_forms():
+    forms = {"plain": str, "chat": "<user>{}".format}
+    both = SideBySide({"echo": str}, "Hello", forms)
+    assert both.form in both.children
+    for form in ("plain", "chat"):
+        both.form.value = form
+        both.button.click()
+    newest, oldest = both.result.value.split("<tr>")[2:]
+    assert "&lt;user&gt;Hello" in newest and ">chat<" in newest
+    assert "user" not in oldest and ">plain<" in oldest
+    assert side_by_side(echo=str).form not in side_by_side(echo=str).children
 
 
 def test_answers_are_shown_as_text_and_an_empty_one_is_said_to_be_empty():
@@ -47,6 +69,9 @@ def test_a_question_that_cannot_be_put_shows_why_and_the_next_one_works():
     both.prompt.value = "x"
     both.button.click()
     assert "fine" in both.result.value and not both.button.disabled
+    both.prompt.value = "x" * 21
+    both.button.click()
+    assert "too&gt; long." in both.result.value and "fine" in both.result.value
 
 
 class Screen:
