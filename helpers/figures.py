@@ -5,6 +5,7 @@ import html
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from statistics import quantiles
 from typing import TYPE_CHECKING
@@ -153,6 +154,11 @@ def show_table(header: list[str], rows: list[list[object]]) -> None:
 
     Whatever stands in a cell is shown as it is: markup in a model's answer stays text.
     """
+    display(table_output(header, rows), raw=True)
+
+
+def table_output(header: list[str], rows: list[list[object]]) -> dict[str, str]:
+    """A table as data for IPython's `display(..., raw=True)`: HTML, escaped, and plain text."""
     lines = [header, *[[str(value) for value in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [
@@ -164,8 +170,104 @@ def show_table(header: list[str], rows: list[list[object]]) -> None:
         "<tr>" + "".join(f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for cell in line)
         for tag, line in zip(["th"] + ["td"] * len(rows), lines, strict=True)
     )
-    data = {"text/html": f"<table>{marked}</table>", "text/plain": "\n".join(text)}
+    return {"text/html": f"<table>{marked}</table>", "text/plain": "\n".join(text)}
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an example, and what it costs the model to predict it.
+
+    supervised: whether its label counts. losses: when ("before training", say) → nats; empty for
+    the first token of all, which nothing predicts.
+    """
+
+    text: str
+    id: int
+    supervised: bool
+    losses: dict[str, float]
+
+
+def show_tokens(tokens: list[Token], when: str, masked: bool = True) -> None:
+    """Show the tokens as coloured cells; where no HTML can be shown, as a plain table."""
+    text = token_table(tokens, when, masked)["text/plain"]
+    data = {"text/html": token_cells(tokens, when, masked), "text/plain": text}
     display(data, raw=True)
+    print(loss_of_tokens(tokens, when, masked))
+
+
+def token_cells(tokens: list[Token], when: str, masked: bool = True) -> str:
+    """HTML of the tokens in their order: text, id, and the loss with a symbol.
+
+    The darker a cell, the higher its loss, on one scale for all times. ✓ and a firm border: the
+    token is supervised. Pointing at a cell shows the same in words.
+
+    masked: show the losses of the supervised tokens only, as training sees them.
+    """
+    highest = max((loss for token in tokens for loss in token.losses.values()), default=1.0)
+    cells = []
+    for place, token in enumerate(tokens):
+        loss = _visible_loss(token, when, masked)
+        shade = 0.0 if loss is None else loss / highest
+        # From white to blue; what has no loss to show is grey.
+        mixed = [round(255 + (end - 255) * shade) for end in (0, 0x72, 0xB2)]
+        background = "#eeeeee" if loss is None else "rgb({}, {}, {})".format(*mixed)
+        border = "2px solid black" if token.supervised else "1px dashed #888888"
+        says = f"place {place}, token {token.text!r}, id {token.id}, {_mark(token)}, loss "
+        says += "not looked at" if loss is None else f"{loss:.2f} nats"
+        lines = [_visible_space(token.text), str(token.id), f"{_mark(token)[0]} {_number(loss)}"]
+        weights = ["bold", "normal; font-size: 75%", "normal"]
+        cells.append(
+            f'<span title="{html.escape(says)}" style="display: inline-block; margin: 2px; '
+            f"padding: 1px 5px; text-align: center; line-height: 1.35; border: {border}; "
+            f'background: {background}; color: {"white" if shade > 0.55 else "black"}">'
+            + "<br>".join(
+                f'<span style="font-weight: {weight}">{html.escape(line)}</span>'
+                for line, weight in zip(lines, weights, strict=True)
+            )
+            + "</span>"
+        )
+    legend = "Each cell: token, id, loss in nats (the darker, the higher). ✓ and a firm border: "
+    legend += "supervised; · not. ␣ is a space, ⏎ the end of a line."
+    return f"<div>{''.join(cells)}</div><div>{legend}</div>"
+
+
+def token_table(tokens: list[Token], when: str, masked: bool = True) -> dict[str, str]:
+    """The same as `token_cells` as a table; see `table_output`."""
+    rows = [
+        [
+            place,
+            repr(token.text),
+            token.id,
+            _mark(token),
+            _number(_visible_loss(token, when, masked)),
+        ]
+        for place, token in enumerate(tokens)
+    ]
+    return table_output(["place", "token", "id", "label", "loss (nats)"], rows)
+
+
+def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
+    """The mean of the losses that are shown, in words."""
+    losses = [_visible_loss(token, when, masked) for token in tokens]
+    shown = [loss for loss in losses if loss is not None]
+    which = "supervised tokens" if masked else "tokens, those of the prompt included"
+    return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
+
+
+def _visible_loss(token: Token, when: str, masked: bool) -> float | None:
+    return token.losses.get(when) if token.supervised or not masked else None
+
+
+def _mark(token: Token) -> str:
+    return "✓ supervised" if token.supervised else "· not supervised"
+
+
+def _number(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.2f}"
+
+
+def _visible_space(text: str) -> str:
+    return text.replace(" ", "␣").replace("\n", "⏎")
 
 
 def two_distributions(words: list[str], model: list[float], label: list[float]) -> Figure:
@@ -184,9 +286,58 @@ def two_distributions(words: list[str], model: list[float], label: list[float]) 
         axes.set(xlim=(0, 1.15), title=title, xlabel="probability")
         axes.set_xticks([0, 0.5, 1])
         axes.spines[["top", "right"]].set_visible(False)
-    left.set_yticks(range(len(words)), words)
+    left.set_yticks(range(len(words)), _as_text(words))
     left.set_ylabel("next token")
     left.invert_yaxis()
+    return figure
+
+
+def distribution_strip(words: list[str], model: dict[int, list[float]], label: int) -> Figure:
+    """What the model expects next at several steps of a run: a small panel for each step.
+
+    model: step → probability of each word. label: place of the right word in `words`; its bar is
+    orange and hatched, and its word is marked.
+    """
+    columns = min(4, len(model))
+    lines = -(-len(model) // columns)
+    figure = Figure(figsize=(10, lines * (0.26 * len(words) + 0.9)), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    places = range(len(words))
+    names = [f"✓ {word}" if i == label else word for i, word in enumerate(_as_text(words))]
+    for axes, (step, values) in zip(panels, model.items(), strict=False):
+        bars = axes.barh(places, values, color=BLUE)
+        bars[label].set(facecolor=ORANGE, hatch="//", edgecolor="black")
+        axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
+        axes.set(xlim=(0, 1.25), title=f"step {step}")
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks(places, names)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    for axes in panels[len(model) :]:
+        axes.set_axis_off()
+    figure.supxlabel("probability that the model gives to the next token")
+    return figure
+
+
+def _as_text(words: list[str]) -> list[str]:
+    """Words in which a dollar sign is no formula."""
+    return [word.replace("$", r"\$") for word in words]
+
+
+def gradient_figure(words: list[str], ours: list[float], autograd: list[float]) -> Figure:
+    """p − q beside the gradient that autograd found, for the same words."""
+    figure = Figure(figsize=(8, 0.35 * len(words) + 1), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, values, title in zip(panels, (ours, autograd), ("p − q", "autograd"), strict=True):
+        colours = [BLUE if value >= 0 else ORANGE for value in values]
+        bars = axes.barh(range(len(words)), values, color=colours)
+        axes.bar_label(bars, fmt="{:+.3f}", padding=3)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(xlim=(-1.45, 1.45), title=title, xlabel="gradient of the loss at this logit")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(words)), _as_text(words))
+    panels[0].set_ylabel("next token")
+    panels[0].invert_yaxis()
     return figure
 
 
@@ -423,4 +574,63 @@ def loss_by_position(
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def looks_figure(
+    steps: Sequence[int], scores: dict[str, list[tuple[float, float, float]]], first: str
+) -> Figure:
+    """How several measures went in one run: a small panel each, with 95 % intervals.
+
+    steps: of the looks; the first is the model before training. scores: name of the measure →
+    (score, low, high) at each look. first: the measure that is trained for, in another colour.
+    The dashed line is where a measure stood before training.
+    """
+    rows = math.ceil(len(scores) / 3)
+    figure = Figure(figsize=(9, 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False).flat
+    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+        middle, low, high = zip(*values, strict=True)
+        below = [m - one for m, one in zip(middle, low, strict=True)]
+        above = [one - m for m, one in zip(middle, high, strict=True)]
+        colour, marker = (GREEN, "s-") if name == first else (BLUE, "o-")
+        axes.axhline(middle[0], color="black", linestyle="--", linewidth=0.8)
+        axes.errorbar(steps, middle, yerr=[below, above], fmt=marker, color=colour, capsize=4)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(list(steps))
+        axes.margins(x=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(figure.axes)[len(scores) :]:
+        axes.remove()
+    figure.supxlabel("optimizer step", fontsize=10)
+    return figure
+
+
+def price_chart(
+    changes: dict[str, dict[str, tuple[float, float, float]]], losses: Sequence[str]
+) -> Figure:
+    """What several runs changed, measured by the same measures: a panel each; right is better.
+
+    changes: name of the measure → {run: (difference to the starting model, low, high)}.
+    losses: measures of which less is better; their axes run backwards.
+    """
+    rows, runs = math.ceil(len(changes) / 3), list(next(iter(changes.values())))
+    figure = Figure(figsize=(9, rows * (1.3 + 0.3 * len(runs))), layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False, sharey=True)
+    for axes, (name, values) in zip(panels.flat, changes.items(), strict=False):
+        for place, (mean, low, high) in enumerate(values.values()):
+            colour, marker = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"))[place % 4]
+            errors = [[mean - low], [high - mean]]
+            axes.errorbar(mean, place, xerr=errors, fmt=marker, color=colour, capsize=4)
+        axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
+        reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
+        axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
+        axes.set_yticks(range(len(runs)), runs)
+        axes.set_ylim(len(runs) - 0.5, -0.5)
+        axes.set_title(name, fontsize=10)
+        axes.grid(axis="x", alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(figure.axes)[len(changes) :]:
+        axes.remove()
+    figure.supxlabel("change since the starting model, 95 % interval (right: better)", fontsize=10)
     return figure

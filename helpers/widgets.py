@@ -4,6 +4,7 @@ Widgets keep to what ipywidgets 7.7 has, the version that Colab brings along. Ev
 or a table is escaped before it is shown as HTML.
 """
 
+import math
 import time
 from collections.abc import Callable
 from html import escape
@@ -16,7 +17,16 @@ from IPython.display import DisplayHandle, display
 
 from helpers.answering import generate_answers
 from helpers.errors import CourseError
-from helpers.figures import as_output, state_of, training_curve
+from helpers.figures import (
+    Token,
+    as_output,
+    loss_of_tokens,
+    state_of,
+    token_cells,
+    token_table,
+    training_curve,
+    two_distributions,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,6 +100,68 @@ def answers_table(header: list[str], rows: list[list[str]]) -> str:
         for tag, row in zip(["th"] + ["td"] * len(rows), [header, *rows], strict=True)
     )
     return f"<table>{lines}</table>"
+
+
+class LossMicroscope(ipywidgets.VBox):
+    """Each token of an example with its loss: as cells or table, with or without the prompt mask.
+
+    Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses),
+    `masked.value` (True, False) and `form.value` ("cells", "table"). `result.value` is the HTML.
+    """
+
+    def __init__(self, tokens: list[Token]) -> None:
+        times = list(dict.fromkeys(when for token in tokens for when in token.losses))
+        self.when = ipywidgets.ToggleButtons(options=times, description="losses")
+        self.masked = ipywidgets.Checkbox(value=True, description="prompt mask on")
+        self.form = ipywidgets.ToggleButtons(options=["cells", "table"], description="shown as")
+        self.result = ipywidgets.HTML()
+        self._tokens = tokens
+        for control in (self.when, self.masked, self.form):
+            control.observe(self._draw, names="value")
+        self._draw()
+        super().__init__([self.when, self.masked, self.form, self.result])
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "Buttons for time, prompt mask and form. They need a running notebook."
+
+    def _draw(self, _: dict | None = None) -> None:
+        state = self._tokens, self.when.value, self.masked.value
+        cells = self.form.value == "cells"
+        shown = token_cells(*state) if cells else token_table(*state)["text/html"]
+        self.result.value = f"{shown}<p>{escape(loss_of_tokens(*state))}</p>"
+
+
+class DistributionSlider(ipywidgets.VBox):
+    """What the model expects next beside the label, at the step that a slider picks.
+
+    From code, set `step.value` to one of the steps. `result.value` is the picture as HTML.
+
+    words, model, label: as in helpers.figures.distribution_strip.
+    """
+
+    def __init__(self, words: list[str], model: dict[int, list[float]], label: int) -> None:
+        self.step = ipywidgets.SelectionSlider(options=list(model), description="step")
+        self.result = ipywidgets.HTML()
+        self._words, self._model, self._label = words, model, label
+        self.step.observe(self._draw, names="value")
+        self._draw()
+        super().__init__([self.step, self.result])
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "A slider for the step of the run. It needs a running notebook."
+
+    def _draw(self, _: dict | None = None) -> None:
+        p = self._model[self.step.value]
+        q = [float(place == self._label) for place in range(len(p))]
+        loss = -math.log(p[self._label])
+        word = self._words[self._label]
+        says = f"Step {self.step.value}: the right token {word} has {p[self._label]:.4f}, "
+        says += f"so the loss here is {loss:.3f} nats."
+        picture = as_output(two_distributions(self._words, p, q), says)[0]["image/png"]
+        source = f"data:image/png;base64,{picture}"
+        self.result.value = f'<img src="{source}" alt="{escape(says)}"><p>{escape(says)}</p>'
 
 
 class LiveCurve:

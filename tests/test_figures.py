@@ -7,18 +7,25 @@ from matplotlib.figure import Figure
 
 from helpers import figures
 from helpers.figures import (
+    Token,
     as_output,
     balance,
     batch_shapes,
     change_map,
     confidence_figure,
     confusion_figure,
+    distribution_strip,
+    gradient_figure,
     interval_chart,
     loss_by_position,
+    loss_of_tokens,
     run_curves,
     show_table,
+    show_tokens,
     spread,
     state_of,
+    token_cells,
+    token_table,
     training_curve,
     two_distributions,
     window_figure,
@@ -160,3 +167,68 @@ def test_balance_has_a_panel_a_column_and_a_bar_a_part():
     assert heights == [[25, 75], [50, 50]]
     assert [part.get_label() for part in first.containers] == ["train", "test"]
     assert (first.get_xlabel(), second.get_xlabel()) == ("star_rating", "department")
+
+
+TOKENS = [
+    Token("<b>", 5, False, {}),
+    Token(" it\n", 6, False, {"before": 3.0, "after": 2.5}),
+    Token(" good", 7, True, {"before": 4.0, "after": 0.25}),
+    Token("<end>", 8, True, {"before": 1.0, "after": 0.5}),
+]
+
+
+def test_tokens_are_cells_with_text_id_symbol_and_loss():
+    page = token_cells(TOKENS, "before")
+    assert "<b>" not in page and "&lt;b&gt;" in page and "␣it⏎" in page
+    cells = page.split("<span title=")[1:]
+    assert [("✓" in cell, "solid black" in cell) for cell in cells[:3]] == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]
+    assert "id 7" in cells[2] and "loss 4.00 nats" in cells[2] and ">7<" in cells[2]
+    # The highest loss is the darkest, with white letters; half of it is neither.
+    assert "rgb(0, 114, 178); color: white" in cells[2]
+    assert "rgb(191, 220, 236); color: black" in cells[3]
+
+
+def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():
+    masked, bare = token_cells(TOKENS, "before"), token_cells(TOKENS, "before", masked=False)
+    assert "3.00" not in masked and masked.count("not looked at") == 2
+    assert "3.00" in bare and bare.count("not looked at") == 1, "nothing predicts the first token"
+    assert loss_of_tokens(TOKENS, "before").endswith(
+        "mean loss of 2 supervised tokens: 2.5000 nats"
+    )
+    bare_words = loss_of_tokens(TOKENS, "after", masked=False)
+    assert "of 3 tokens" in bare_words and "1.0833 nats" in bare_words
+
+
+def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
+    lines = token_table(TOKENS, "after")["text/plain"].splitlines()
+    assert lines[2].split() == ["1", "'", "it\\n'", "6", "·", "not", "supervised", "–"]
+    assert lines[3].split() == ["2", "'", "good'", "7", "✓", "supervised", "0.25"]
+    assert "<b>" not in token_table(TOKENS, "after")["text/html"]
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda data, **_: shown.append(data))
+    show_tokens(TOKENS, "after")
+    assert shown[0]["text/html"] == token_cells(TOKENS, "after")
+    assert "✓ supervised" in shown[0]["text/plain"]
+    assert "0.3750 nats" in capsys.readouterr().out
+
+
+def test_a_strip_has_a_panel_a_step_and_marks_the_right_word():
+    steps = {step: [0.9 - step / 10, 0.1 + step / 10] for step in range(5)}
+    figure = distribution_strip(["$5 or $6", "good"], steps, 1)
+    drawn = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in drawn] == [f"step {step}" for step in range(5)]
+    assert [bar.get_width() for bar in drawn[2].patches] == pytest.approx([0.7, 0.3])
+    assert [bar.get_hatch() for bar in drawn[2].patches] == [None, "//"]
+    assert [text.get_text() for text in drawn[0].get_yticklabels()] == [r"\$5 or \$6", "✓ good"]
+    as_output(figure, "It goes over to the right word.")
+
+
+def test_the_gradient_is_drawn_twice():
+    ours, autograd = gradient_figure(["a", "b"], [0.25, -0.75], [0.5, -0.5]).axes
+    assert [bar.get_width() for bar in ours.patches] == [0.25, -0.75]
+    assert [bar.get_width() for bar in autograd.patches] == [0.5, -0.5]
+    assert (ours.get_title(), autograd.get_title()) == ("p − q", "autograd")

@@ -6,9 +6,16 @@ import torch
 from helpers import widgets
 from helpers.encoding import encode_all
 from helpers.errors import CourseError
+from helpers.figures import Token
 from helpers.templates import Example
 from helpers.training import History, StepRecord, TrainSettings, ValidationRecord, train
-from helpers.widgets import FixedQuestion, LiveCurve, SideBySide
+from helpers.widgets import (
+    DistributionSlider,
+    FixedQuestion,
+    LiveCurve,
+    LossMicroscope,
+    SideBySide,
+)
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -191,3 +198,33 @@ def test_a_run_that_is_watched_goes_as_one_that_is_not(tmp_path, screen):
         losses.append([one.loss for one in history.steps + history.validations])
     assert losses[0] == losses[1]
     assert list(watch.answers) == [one.step for one in history.validations]
+
+
+def test_the_microscope_follows_its_controls_set_from_code():
+    tokens = [
+        Token("<i>", 5, False, {}),
+        Token(" it", 6, False, {"before": 3.0, "after": 2.0}),
+        Token(" good", 7, True, {"before": 4.0, "after": 0.25}),
+    ]
+    microscope = LossMicroscope(tokens)
+    assert set(microscope.children) >= {microscope.when, microscope.masked, microscope.form}
+    shown = microscope.result
+    assert "<i>" not in shown.value and "&lt;i&gt;" in shown.value
+    assert "4.00" in shown.value and "3.00" not in shown.value
+    microscope.masked.value = False
+    assert "3.00" in shown.value and "mean loss of 2 tokens" in shown.value
+    microscope.when.value = "after"
+    assert "0.25" in shown.value and "2.00" in shown.value and "4.00" not in shown.value
+    assert "<table" not in shown.value
+    microscope.form.value = "table"
+    assert "<table" in shown.value and "0.25" in shown.value and "<i>" not in shown.value
+
+
+def test_the_slider_shows_the_step_it_is_set_to():
+    slider = DistributionSlider(["<b>", "<i>"], {0: [0.75, 0.25], 8: [0.1, 0.9]}, label=1)
+    first = slider.result.value
+    assert 'src="data:image/png;base64,' in first and "Step 0" in first and "1.386 nats" in first
+    assert "<i>" not in first and 'alt="Step 0: the right token &lt;i&gt; has 0.2500' in first
+    slider.step.value = 8
+    assert "Step 8" in slider.result.value and "0.9000" in slider.result.value
+    assert slider.result.value.split("</p>")[0] != first.split("</p>")[0]
