@@ -138,7 +138,16 @@ def stub_that_raises(numbers):
 
 @pytest.mark.parametrize(
     "attempt",
-    [None, ..., stub_of_dots, stub_of_pass, stub_that_names_things, stub_that_raises],
+    [
+        None,
+        ...,
+        [..., 1],
+        {"a": ..., "b": ...},
+        stub_of_dots,
+        stub_of_pass,
+        stub_that_names_things,
+        stub_that_raises,
+    ],
     ids=str,
 )
 def test_what_nobody_wrote_is_not_tried_yet(made_up, capsys, attempt, folder):
@@ -576,8 +585,13 @@ def test_the_exercise_stands_in_its_notebook_and_is_not_tried_yet(exercise, caps
     assert said(capsys, exercise.name, stub) == "not tried yet"
     assert said(capsys, exercise.name, ...) == "not tried yet"
     if callable(solved(exercise)):
-        signature = inspect.signature
-        assert len(signature(stub).parameters) == len(signature(solved(exercise)).parameters)
+        assert needed(stub) == needed(solved(exercise))
+
+
+def needed(function) -> int:
+    """How many arguments have to be given."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in parameters)
 
 
 @each_exercise

@@ -66,7 +66,7 @@ class _Notes(io.StringIO):
 
 def assess(exercise: Exercise, attempt: Any) -> Verdict:
     """What to say about a learner's function or value. Nothing of it raises or runs forever."""
-    if attempt is None or attempt is ... or _is_stub(attempt):
+    if attempt is None or _untouched(attempt) or _is_stub(attempt):
         return Verdict(NOT_TRIED, NOT_TRIED)
     wrong_kind = _wrong_kind(exercise, attempt)
     if wrong_kind:
@@ -100,6 +100,8 @@ def _wrong_kind(exercise: Exercise, attempt: Any) -> str:
 
 def _judged(exercise: Exercise, attempt: Any) -> Verdict:
     outcome = call(exercise.judge, (attempt,), of=attempt, copied=False)
+    if isinstance(outcome.error, NotImplementedError):
+        return Verdict(NOT_TRIED, NOT_TRIED)
     if outcome.error or outcome.too_long:
         return _not_yet(_what_it_did(exercise.name, outcome), "", exercise)
     if outcome.value is None:
@@ -269,8 +271,10 @@ def _is_stub(attempt: Any) -> bool:
 
 
 def _untouched(value: Any) -> bool:
-    parts = value if isinstance(value, tuple | list) else [value]
-    return any(part is ... for part in parts)
+    """Whether the dots of a stub are still there: as the value, in a tuple, or all over a table."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(item is ... for item in value.values())
+    return any(item is ... for item in (value if isinstance(value, tuple | list) else [value]))
 
 
 # ---------------------------------------------------------------------------------------------
