@@ -60,7 +60,15 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, window: int) ->
             f"end {len(completion)}), but the window holds {window}. Cutting it would cut labels "
             "away in silence. Use a shorter template, shorten the text, or leave this row out."
         )
-    return Encoded(prompt + completion, [IGNORE] * len(prompt) + completion)
+    return Encoded(prompt + completion, make_labels(prompt, completion))
+
+
+def make_labels(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    """The loss mask of an example: a label for each token of the prompt and of the completion.
+
+    completion_ids: with the end token. Only the completion's tokens have a label that counts.
+    """
+    return [IGNORE] * len(prompt_ids) + completion_ids
 
 
 def encode_all(

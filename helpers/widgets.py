@@ -211,7 +211,7 @@ class LiveCurve:
         now = psutil.Process().memory_info().rss / 1e9
         self._peak = max(self._peak, now)
         text += f"; memory {now:.1f} GB (at most {self._peak:.1f})"
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             used, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
             text += f", on the GPU {used / 1e9:.1f} GB (at most {most / 1e9:.1f})"
         return text

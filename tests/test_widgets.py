@@ -228,3 +228,12 @@ def test_the_slider_shows_the_step_it_is_set_to():
     slider.step.value = 8
     assert "Step 8" in slider.result.value and "0.9000" in slider.result.value
     assert slider.result.value.split("</p>")[0] != first.split("</p>")[0]
+
+
+def test_live_curve_says_what_is_in_use_on_a_gpu_that_is_used(screen, monkeypatch):
+    history = History(2, 2, validations=[ValidationRecord(0, 3.0, None, 1.0)])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1.5e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2.5e9)
+    LiveCurve(48)(history)
+    assert "on the GPU 1.5 GB (at most 2.5)" in screen.shown[-1]["text/plain"]
