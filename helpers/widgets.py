@@ -92,7 +92,10 @@ class SideBySide(ipywidgets.VBox):
 
 def answers_table(header: list[str], rows: list[list[str]]) -> str:
     """HTML table of prompts and answers, one row a question; whatever stands in it is text."""
-    style = "text-align: left; vertical-align: top; padding: 2px 1em 2px 0; white-space: pre-wrap"
+    style = (
+        "text-align: left; vertical-align: top; padding: 3px 1em 3px 0; line-height: 1.35; "
+        "white-space: pre-wrap; max-width: 24em"
+    )
     lines = "".join(
         "<tr>"
         + "".join(f'<{tag} style="{style}">{escape(c) or "<i>(nothing)</i>"}</{tag}>' for c in row)

@@ -160,9 +160,7 @@ def _change_cases() -> list[Case]:
             "Two numbers of the matrix were 0.",
         ),
         Case((torch.zeros(2, 2), torch.zeros(2, 2)), "Only zeros, and they did not move: 0.0."),
-        Case(
-            (torch.zeros(3), torch.ones(3)), "From zeros to something: infinitely far."
-        ),
+        Case((torch.zeros(3), torch.ones(3)), "From zeros to something: infinitely far."),
     ]
 
 
@@ -217,6 +215,47 @@ EXERCISES = (
         ),
     ),
     Exercise(
+        name="differing_tensors",
+        notebook="07_instruct_model",
+        title="Do two models fit together?",
+        minutes=6,
+        difficulty=1,
+        reference=differing_tensors,
+        cases=_tensor_cases,
+        mistakes=(
+            Mistake(
+                _only_missing,
+                "You find what the right side lacks. What it has in addition, and what has another "
+                "shape, goes unseen.",
+            ),
+            Mistake(
+                _names_only,
+                "All names are there. But two tensors of one name can have different shapes.",
+            ),
+            Mistake(
+                _values_too,
+                "You also name tensors whose values differ. That is what training is for: only "
+                "names and shapes matter here.",
+            ),
+            Mistake(
+                _sizes_only,
+                "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
+                "as many, and do not fit.",
+            ),
+            Mistake(
+                _shapes_of_common,
+                "You compare the names that both have. A name that only one of them has differs "
+                "most of all.",
+            ),
+            Mistake(_unsorted, "The right names, but not in alphabetical order."),
+        ),
+        hints=(
+            "All names of both sides: `before.keys() | after.keys()`.",
+            "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
+            "no shape.",
+        ),
+    ),
+    Exercise(
         name="relative_change",
         notebook="07_instruct_model",
         title="How far did it move?",
@@ -265,47 +304,6 @@ EXERCISES = (
             "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
             "Give back a Python number: `.item()` makes one of a tensor with one element.",
             "`before.any()` tells whether anything in it is not 0.",
-        ),
-    ),
-    Exercise(
-        name="differing_tensors",
-        notebook="07_instruct_model",
-        title="Do two models fit together?",
-        minutes=6,
-        difficulty=1,
-        reference=differing_tensors,
-        cases=_tensor_cases,
-        mistakes=(
-            Mistake(
-                _only_missing,
-                "You find what the right side lacks. What it has in addition, and what has another "
-                "shape, goes unseen.",
-            ),
-            Mistake(
-                _names_only,
-                "All names are there. But two tensors of one name can have different shapes.",
-            ),
-            Mistake(
-                _values_too,
-                "You also name tensors whose values differ. That is what training is for: only "
-                "names and shapes matter here.",
-            ),
-            Mistake(
-                _sizes_only,
-                "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
-                "as many, and do not fit.",
-            ),
-            Mistake(
-                _shapes_of_common,
-                "You compare the names that both have. A name that only one of them has differs "
-                "most of all.",
-            ),
-            Mistake(_unsorted, "The right names, but not in alphabetical order."),
-        ),
-        hints=(
-            "All names of both sides: `before.keys() | after.keys()`.",
-            "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
-            "no shape.",
         ),
     ),
 )
