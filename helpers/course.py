@@ -50,6 +50,8 @@ class Profile:
     test_rows: most rows of the sealed test set to score. shots: numbers of shots to try.
     draws: how many draws of shots for each number. long_epochs, few_rows: the run of notebook 05
     that trains too long on too little. headline_rows: rows for the summarization task.
+    forget_rows: rows that each run of notebook 08 trains on. look_rows: most validation rows of
+    each task that 08 scores again and again.
     """
 
     name: str
@@ -61,14 +63,16 @@ class Profile:
     few_rows: int
     long_epochs: int
     headline_rows: int
+    forget_rows: int
+    look_rows: int
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", 240, 48, 96, (1, 2, 4, 8), 1, 16, 5, 48),
-        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240),
-        Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900),
+        Profile("quick", 240, 48, 96, (1, 2, 4, 8), 1, 16, 5, 48, 88, 36),
+        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 240, 72),
+        Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 1000, 190),
     )
 }
 

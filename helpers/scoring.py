@@ -92,6 +92,21 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
     return by_words[max(begun, key=len)] if begun else None
 
 
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether a free answer holds one of the right ones, anywhere in it.
+
+    Meant for questions with one short right answer, put to a model that speaks in sentences.
+    Compared word by word, as in read_answer: "8" is not found in "18", and "ice" not in "nice".
+    """
+    said = _words(text)
+    for answer in answers:
+        words = _words(answer)
+        starts = range(len(said) - len(words) + 1)
+        if words and any(said[start : start + len(words)] == words for start in starts):
+            return True
+    return False
+
+
 def _words(text: str) -> tuple[str, ...]:
     # NFKC: an accented letter may be written as one character or as two.
     return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))

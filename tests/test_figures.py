@@ -17,8 +17,10 @@ from helpers.figures import (
     distribution_strip,
     gradient_figure,
     interval_chart,
+    looks_figure,
     loss_by_position,
     loss_of_tokens,
+    price_chart,
     run_curves,
     show_table,
     show_tokens,
@@ -232,3 +234,32 @@ def test_the_gradient_is_drawn_twice():
     assert [bar.get_width() for bar in ours.patches] == [0.25, -0.75]
     assert [bar.get_width() for bar in autograd.patches] == [0.5, -0.5]
     assert (ours.get_title(), autograd.get_title()) == ("p − q", "autograd")
+
+
+def test_looks_have_a_panel_a_measure_and_a_line_where_it_began():
+    scores = {
+        "course": [(0.3, 0.2, 0.4), (0.6, 0.5, 0.8)],
+        "prose, loss": [(3.7, 3.5, 3.9), (4.0, 3.8, 4.2)],
+    }
+    figure = looks_figure([0, 12], scores, "course")
+    assert [axes.get_title() for axes in figure.axes] == list(scores)
+    for axes, values in zip(figure.axes, scores.values(), strict=True):
+        line = axes.containers[0].lines[0]
+        assert line.get_xdata().tolist() == [0, 12]
+        assert line.get_ydata().tolist() == [score for score, _, _ in values]
+        assert axes.lines[0].get_ydata()[0] == values[0][0]
+
+
+def test_in_the_price_chart_right_is_better_also_for_losses():
+    changes = {
+        "accuracy": {"one": (0.2, 0.1, 0.3), "two": (-0.1, -0.2, 0.0)},
+        "loss": {"one": (0.4, 0.3, 0.5), "two": (0.0, 0.0, 0.0)},
+    }
+    figure = price_chart(changes, ["loss"])
+    accuracy, loss = figure.axes
+    assert accuracy.get_xlim()[0] < 0 < accuracy.get_xlim()[1]
+    assert loss.get_xlim()[0] > 0 > loss.get_xlim()[1]
+    drawn = [container.lines[0].get_xdata()[0] for container in loss.containers]
+    assert drawn == [0.4, 0.0]
+    bar = accuracy.containers[0].lines[2][0].get_segments()[0]
+    assert bar[:, 0].tolist() == pytest.approx([0.1, 0.3])

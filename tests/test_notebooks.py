@@ -24,6 +24,7 @@ MAIN_ROAD = [
     "05_validate",
     "06_test",
     "07_instruct_model",
+    "08_forgetting",
 ]
 MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 700_000
 FEWEST_TEXTS_PER_CODE, MOST_TEXTS_PER_CODE = 1.2, 2.2
@@ -185,8 +186,8 @@ def test_each_public_function_of_helpers_is_used():
 
 # The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
 ORDER = (
-    "errors table templates splits models encoding prompting answering training scoring figures"
-    " widgets course checks"
+    "errors table templates splits models encoding prompting answering training scoring"
+    " forgetting figures widgets course checks"
 ).split()
 # And within helpers.checks, which all the others do without; registry has the exercises' modules.
 FRAMEWORK = "exercise verdict record quizzes".split()

@@ -18,6 +18,7 @@ from helpers.scoring import (
     bootstrap_interval,
     choose,
     confusion,
+    holds_answer,
     lead_words,
     macro_f1,
     majority_label,
@@ -391,3 +392,22 @@ def test_a_mean_loss_weighs_tokens_alike_however_they_were_cut_into_batches():
 def test_there_is_no_mean_without_tokens(means, tokens):
     with pytest.raises(ScoringError, match="at least one token"):
         mean_by_tokens(means, tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "found"),
+    [
+        ("Tokyo", ["Tokyo"], True),
+        ("The capital is TOKYO.", ["Tokyo"], True),
+        ("It has 18 legs", ["8", "eight"], False),
+        ("How nice", ["ice"], False),
+        ("It lies in South\nAmerica!", ["South America"], True),
+        ("In the south of America", ["South America"], False),
+        ("H₂O, of course", ["H2O"], True),
+        ("", ["8"], False),
+        ("anything", ["?"], False),
+        ("anything", [], False),
+    ],
+)
+def test_an_answer_is_held_as_whole_words(text, answers, found):
+    assert holds_answer(text, answers) is found
