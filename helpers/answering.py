@@ -44,24 +44,10 @@ def score_choices(
     the end token. The largest in a row is the constrained answer.
     Raises AnsweringError when a prompt does not fit into the context window.
     """
-    starts = {joint(prompt) for prompt in prompts}
-    if len(starts) > 1:
-        raise AnsweringError(
-            "Some of these prompts end in white space and some do not, so the choices would be "
-            "tokenized in two ways. Make all of them with one template."
-        )
-    (start,) = starts
-    tokens = [tokenizer(start + choice, add_special_tokens=False).input_ids for choice in choices]
+    tokens = _tokens_of(choices, prompts, tokenizer)
     scores = torch.zeros(len(prompts), len(choices))
-    room = max(len(ids) for ids in tokens)
-    for state in _read(model, tokenizer, prompts, batch_size, room):
-        first = _log_probabilities(model, state.hidden)
-        for column, ids in enumerate(tokens):
-            total = first[:, ids[0]]
-            if len(ids) > 1:
-                rest = _Continuation(model, state).feed(ids[:-1])
-                total = total + rest[:, range(len(ids) - 1), ids[1:]].sum(1)
-            scores[state.rows, column] = total.float().cpu()
+    for state in _read(model, tokenizer, prompts, batch_size, _longest(tokens)):
+        scores[state.rows] = _score(model, state, tokens)
     return scores
 
 
@@ -79,23 +65,91 @@ def generate_answers(
     Returns one stripped text for each prompt.
     Raises AnsweringError when prompt and answer do not fit into the context window.
     """
-    answers = [""] * len(prompts)
+    answers: dict[int, str] = {}
     for state in _read(model, tokenizer, prompts, batch_size, max_new_tokens):
-        continuation = _Continuation(model, state)
-        scores = _log_probabilities(model, state.hidden)
-        said: list[list[int]] = [[] for _ in state.rows]
-        for _ in range(max_new_tokens):
-            chosen = scores.argmax(-1)
-            for ids, token in zip(said, chosen.tolist(), strict=True):
-                ids.append(token)
-            if all(_ended(ids, tokenizer) for ids in said):
-                break
-            scores = continuation.feed(chosen[:, None])[:, -1]
-        for row, ids in zip(state.rows, said, strict=True):
-            if tokenizer.eos_token_id in ids:
-                ids = ids[: ids.index(tokenizer.eos_token_id)]
-            lines = tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines()
-            answers[row] = lines[0].strip() if lines else ""
+        answers |= _generate(model, tokenizer, state, max_new_tokens)
+    return [answers[row] for row in range(len(prompts))]
+
+
+@torch.no_grad()
+def answer_both_ways(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    choices: tuple[str, ...],
+    max_new_tokens: int,
+    batch_size: int = 16,
+) -> tuple[Tensor, list[str]]:
+    """What score_choices and generate_answers return, with each prompt read only once.
+
+    Reading takes most of the time, so this is nearly twice as fast as one after the other.
+    """
+    tokens = _tokens_of(choices, prompts, tokenizer)
+    scores = torch.zeros(len(prompts), len(choices))
+    answers: dict[int, str] = {}
+    room = max(_longest(tokens), max_new_tokens)
+    for state in _read(model, tokenizer, prompts, batch_size, room):
+        scores[state.rows] = _score(model, state, tokens)
+        answers |= _generate(model, tokenizer, state, max_new_tokens)
+    return scores, [answers[row] for row in range(len(prompts))]
+
+
+def _tokens_of(
+    choices: tuple[str, ...], prompts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """The tokens of each choice, as they would follow any of these prompts."""
+    starts = {joint(prompt) for prompt in prompts}
+    if len(starts) > 1:
+        raise AnsweringError(
+            "Some of these prompts end in white space and some do not, so the choices would be "
+            "tokenized in two ways. Make all of them with one template."
+        )
+    (start,) = starts
+    return [tokenizer(start + choice, add_special_tokens=False).input_ids for choice in choices]
+
+
+def _longest(tokens: list[list[int]]) -> int:
+    return max(len(ids) for ids in tokens)
+
+
+def _score(model: PreTrainedModel, state: _State, tokens: list[list[int]]) -> Tensor:
+    """Log-probability of each choice after each prompt of a batch: (batch, choices)."""
+    first = _log_probabilities(model, state.hidden)
+    scores = torch.zeros(len(state.rows), len(tokens))
+    for column, ids in enumerate(tokens):
+        total = first[:, ids[0]]
+        if len(ids) > 1:
+            rest = _Continuation(model, state).feed(ids[:-1])
+            total = total + rest[:, range(len(ids) - 1), ids[1:]].sum(1)
+        scores[:, column] = total.float().cpu()
+    return scores
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    state: _State,
+    max_new_tokens: int,
+) -> dict[int, str]:
+    """Row → free answer, for each prompt of a batch."""
+    continuation = _Continuation(model, state)
+    scores = _log_probabilities(model, state.hidden)
+    said: list[list[int]] = [[] for _ in state.rows]
+    for _ in range(max_new_tokens):
+        chosen = scores.argmax(-1)
+        for ids, token in zip(said, chosen.tolist(), strict=True):
+            ids.append(token)
+        # What would follow the last token is not asked for.
+        full = len(said[0]) == max_new_tokens
+        if full or all(_ended(ids, tokenizer) for ids in said):
+            break
+        scores = continuation.feed(chosen[:, None])[:, -1]
+    answers = {}
+    for row, ids in zip(state.rows, said, strict=True):
+        if tokenizer.eos_token_id in ids:
+            ids = ids[: ids.index(tokenizer.eos_token_id)]
+        lines = tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines()
+        answers[row] = lines[0].strip() if lines else ""
     return answers
 
 

@@ -166,19 +166,27 @@ def product_of(row: Row) -> str:
 def same_text(a: str, b: str) -> bool:
     """Whether two reviews of one product are one text, posted again with small edits.
 
-    The share of common words is twice their number over the number of words in both texts (the
-    Dice coefficient, repeated words counted as often as both have them). From SAME_TEXT on it is
-    the same text. Case, punctuation and the order of the words do not count; an empty text is
-    the same as no other. The rule is meant for texts about one product: two short reviews of
-    different products may share as many words by chance.
+    From a share of SAME_TEXT common words on it is the same text; an empty text is the same as no
+    other. The rule is meant for texts about one product: two short reviews of different products
+    may share as many words by chance.
+    """
+    total_a, total_b = _words(a)[1], _words(b)[1]
+    # The common words cannot be more than the shorter text has: most pairs end here.
+    if min(total_a, total_b) * 2 < SAME_TEXT * (total_a + total_b):
+        return False
+    return share_of_common_words(a, b) >= SAME_TEXT
+
+
+def share_of_common_words(a: str, b: str) -> float:
+    """Twice the number of common words over the number of words in both texts, 0 to 1.
+
+    A repeated word is common as often as both texts have it. Case, punctuation and the order of
+    the words do not count. Two empty texts have nothing in common. (The Dice coefficient.)
     """
     words_a, total_a = _words(a)
     words_b, total_b = _words(b)
-    # The shared words cannot be more than the shorter text has: most pairs end here.
-    if min(total_a, total_b) * 2 < SAME_TEXT * (total_a + total_b) or not total_a:
-        return False
-    shared = sum(min(count, words_b.get(word, 0)) for word, count in words_a.items())
-    return 2 * shared >= SAME_TEXT * (total_a + total_b)
+    common = sum(min(count, words_b.get(word, 0)) for word, count in words_a.items())
+    return 2 * common / max(1, total_a + total_b)
 
 
 @lru_cache(maxsize=65536)

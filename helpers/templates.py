@@ -163,6 +163,21 @@ def check_template(template: Template, columns: Iterable[str]) -> None:
         )
 
 
+def told_by(column: Sequence[object], answers: Sequence[str]) -> float:
+    """How much a column gives away: the share of rows whose answer it tells, 0 to 1.
+
+    For each row, guess the commonest answer among the *other* rows with the same value in the
+    column. Where no other row has that value, there is no guess, and it is not told.
+    """
+    told = 0
+    for place, value in enumerate(column):
+        others = Counter(
+            answers[other] for other, same in enumerate(column) if same == value and other != place
+        )
+        told += bool(others) and others.most_common(1)[0][0] == answers[place]
+    return told / len(column)
+
+
 def render(template: Template, row: Row) -> Example:
     """The example that a template makes of one row.
 

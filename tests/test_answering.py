@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from helpers.answering import AnsweringError, generate_answers, score_choices
+from helpers import answering
+from helpers.answering import (
+    AnsweringError,
+    answer_both_ways,
+    generate_answers,
+    score_choices,
+)
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [
@@ -51,6 +57,25 @@ def test_free_answers_equal_generate(batch_size):
         text = tokenizer.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         assert answer == (text.strip().splitlines() or [""])[0].strip()
     assert any(answers)
+
+
+def test_both_ways_at_once_equal_one_after_the_other_and_read_each_prompt_once(monkeypatch):
+    model, tokenizer = tiny_model(seed=3), tiny_tokenizer()
+    prompts = ["Review: so\nRating: okay\n\n" + prompt for prompt in PROMPTS]
+    scores = score_choices(model, tokenizer, prompts, CHOICES, batch_size=2)
+    answers = generate_answers(model, tokenizer, prompts, 10, batch_size=2)
+    read, rows = answering._read, []
+
+    def counting(*arguments):
+        for state in read(*arguments):
+            rows.extend(state.rows)
+            yield state
+
+    monkeypatch.setattr(answering, "_read", counting)
+    both = answer_both_ways(model, tokenizer, prompts, CHOICES, 10, batch_size=2)
+    torch.testing.assert_close(both[0], scores)
+    assert both[1] == answers and any(answers)
+    assert sorted(rows) == list(range(len(prompts)))
 
 
 def test_an_answer_ends_at_the_end_token_and_at_the_end_of_its_line(monkeypatch):

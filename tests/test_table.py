@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.errors import CourseError
-from helpers.table import COLUMNS, REVIEWS, TableError, product_of, read_table, same_text
+from helpers.table import (
+    COLUMNS,
+    REVIEWS,
+    TableError,
+    product_of,
+    read_table,
+    same_text,
+    share_of_common_words,
+)
 
 HEADER = ",".join(COLUMNS)
 GOOD = "R1,pets,Rope Toy,4,Nice toy,My dog likes this toy a lot."
@@ -341,3 +349,9 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
         assert str(path) in str(error)
     else:
         assert len(rows) == report.rows_kept > 0
+
+
+def test_share_of_common_words_counts_repeated_words_and_no_case():
+    assert share_of_common_words("Very, very good", "good: very bad") == 4 / 6
+    assert share_of_common_words("It broke.", "broke IT") == 1.0
+    assert share_of_common_words("", "") == 0.0

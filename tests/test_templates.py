@@ -19,6 +19,7 @@ from helpers.templates import (
     load_library,
     make_examples,
     render,
+    told_by,
 )
 from tests.refusals import refusal
 
@@ -493,3 +494,10 @@ def test_promptsource_file_without_templates(tmp_path):
 def test_promptsource_entry_without_jinja(tmp_path):
     path = library(tmp_path, "dataset: shop\ntemplates: {1: !Template {name: x}}")
     refused(lambda: load_library(path), "mine.yaml", "jinja", "delete")
+
+
+def test_a_column_tells_what_the_other_rows_with_its_value_say():
+    answers = ["toys", "toys", "toys", "books", "books"]
+    assert told_by(["a", "a", "a", "b", "b"], answers) == 1.0
+    assert told_by([1, 1, 1, 1, 2], answers) == 3 / 5  # the fourth is outvoted, the last alone
+    assert told_by([1, 2, 3, 4, 5], answers) == 0.0  # an id tells nothing of another row
