@@ -298,10 +298,10 @@ def distribution_strip(words: list[str], model: dict[int, list[float]], label: i
     model: step → probability of each word. label: place of the right word in `words`; its bar is
     orange and hatched, and its word is marked.
     """
-    columns = min(4, len(model))
+    columns = len(model) if len(model) < 5 else min(4, -(-len(model) // 2))
     lines = -(-len(model) // columns)
     figure = Figure(figsize=(10, lines * (0.26 * len(words) + 0.9)), layout="constrained")
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     places = range(len(words))
     names = [f"✓ {word}" if i == label else word for i, word in enumerate(_as_text(words))]
     for axes, (step, values) in zip(panels, model.items(), strict=False):
@@ -333,7 +333,7 @@ def gradient_figure(words: list[str], ours: list[float], autograd: list[float]) 
         bars = axes.barh(range(len(words)), values, color=colours)
         axes.bar_label(bars, fmt="{:+.3f}", padding=3)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(xlim=(-1.45, 1.45), title=title, xlabel="gradient of the loss at this logit")
+        axes.set(xlim=(-1.6, 1.6), title=title, xlabel="gradient of the loss at this logit")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(words)), _as_text(words))
     panels[0].set_ylabel("next token")

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -18,19 +19,25 @@ from IPython.display import DisplayHandle, display
 from helpers.answering import generate_answers
 from helpers.errors import CourseError
 from helpers.figures import (
+    BLUE,
+    ORANGE,
+    RED,
     Token,
     as_output,
     loss_of_tokens,
+    mask_of_tokens,
     state_of,
     token_cells,
     token_table,
     training_curve,
     two_distributions,
+    window_bar,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from helpers.prompting import Budget
     from helpers.templates import Example
     from helpers.training import History
 
@@ -167,6 +174,128 @@ class DistributionSlider(ipywidgets.VBox):
         self.result.value = f'<img src="{source}" alt="{escape(says)}"><p>{escape(says)}</p>'
 
 
+class BudgetMeter(ipywidgets.VBox):
+    """How a number of shots fills the context window, and beside it what was measured with it.
+
+    Drag the slider or use the arrow keys; or, from code, set `shots.value` to one of the numbers.
+    `text` is what is shown, `result.value` the same as HTML, and `table()` all of it at once.
+
+    budgets: number of shots → how the window is shared out. measured: number of shots → {what was
+    measured: its value, in words}; a number that was not tried is missing here.
+    """
+
+    def __init__(self, budgets: dict[int, "Budget"], measured: dict[int, dict[str, str]]) -> None:
+        self._budgets, self._measured = budgets, measured
+        self.shots = ipywidgets.SelectionSlider(
+            options=list(budgets), description="shots", layout=ipywidgets.Layout(width="32em")
+        )
+        self.result = ipywidgets.HTML()
+        self.shots.observe(self._draw, names="value")
+        self._draw()
+        super().__init__([self.shots, self.result])
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "A slider for the number of shots. It needs a running notebook."
+
+    @property
+    def text(self) -> str:
+        """The window as a line of signs, and what is known of this number of shots."""
+        return "\n".join([window_bar(self._budgets[self.shots.value]), *self._lines()])
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows for `show_table`: each number of shots, its tokens, what was measured."""
+        names = list(dict.fromkeys(name for one in self._measured.values() for name in one))
+        rows = []
+        for shots, budget in self._budgets.items():
+            known = self._measured.get(shots, {})
+            used = f"{budget.window - budget.free:,}"
+            rows.append([str(shots), used, _room(budget), *(known.get(n, "–") for n in names)])
+        return ["shots", "tokens", "room", *names], rows
+
+    def _lines(self) -> list[str]:
+        shots = self.shots.value
+        budget = self._budgets[shots]
+        parts = [f"shots {budget.shots:,}", f"question {budget.question:,}"]
+        parts += [f"answer {budget.answer:,}", _room(budget)]
+        known = [f"{name}: {value}" for name, value in self._measured.get(shots, {}).items()]
+        return [
+            "s shots, q question, a answer, · free, ! too many",
+            f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
+            + ", ".join(parts),
+            *(known or ["Not asked with this number of shots: no accuracy, no seconds."]),
+        ]
+
+    def _draw(self, _: dict | None = None) -> None:
+        colours = {"s": BLUE, "q": ORANGE, "a": RED, "·": "#eeeeee", "!": "black"}
+        runs = ["".join(run) for _, run in groupby(window_bar(self._budgets[self.shots.value]))]
+        bar = "".join(
+            f'<span style="background: {colours[run[0]]}; '
+            f'color: {"white" if run[0] in "sa!" else "black"}">{run}</span>'
+            for run in runs
+        )
+        self.result.value = f'<div style="font-family: monospace; white-space: pre">{bar}</div>'
+        self.result.value += "".join(f"<div>{escape(line)}</div>" for line in self._lines())
+
+
+def _room(budget: "Budget") -> str:
+    return f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
+
+
+class TemplatePlayground(ipywidgets.VBox):
+    """One row of the table as prompt, completion, tokens and loss mask, in any task and wording.
+
+    Use the lists; or, from code, set `row.value`, `task.value` and `wording.value`. `text` is what
+    is shown, `result.value` the same as HTML.
+
+    rows: name → row. wordings: task → names of its wordings. example: function from task, wording
+    and row to prompt, completion and tokens (without losses).
+    """
+
+    def __init__(
+        self,
+        rows: dict[str, dict],
+        wordings: dict[str, list[str]],
+        example: Callable[[str, str, dict], tuple[str, str, list[Token]]],
+    ) -> None:
+        self._rows, self._wordings, self._example = rows, wordings, example
+        wide, task = ipywidgets.Layout(width="40em"), next(iter(wordings))
+        self.row = ipywidgets.Dropdown(options=list(rows), description="row", layout=wide)
+        self.task = ipywidgets.Dropdown(options=list(wordings), description="task")
+        self.wording = ipywidgets.Dropdown(options=wordings[task], description="wording")
+        self.result, self.text = ipywidgets.HTML(), ""
+        self.task.observe(self._of_task, names="value")
+        for control in (self.row, self.wording):
+            control.observe(self._draw, names="value")
+        self._draw()
+        super().__init__([self.row, self.task, self.wording, self.result])
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "Lists for row, task and wording. They need a running notebook."
+
+    def _of_task(self, _: dict) -> None:
+        # The first wording of both tasks may have one name: then no change of wording is noticed.
+        self.wording.options = self._wordings[self.task.value]
+        self._draw()
+
+    def _draw(self, _: dict | None = None) -> None:
+        row = self._rows[self.row.value]
+        try:
+            prompt, completion, tokens = self._example(self.task.value, self.wording.value, row)
+        except CourseError as error:
+            self.text = str(error)
+            self.result.value = escape(self.text)
+            return
+        count = mask_of_tokens(tokens)
+        self.text = f"{prompt} [{completion}]\n{count}\n{token_table(tokens)['text/plain']}"
+        style = "white-space: pre-wrap; line-height: 1.4; padding: 0.5em 0"
+        self.result.value = (
+            f'<div style="{style}">{escape(prompt)} <b>[{escape(completion)}]</b></div>'
+            f"{token_cells(tokens)}<p>{escape(count)}</p>"
+        )
+
+
 class LiveCurve:
     """A picture of a run that grows with it; give it to `train` as `watch`.
 
@@ -234,7 +363,10 @@ class FixedQuestion:
 
     def __str__(self) -> str:
         """The end of the prompt, and the right answer."""
-        return f"{self.example.prompt[-120:]!r}, right answer {self.example.completion!r}"
+        end = self.example.prompt
+        if len(end) > 120:
+            end = "… " + end[-120:].split(maxsplit=1)[-1]
+        return f"{end!r}, right answer {self.example.completion!r}"
 
     def ask(self) -> str:
         """What the model answers now, when nobody constrains it."""

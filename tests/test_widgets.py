@@ -174,9 +174,11 @@ def test_a_question_to_a_model_leaves_it_as_it_was_and_never_ends_a_run():
     assert model.training and torch.equal(torch.get_rng_state(), state)
     model.eval()
     assert question.ask() and not model.training
-    assert "How is it?" in str(question) and "'good'" in str(question)
+    assert str(question) == "'How is it?', right answer 'good'"
     long = Example("good " * 300, "good", "2")
-    assert "context window" in FixedQuestion(long, model, tokenizer).ask()
+    question = FixedQuestion(long, model, tokenizer)
+    assert "context window" in question.ask()
+    assert str(question).startswith("'… good good") and len(str(question)) < 150
 
 
 def test_a_run_that_is_watched_goes_as_one_that_is_not(tmp_path, screen):
@@ -237,3 +239,62 @@ def test_live_curve_says_what_is_in_use_on_a_gpu_that_is_used(screen, monkeypatc
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2.5e9)
     LiveCurve(48)(history)
     assert "on the GPU 1.5 GB (at most 2.5)" in screen.shown[-1]["text/plain"]
+
+
+def meter() -> BudgetMeter:
+    budgets = {0: Budget(0, 30, 2, 68, 100), 4: Budget(50, 30, 2, 18, 100)}
+    budgets |= {9: Budget(110, 30, 2, -42, 100)}
+    return BudgetMeter(budgets, {0: {"accuracy": "0.20"}, 4: {"accuracy": "<0.35>", "one": "2 s"}})
+
+
+def test_a_budget_meter_shows_window_room_and_what_was_measured():
+    shown = meter()
+    assert "accuracy: 0.20" in shown.text and "68 free" in shown.result.value
+    shown.shots.value = 4  # from code as well as from the mouse
+    assert "4 shots in a window of 100 tokens: shots 50, question 30" in shown.text
+    assert "one: 2 s" in shown.text and "0.20" not in shown.result.value
+    assert "&lt;0.35&gt;" in shown.result.value and "<0.35>" not in shown.result.value
+    shown.shots.value = 9
+    assert "42 too many" in shown.text and "!" * 20 in shown.result.value
+    assert "Not asked with this number of shots" in shown.text
+
+
+def test_a_budget_meter_has_all_of_it_in_one_table():
+    header, rows = meter().table()
+    assert header == ["shots", "tokens", "room", "accuracy", "one"]
+    assert rows[0] == ["0", "32", "68 free", "0.20", "–"]
+    assert rows[2] == ["9", "142", "42 too many", "–", "–"]
+
+
+def playground() -> TemplatePlayground:
+    def example(task: str, wording: str, row: dict) -> tuple[str, str, list[Token]]:
+        if not row["body"]:
+            raise CourseError("Row <R2> is empty.")
+        prompt = f"{task}, {wording}: {row['body']}"
+        return prompt, "good", [Token(prompt, 5, False, {}), Token(" good", 7, True, {})]
+
+    rows = {"R1": {"body": "<script>alert('x')</script>"}, "R2": {"body": ""}}
+    return TemplatePlayground(
+        rows, {"opinion": ["plain", "bare"], "headline": ["plain"]}, example
+    )
+
+
+def test_the_playground_shows_prompt_tokens_and_mask_of_what_is_picked():
+    shown = playground()
+    assert "opinion, plain" in shown.text and "2 tokens, 1 of them supervised" in shown.text
+    shown.wording.value = "bare"
+    assert "opinion, bare" in shown.text and "opinion, bare" in shown.result.value
+    shown.task.value = "headline"
+    assert "headline, plain" in shown.text and tuple(shown.wording.options) == ("plain",)
+    shown.wording.value, shown.task.value = "plain", "opinion"  # a wording of the same name
+    assert "opinion, plain" in shown.result.value
+
+
+def test_the_playground_shows_markup_of_the_table_as_text_and_says_what_is_wrong():
+    shown = playground()
+    assert "<script>" not in shown.result.value
+    assert "&lt;script&gt;" in shown.result.value and "<script>" in shown.text
+    shown.row.value = "R2"
+    assert shown.result.value == "Row &lt;R2&gt; is empty." and shown.text == "Row <R2> is empty."
+    shown.row.value = "R1"
+    assert "supervised" in shown.text
