@@ -187,22 +187,28 @@ class Token:
     losses: dict[str, float]
 
 
-def show_tokens(tokens: list[Token], when: str, masked: bool = True) -> None:
-    """Show the tokens as coloured cells; where no HTML can be shown, as a plain table."""
+def show_tokens(tokens: list[Token], when: str = "", masked: bool = True) -> None:
+    """Show the tokens as coloured cells; where no HTML can be shown, as a plain table.
+
+    Tokens without losses are shown with their ids and marks alone.
+    """
     text = token_table(tokens, when, masked)["text/plain"]
     data = {"text/html": token_cells(tokens, when, masked), "text/plain": text}
     display(data, raw=True)
-    print(loss_of_tokens(tokens, when, masked))
+    measured = any(token.losses for token in tokens)
+    print(loss_of_tokens(tokens, when, masked) if measured else mask_of_tokens(tokens))
 
 
-def token_cells(tokens: list[Token], when: str, masked: bool = True) -> str:
+def token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
     """HTML of the tokens in their order: text, id, and the loss with a symbol.
 
     The darker a cell, the higher its loss, on one scale for all times. ✓ and a firm border: the
     token is supervised. Pointing at a cell shows the same in words.
 
-    masked: show the losses of the supervised tokens only, as training sees them.
+    masked: show the losses of the supervised tokens only, as training sees them. Where no token
+    has a loss, supervised tokens are shaded.
     """
+    measured = any(token.losses for token in tokens)
     highest = max((loss for token in tokens for loss in token.losses.values()), default=1.0)
     cells = []
     for place, token in enumerate(tokens):
@@ -211,10 +217,14 @@ def token_cells(tokens: list[Token], when: str, masked: bool = True) -> str:
         # From white to blue; what has no loss to show is grey.
         mixed = [round(255 + (end - 255) * shade) for end in (0, 0x72, 0xB2)]
         background = "#eeeeee" if loss is None else "rgb({}, {}, {})".format(*mixed)
+        if token.supervised and not measured:
+            background = "#fbe3b3"
         border = "2px solid black" if token.supervised else "1px dashed #888888"
-        says = f"place {place}, token {token.text!r}, id {token.id}, {_mark(token)}, loss "
-        says += "not looked at" if loss is None else f"{loss:.2f} nats"
-        lines = [_visible_space(token.text), str(token.id), f"{_mark(token)[0]} {_number(loss)}"]
+        says = f"place {place}, token {token.text!r}, id {token.id}, {_mark(token)}"
+        if measured:
+            says += ", loss not looked at" if loss is None else f", loss {loss:.2f} nats"
+        number = f" {_number(loss)}" if measured else ""
+        lines = [_visible_space(token.text), str(token.id), _mark(token)[0] + number]
         weights = ["bold", "normal; font-size: 75%", "normal"]
         cells.append(
             f'<span title="{html.escape(says)}" style="display: inline-block; margin: 2px; '
@@ -226,12 +236,13 @@ def token_cells(tokens: list[Token], when: str, masked: bool = True) -> str:
             )
             + "</span>"
         )
-    legend = "Each cell: token, id, loss in nats (the darker, the higher). ✓ and a firm border: "
-    legend += "supervised; · not. ␣ is a space, ⏎ the end of a line."
+    loss = ", loss in nats (the darker, the higher)" if measured else ""
+    legend = f"Each cell: token, id{loss}"
+    legend += ". ✓ and a firm border: supervised; · not. ␣ is a space, ⏎ the end of a line."
     return f"<div>{''.join(cells)}</div><div>{legend}</div>"
 
 
-def token_table(tokens: list[Token], when: str, masked: bool = True) -> dict[str, str]:
+def token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
     """The same as `token_cells` as a table; see `table_output`."""
     rows = [
         [
@@ -243,7 +254,10 @@ def token_table(tokens: list[Token], when: str, masked: bool = True) -> dict[str
         ]
         for place, token in enumerate(tokens)
     ]
-    return table_output(["place", "token", "id", "label", "loss (nats)"], rows)
+    header = ["place", "token", "id", "label", "loss (nats)"]
+    if not any(token.losses for token in tokens):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return table_output(header, rows)
 
 
 def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
@@ -252,6 +266,12 @@ def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
     shown = [loss for loss in losses if loss is not None]
     which = "supervised tokens" if masked else "tokens, those of the prompt included"
     return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
+
+
+def mask_of_tokens(tokens: list[Token]) -> str:
+    """How many tokens there are and how many of them are supervised, in words."""
+    supervised = sum(token.supervised for token in tokens)
+    return f"{len(tokens)} tokens, {supervised} of them supervised (✓)"
 
 
 def _visible_loss(token: Token, when: str, masked: bool) -> float | None:
@@ -544,6 +564,21 @@ def window_figure(budgets: dict[str, "Budget"], marks: dict[str, int]) -> Figure
     return figure
 
 
+def window_bar(budget: "Budget", width: int = 64) -> str:
+    """A context window as a line of signs: s shots, q question, a answer, · free, ! too many.
+
+    width: signs for the whole window. What needs less than one sign gets one.
+    """
+    runs = {
+        sign: math.ceil(tokens * width / budget.window)
+        for sign, tokens in (("s", budget.shots), ("q", budget.question), ("a", budget.answer))
+    }
+    if budget.fits:  # rounding up may have cost more than there is
+        runs["s"] -= max(0, sum(runs.values()) - width)
+    bar = "".join(sign * times for sign, times in runs.items())
+    return bar[:width].ljust(width, "·") + "!" * (len(bar) - width)
+
+
 def loss_by_position(
     starts: list[int], losses: list[float], errors: list[float], window: int
 ) -> Figure:
@@ -633,4 +668,34 @@ def price_chart(
     for axes in list(figure.axes)[len(changes) :]:
         axes.remove()
     figure.supxlabel("change since the starting model, 95 % interval (right: better)", fontsize=10)
+    return figure
+
+
+def museum_wall(runs: dict[str, tuple[list[float], float]], rows: int) -> Figure:
+    """Loss curves as each run reported them, a panel each, beside the curve of the first run.
+
+    runs: name → (loss of each step, share of answers that were right); the first is the healthy
+    one. rows: how many answers each share was counted on. A loss that is not a number is marked.
+    """
+    (_, (healthy, _)), *others = runs.items()
+    columns = 3
+    lines = math.ceil(len(others) / columns)
+    figure = Figure(figsize=(9, 0.6 + 2.2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (name, (losses, share)) in zip(panels, others, strict=False):
+        steps = range(1, len(losses) + 1)
+        axes.plot(range(1, len(healthy) + 1), healthy, color=GREY, lw=1, label="healthy run")
+        axes.plot(steps, losses, "--", color=BLUE, lw=1.2, label="this run")
+        lost = next((step for step, loss in zip(steps, losses, strict=True) if loss != loss), None)
+        if lost:
+            axes.axvline(lost, color=RED, lw=1.5)
+            axes.annotate(" nan", (lost, 0.6), xycoords=("data", "axes fraction"), color=RED)
+        axes.set_title(f"{name}\nright: {share_of(share, rows)}", fontsize=9)
+        axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(figure.axes)[len(others) :]:
+        axes.set_visible(False)
+    figure.supxlabel("optimizer step", fontsize=10)
+    figure.supylabel("reported loss (nats per token, log scale)", fontsize=10)
+    figure.axes[0].legend(frameon=False, fontsize=8)
     return figure

@@ -20,6 +20,7 @@ from helpers.figures import (
     looks_figure,
     loss_by_position,
     loss_of_tokens,
+    museum_wall,
     price_chart,
     run_curves,
     show_table,
@@ -30,6 +31,7 @@ from helpers.figures import (
     token_table,
     training_curve,
     two_distributions,
+    window_bar,
     window_figure,
 )
 from helpers.prompting import Budget
@@ -145,6 +147,30 @@ def test_a_window_is_filled_by_shots_question_and_answer_in_this_order():
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
     assert bars[4:] == [(0, 40), (40, 30), (70, 2), (0, 100)]
     assert [line.get_xdata()[0] for line in axes.lines] == [64]
+
+
+@pytest.mark.parametrize(
+    ("budget", "bar"),
+    [
+        (Budget(0, 30, 2, 68, 100), "qqqa······"),
+        (Budget(40, 30, 2, 28, 100), "ssssqqqa··"),
+        (Budget(66, 32, 2, 0, 100), "sssssqqqqa"),  # full to the last token
+        (Budget(110, 30, 2, -42, 100), "ssssssssss!!!!!"),
+    ],
+)
+def test_a_window_as_a_line_of_signs(budget, bar):
+    assert window_bar(budget, width=10) == bar
+
+
+def test_tokens_without_losses_are_shown_with_their_marks_alone(monkeypatch, capsys):
+    tokens = [Token("Is <it>?\n", 7, False, {}), Token(" yes", 9, True, {})]
+    cells = token_cells(tokens)
+    assert "✓" in cells and "loss" not in cells
+    assert "&lt;it&gt;?⏎" in cells and "<it>" not in cells
+    assert "loss" not in token_table(tokens)["text/plain"]
+    monkeypatch.setattr(figures, "display", lambda *_, **__: None)
+    show_tokens(tokens)
+    assert capsys.readouterr().out == "2 tokens, 1 of them supervised (✓)\n"
 
 
 def test_losses_past_the_window_are_drawn_apart():
@@ -263,3 +289,19 @@ def test_in_the_price_chart_right_is_better_also_for_losses():
     assert drawn == [0.4, 0.0]
     bar = accuracy.containers[0].lines[2][0].get_segments()[0]
     assert bar[:, 0].tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_the_museum_wall_holds_each_run_against_the_healthy_one():
+    nan = float("nan")
+    runs = {
+        "healthy": ([3.0, 1.0, 0.5], 0.5),
+        "b": ([2.0, 0.1, 0.0], 0.0),
+        "c": ([3.0, nan, nan], 0),
+    }
+    figure = museum_wall(runs, 10)
+    first, second, empty = figure.axes
+    healthy, broken = (line.get_ydata().tolist() for line in first.lines)
+    assert (list(healthy), list(broken)) == ([3.0, 1.0, 0.5], [2.0, 0.1, 0.0])
+    assert first.get_title().startswith("b\nright: 0.00 (0.00 to ")
+    assert second.lines[2].get_xdata() == [2, 2] and second.texts[0].get_text() == " nan"
+    assert len(first.lines) == 2 and not empty.get_visible()

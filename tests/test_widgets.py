@@ -7,14 +7,17 @@ from helpers import widgets
 from helpers.encoding import encode_all
 from helpers.errors import CourseError
 from helpers.figures import Token
+from helpers.prompting import Budget
 from helpers.templates import Example
 from helpers.training import History, StepRecord, TrainSettings, ValidationRecord, train
 from helpers.widgets import (
+    BudgetMeter,
     DistributionSlider,
     FixedQuestion,
     LiveCurve,
     LossMicroscope,
     SideBySide,
+    TemplatePlayground,
 )
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -274,9 +277,7 @@ def playground() -> TemplatePlayground:
         return prompt, "good", [Token(prompt, 5, False, {}), Token(" good", 7, True, {})]
 
     rows = {"R1": {"body": "<script>alert('x')</script>"}, "R2": {"body": ""}}
-    return TemplatePlayground(
-        rows, {"opinion": ["plain", "bare"], "headline": ["plain"]}, example
-    )
+    return TemplatePlayground(rows, {"opinion": ["plain", "bare"], "headline": ["plain"]}, example)
 
 
 def test_the_playground_shows_prompt_tokens_and_mask_of_what_is_picked():
