@@ -124,4 +124,6 @@ def stars(difficulty: int) -> str:
 
 def _of(states: Any) -> str:
     states = list(states)
+    if not states:
+        return "none"
     return f"{states.count(record.DONE)} of {len(states)}"

@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from helpers.checks.exercise import Exercise
 from helpers.errors import CourseError
 
-# In the order of the notebooks, 01 to 08.
-MODULES = "prompt template split fine_tune validate test_set instruct_model forgetting".split()
+# In the order of the notebooks, 00 to 09.
+MODULES = (
+    "start_here prompt template split fine_tune validate test_set instruct_model forgetting museum"
+).split()
 
 
 @cache
