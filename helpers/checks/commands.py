@@ -69,6 +69,7 @@ def _collect(function: Callable, module: Any, parts: dict[str, str]) -> None:
     parts[function.__name__] = inspect.getsource(function).rstrip()
     for name in _names(function.__code__):
         value = vars(module).get(name)
+        value = getattr(value, "__wrapped__", value)  # what stands behind a cache
         if name in parts:
             continue
         if isinstance(value, FunctionType) and name.startswith("_"):
