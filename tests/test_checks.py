@@ -666,3 +666,23 @@ def test_each_quiz_has_three_questions_and_stands_in_its_notebook(path):
     notebook = (ROOT / "notebooks" / f"{path.stem}.ipynb").read_text(encoding="utf-8")
     for call in (f'quiz(\\"{path.stem}\\")', f'progress(\\"{path.stem}\\")'):
         assert call in notebook
+
+
+# The notebooks of the main subject: 00 has one exercise to try out, 09 its specimens.
+WITH_EXERCISES = [
+    "01_prompt",
+    "02_template",
+    "03_split",
+    "04_fine_tune",
+    "05_validate",
+    "06_test",
+    "07_instruct_model",
+    "08_forgetting",
+]
+
+
+@pytest.mark.parametrize("notebook", WITH_EXERCISES)
+def test_each_notebook_has_two_to_four_exercises_and_a_quiz(notebook):
+    names = [exercise.name for exercise in EXERCISES if exercise.notebook == notebook]
+    assert 2 <= len(names) <= 4
+    assert (quizzes.QUIZZES / f"{notebook}.yaml").exists()
