@@ -159,7 +159,7 @@ class Change:
         return "better" if (self.mean < 0) == self.lower_is_better else "worse"
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f}): {self.verdict}"
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}): {self.verdict}"
 
 
 @dataclass(frozen=True)
