@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType, FunctionType
@@ -12,26 +13,38 @@ from helpers.checks import record
 from helpers.checks.exercise import Exercise
 from helpers.checks.quizzes import QUIZZES, key, load_quiz
 from helpers.checks.registry import exercises, find
-from helpers.checks.verdict import NOT_TRIED, RIGHT, assess
+from helpers.checks.verdict import NOT_TRIED, NOT_YET, RIGHT, WIDTH, Verdict, assess
 from helpers.figures import show_table
 
+# What is said of a specimen, which is broken before anybody has touched it.
+MENDED, BROKEN = "✓ mended", "✗ still broken"
 _hints_shown: Counter[str] = Counter()
 
 
 def check(name: str, attempt: Any) -> None:
     """Try a function or value on hidden cases: "not tried yet", "not yet" and why, or "right".
 
+    Of a specimen it says "✗ still broken" and why, or "✓ mended".
+
     What the function prints is shown with the case that fails, and held back otherwise.
 
     Raises AssertionError with the same text unless it is right, if COURSE_GRADING=1: so nbgrader
     counts points. CourseError when there is no such exercise.
     """
-    verdict = assess(find(name), attempt)
+    exercise = find(name)
+    verdict = assess(exercise, attempt)
+    text = said_of(exercise, verdict)
     if verdict.state != NOT_TRIED:
         record.note(name, verdict.state == RIGHT)
     if os.environ.get("COURSE_GRADING") == "1" and verdict.state != RIGHT:
-        raise AssertionError(verdict.text)
-    print(verdict.text)
+        raise AssertionError(text)
+    print(text)
+
+
+def said_of(exercise: Exercise, verdict: Verdict) -> str:
+    """A verdict in the words that fit the exercise."""
+    words = {RIGHT: MENDED, NOT_YET: BROKEN} if exercise.specimen else {}
+    return words.get(verdict.state, verdict.state) + verdict.text.removeprefix(verdict.state)
 
 
 def hint(name: str) -> None:
@@ -42,7 +55,7 @@ def hint(name: str) -> None:
         print(f'No more hints. solution("{name}") shows one way to write it.')
         return
     _hints_shown[name] += 1
-    print(f"Hint {place + 1} of {len(hints)}: {hints[place]}")
+    print(textwrap.fill(f"Hint {place + 1} of {len(hints)}: {hints[place]}", WIDTH))
     if place + 1 == len(hints):
         print(f'That was the last one. Next is solution("{name}").')
 

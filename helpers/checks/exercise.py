@@ -115,6 +115,7 @@ class Exercise:
         function or value and returns None when that is right, else what is wrong, in words.
     answer: source text of a solution, in place of the reference's own.
     may_change: the function is meant to change its arguments, as an optimizer's step does.
+    specimen: what stands in the notebook is no stub but a function with a bug, to be mended.
     """
 
     name: str
@@ -130,3 +131,4 @@ class Exercise:
     judge: Callable[[Any], str | None] | None = None
     answer: str = ""
     may_change: bool = False
+    specimen: bool = False

@@ -11,6 +11,7 @@ import yaml
 from IPython.display import display
 
 from helpers.checks import record
+from helpers.checks.verdict import WIDTH
 from helpers.course import ROOT
 from helpers.errors import CourseError
 
@@ -89,7 +90,7 @@ def _must(condition: Any, file: Path, rule: str) -> None:
 
 
 def as_text(questions: list[Question]) -> str:
-    """The questions with letters before the choices, in lines of at most 88 characters."""
+    """The questions with letters before the choices, in short lines."""
     blocks = []
     for number, question in enumerate(questions, start=1):
         lines = [_wrapped(f"{number}. ", question.text)]
@@ -102,7 +103,7 @@ def as_text(questions: list[Question]) -> str:
 
 
 def _wrapped(start: str, text: str) -> str:
-    return textwrap.fill(text, 88, initial_indent=start, subsequent_indent=" " * len(start))
+    return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def reply(notebook: str, number: int, letter: str) -> str:
@@ -177,4 +178,4 @@ def quiz(notebook: str) -> None:
 
 def answer(notebook: str, number: int, letter: str) -> None:
     """Answer question `number` (from 1) with a letter, and read why that is right or wrong."""
-    print(textwrap.fill(reply(notebook, number, letter), 88))
+    print(textwrap.fill(reply(notebook, number, letter), WIDTH))

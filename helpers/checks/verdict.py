@@ -22,6 +22,7 @@ RIGHT, NOT_YET, NOT_TRIED = "right", "not yet", "not tried yet"
 SECONDS = 5.0  # for one call of the learner's function
 STOPPING_SECONDS = 1.0
 LONGEST = 160  # characters of a value that is shown
+WIDTH = 88  # characters of a line, where lines can be broken
 _LONGEST_PRINT = 600
 
 
@@ -284,8 +285,10 @@ def _untouched(value: Any) -> bool:
 
 def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
     """The smallest failing case: the call, what came of it, what kind of thing was expected."""
-    arguments = ", ".join(short(argument) for argument in case.arguments)
-    lines = [f"{exercise.name}({arguments})"]
+    arguments = [short(argument) for argument in case.arguments]
+    lines = [f"{exercise.name}({', '.join(arguments)})"]
+    if len(lines[0]) > WIDTH:
+        lines = [f"{exercise.name}(", *(f"      {argument}," for argument in arguments), "  )"]
     if got.error or got.too_long:
         lines.append(f"  {_what_it_did('It', got)}")
     elif _agree(exercise, got, right):
@@ -347,7 +350,13 @@ def kind_of(value: Any) -> str:
 
 
 def _plain_kind(value: Any) -> str:
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    words = {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        dict: "a dictionary",
+    }
     if isinstance(value, FunctionType):
         return "a function"
     name = type(value).__name__
