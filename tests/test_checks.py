@@ -178,6 +178,15 @@ def test_a_wrong_function_gets_its_smallest_failing_case_and_one_help(made_up, c
     assert "doubled([2])" in unknown and unknown.endswith("One number is enough to see it.")
 
 
+def test_a_long_call_has_a_line_for_each_argument_and_long_ones_are_cut(monkeypatch, capsys):
+    case = Case((["word"] * 20, ["many"] * 200))
+    exercise = Exercise("joined", "03_split", "", 1, 1, lambda a, b: a + b, lambda: [case])
+    monkeypatch.setattr(commands, "find", {"joined": exercise}.get)
+    first, one, two, last, *_ = said(capsys, "joined", lambda a, b: b).splitlines()
+    assert (first, last) == ("not yet: joined(", "  )")
+    assert one.endswith("'word'],") and two.endswith(" …,") and len(two) < 180
+
+
 def test_each_mistake_has_its_own_message(made_up, capsys):
     for mistake in DOUBLED.mistakes:
         assert said(capsys, "doubled", mistake.attempt).endswith("\n" + mistake.message)
