@@ -537,10 +537,11 @@ each_function = pytest.mark.parametrize(
 )
 
 
-def cells_of(exercise: Exercise) -> list[str]:
-    """The code cells of the exercise's notebook."""
+def cells_of(exercise: Exercise) -> dict[str, str]:
+    """The source of the cells of the exercise's notebook that nbgrader knows, by their names."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{exercise.notebook}.ipynb", as_version=4)
-    return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+    graded = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
+    return {cell.metadata.nbgrader.grade_id: cell.source.strip() for cell in graded}
 
 
 def solved(exercise: Exercise):
@@ -552,6 +553,11 @@ def solved(exercise: Exercise):
     return namespace[exercise.name]
 
 
+def word(exercise: Exercise, state: str) -> str:
+    """What check says of an exercise in this state."""
+    return commands.said_of(exercise, verdict.Verdict(state, state))
+
+
 def test_no_two_exercises_have_one_name():
     paths = [f"helpers.checks.{name}" for name in registry.MODULES]
     modules = [import_module(path) for path in paths if find_spec(path)]
@@ -561,7 +567,7 @@ def test_no_two_exercises_have_one_name():
 
 @each_exercise
 def test_the_solution_is_right(exercise, capsys):
-    assert said(capsys, exercise.name, solved(exercise)) == "right"
+    assert said(capsys, exercise.name, solved(exercise)) == word(exercise, verdict.RIGHT)
 
 
 @each_exercise
@@ -579,19 +585,22 @@ def test_typical_mistakes_fail_each_with_its_own_message(exercise, capsys):
     assert len(messages) >= 3 and len(set(messages)) == len(messages)
     for mistake in exercise.mistakes:
         text = said(capsys, exercise.name, mistake.attempt)
-        assert text.startswith("not yet: ")
+        assert text.startswith(word(exercise, verdict.NOT_YET) + ": ")
         assert text.endswith(mistake.message)
 
 
 @each_exercise
 def test_the_exercise_stands_in_its_notebook_and_is_not_tried_yet(exercise, capsys):
-    """A stub and a check follow each other; the stub runs alone, as nbgrader may run it."""
-    sources = cells_of(exercise)
-    place = sources.index(f'check("{exercise.name}", {exercise.name})')
+    """A stub, or a specimen that is broken, and its check; either runs alone, as nbgrader may."""
+    marks = cells_of(exercise)
+    assert marks[f"check-{exercise.name}"] == f'check("{exercise.name}", {exercise.name})'
     namespace: dict = {}
-    exec(sources[place - 1], namespace)
+    exec(marks[exercise.name], namespace)
     stub = namespace[exercise.name]
-    assert said(capsys, exercise.name, stub) == "not tried yet"
+    if exercise.specimen:
+        assert said(capsys, exercise.name, stub).startswith(commands.BROKEN)
+    else:
+        assert said(capsys, exercise.name, stub) == "not tried yet"
     assert said(capsys, exercise.name, ...) == "not tried yet"
     if callable(solved(exercise)):
         assert needed(stub) == needed(solved(exercise))
@@ -607,7 +616,8 @@ def needed(function) -> int:
 def test_the_notebook_says_minutes_and_difficulty(exercise):
     path = ROOT / "notebooks" / f"{exercise.notebook}.ipynb"
     texts = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
-    (text,) = [text for text in texts if f"### Exercise · {exercise.title}\n" in text + "\n"]
+    kind = "Specimen" if exercise.specimen else "Exercise"
+    (text,) = [text for text in texts if f"### {kind} · {exercise.title}\n" in text + "\n"]
     unit = "minute" if exercise.minutes == 1 else "minutes"
     assert f"*{exercise.minutes} {unit} · {commands.stars(exercise.difficulty)}*" in text
     assert exercise.hints

@@ -25,6 +25,7 @@ MAIN_ROAD = [
     "06_test",
     "07_instruct_model",
     "08_forgetting",
+    "09_bug_museum",
 ]
 MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 700_000
 FEWEST_TEXTS_PER_CODE, MOST_TEXTS_PER_CODE = 1.2, 2.2

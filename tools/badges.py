@@ -89,18 +89,22 @@ def with_minutes(readme: str) -> str:
 
 
 def mark_for_grading(cells: list[dict]) -> None:
-    """Write nbgrader's metadata (schema 3) into each check cell and the stub cell before it.
+    """Write nbgrader's metadata (schema 3) into each check cell and the cell to be written for it.
 
-    A check cell holds nothing but `check("name", name)`. Metadata of any other cell is removed.
+    A check cell holds nothing but `check("name", name)`; what is checked is written in the last
+    code cell before it that defines this name. Metadata of any other cell is removed.
     """
     for cell in cells:
         cell["metadata"].pop("nbgrader", None)
-    for stub, cell in zip(cells, cells[1:], strict=False):
+    for place, cell in enumerate(cells):
         found = CHECK.fullmatch("".join(cell["source"])) if cell["cell_type"] == "code" else None
         if not found:
             continue
         name = found[1]
-        if stub["cell_type"] != "code" or name not in "".join(stub["source"]):
+        defines = re.compile(rf"^(def {name}\(|[\w, ]*\b{name}\b[\w, :]*=)", re.MULTILINE)
+        before = [c for c in cells[:place] if c["cell_type"] == "code"]
+        stub = next((c for c in reversed(before) if defines.search("".join(c["source"]))), None)
+        if stub is None:
             raise SystemExit(f"The check of {name} has to follow the cell in which it is written.")
         common = {"cell_type": "code", "schema_version": 3, "task": False}
         to_solve = {"grade": False, "grade_id": name, "locked": False, "solution": True}
