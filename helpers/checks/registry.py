@@ -2,7 +2,6 @@
 
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 
 from helpers.checks.exercise import Exercise
 from helpers.errors import CourseError
@@ -16,12 +15,8 @@ MODULES = (
 @cache
 def exercises() -> dict[str, Exercise]:
     """Name of each exercise → the exercise."""
-    found: dict[str, Exercise] = {}
-    for module in MODULES:
-        path = f"helpers.checks.{module}"
-        if find_spec(path):
-            found.update({one.name: one for one in import_module(path).EXERCISES})
-    return found
+    modules = [import_module(f"helpers.checks.{name}") for name in MODULES]
+    return {exercise.name: exercise for module in modules for exercise in module.EXERCISES}
 
 
 def find(name: str) -> Exercise:
