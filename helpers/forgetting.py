@@ -283,6 +283,7 @@ def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> list[An
 
     The last examples make room for the first of `others`, so a run takes as many steps as without.
 
+    Source: A. Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995.
     Raises CourseError: a share outside 0 to 1, or too few others.
     """
     if not 0 <= share <= 1:
