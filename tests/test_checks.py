@@ -552,11 +552,6 @@ def solved(exercise: Exercise):
     return namespace[exercise.name]
 
 
-def word(exercise: Exercise, state: str) -> str:
-    """What check says of an exercise in this state."""
-    return commands.said_of(exercise, verdict.Verdict(state, state))
-
-
 def test_no_two_exercises_have_one_name():
     modules = [import_module(f"helpers.checks.{name}") for name in registry.MODULES]
     names = [exercise.name for module in modules for exercise in module.EXERCISES]
@@ -565,7 +560,9 @@ def test_no_two_exercises_have_one_name():
 
 @each_exercise
 def test_the_solution_is_right(exercise, capsys):
-    assert said(capsys, exercise.name, solved(exercise)) == word(exercise, verdict.RIGHT)
+    assert said(capsys, exercise.name, solved(exercise)) == commands.word_for(
+        exercise, verdict.RIGHT
+    )
 
 
 @each_exercise
@@ -583,7 +580,7 @@ def test_typical_mistakes_fail_each_with_its_own_message(exercise, capsys):
     assert len(messages) >= 3 and len(set(messages)) == len(messages)
     for mistake in exercise.mistakes:
         text = said(capsys, exercise.name, mistake.attempt)
-        assert text.startswith(word(exercise, verdict.NOT_YET) + ": ")
+        assert text.startswith(commands.word_for(exercise, verdict.NOT_YET) + ": ")
         assert text.endswith(mistake.message)
 
 

@@ -111,6 +111,18 @@ def test_each_says_where_it_happened(specimen):
     assert "https://github.com/" in text and "#" in text
 
 
+def test_the_table_says_what_is_mended(monkeypatch):
+    tables = []
+    monkeypatch.setattr(commands, "show_table", lambda header, rows: tables.append(rows))
+    check("step_loss", shipped("step_loss"))
+    check("evaluate", mended("evaluate"))
+    commands.progress(NOTEBOOK.stem)
+    states = {row[0]: row[3] for row in tables[0]}
+    assert states[SPECIMENS["step_loss"].title] == "✗ still broken"
+    assert states[SPECIMENS["evaluate"].title] == "✓ mended"
+    assert states[SPECIMENS["stop_labels"].title] == "not tried yet"
+
+
 def test_a_judge_leaves_the_learners_random_numbers_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)

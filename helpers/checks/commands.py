@@ -43,8 +43,12 @@ def check(name: str, attempt: Any) -> None:
 
 def said_of(exercise: Exercise, verdict: Verdict) -> str:
     """A verdict in the words that fit the exercise."""
-    words = {RIGHT: MENDED, NOT_YET: BROKEN} if exercise.specimen else {}
-    return words.get(verdict.state, verdict.state) + verdict.text.removeprefix(verdict.state)
+    return word_for(exercise, verdict.state) + verdict.text.removeprefix(verdict.state)
+
+
+def word_for(exercise: Exercise, state: str) -> str:
+    """A state in the word that fits the exercise."""
+    return {RIGHT: MENDED, NOT_YET: BROKEN}.get(state, state) if exercise.specimen else state
 
 
 def hint(name: str) -> None:
@@ -119,9 +123,14 @@ def progress(notebook: str | None = None) -> None:
         ]
         show_table(["notebook", "exercises right", "questions right"], rows)
     else:
-        words = {record.DONE: "right", record.TRIED: "not yet", None: "not tried yet"}
+        states = {record.DONE: RIGHT, record.TRIED: NOT_YET, None: NOT_TRIED}
         rows = [
-            [one.title, f"{one.minutes} min", stars(one.difficulty), words[kept.get(one.name)]]
+            [
+                one.title,
+                f"{one.minutes} min",
+                stars(one.difficulty),
+                word_for(one, states[kept.get(one.name)]),
+            ]
             for one in of_notebook.get(notebook, [])
         ]
         rows.append(["Quiz", "", "", f"{_of(questions.get(notebook, []))} right"])

@@ -436,7 +436,8 @@ def _said_by_evaluate(attempt: Callable) -> str | None:
         if not all(same_value(one, said[0]) for one in said):
             return (
                 f"evaluate(model, inputs, targets) was called three times with the same rows and "
-                f"the same model in {mode} mode, and gave three losses: {', '.join(map(str, said))}"
+                f"the same model in {mode} mode, and gave three losses: "
+                + ", ".join(f"{float(one):.4f}" for one in said)
             )
         if not same_value(said[0], right):
             return f"with the model in {mode} mode it gives {said[0]}, expected {right}"
