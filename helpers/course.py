@@ -70,7 +70,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", 240, 48, 96, (1, 4), 1, 16, 5, 48, 88, 36),
+        Profile("quick", 240, 48, 96, (1, 4), 1, 16, 5, 48, 80, 32),
         Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 240, 72),
         Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 1000, 190),
     )
