@@ -129,12 +129,11 @@ def loss_sum(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, 
     The head, which turns each hidden vector into one score per word of the vocabulary, is applied
     only where a label counts: the same loss as with all scores, for much less work.
 
-    batch: input_ids, attention_mask, labels, each int64 of shape (batch, length).
+    batch: input_ids and labels, each int64 of shape (batch, length), padded on the right.
     Returns (float32 scalar in nats, count).
     """
-    hidden = model.base_model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
+    # No attention mask: a token looks only at those before it, and the padding stands behind all.
+    hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
     # The prediction made at position t is for the token at t + 1.
     targets = batch["labels"][:, 1:]
     counts = targets != IGNORE
@@ -296,7 +295,8 @@ def train(
                 watch(history)
             if step + 1 in due:
                 validate(step + 1)
-                if out_of_patience(history, settings.patience):
+                losses = [look.loss for look in history.validations]
+                if out_of_patience(losses, settings.patience):
                     history.stopped = "patience"
                     break
         else:
@@ -372,12 +372,14 @@ def _validation_steps(total: int, steps_per_epoch: int, validations: int) -> set
     return inside | {(epoch + 1) * steps_per_epoch for epoch in range(epochs)}
 
 
-def out_of_patience(history: History, patience: int | None) -> bool:
-    """Whether the last `patience` validations all failed to beat the best one before them."""
+def out_of_patience(losses: list[float], patience: int | None) -> bool:
+    """Whether the last `patience` validations all failed to beat the best one before them.
+
+    losses: of all validations so far. patience: None is endless.
+    """
     if patience is None:
         return False
-    position = history.validations.index(history.best)
-    return len(history.validations) - 1 - position >= patience
+    return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _check(

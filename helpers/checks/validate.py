@@ -4,7 +4,7 @@ import math
 
 from helpers.checks.exercise import Case, Exercise, Mistake
 from helpers.scoring import mean_by_tokens
-from helpers.training import TrainSettings, learning_rate_at
+from helpers.training import TrainSettings, learning_rate_at, out_of_patience
 
 # ---------------------------------------------------------------------------------------------
 # Mean loss of a set
@@ -102,11 +102,6 @@ def _rate_cases() -> list[Case]:
 # ---------------------------------------------------------------------------------------------
 # Patience
 # ---------------------------------------------------------------------------------------------
-
-
-def out_of_patience(losses: list[float], patience: int) -> bool:
-    """Whether the last `patience` validations all failed to beat the best one before them."""
-    return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _counts_every_rise(losses: list[float], patience: int) -> bool:
