@@ -660,6 +660,7 @@ def price_chart(
         axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
         reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
         axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_yticks(range(len(runs)), runs)
         axes.set_ylim(len(runs) - 0.5, -0.5)
         axes.set_title(name, fontsize=10)
