@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.answering import generate_answers, score_choices
@@ -29,6 +28,7 @@ from helpers.scoring import (
 )
 from helpers.table import REVIEWS
 from helpers.templates import Example, as_chat
+from helpers.training import token_losses
 
 PROSE = REVIEWS.with_name("prose.txt")
 QUESTIONS = REVIEWS.with_name("questions.yaml")
@@ -81,14 +81,9 @@ def loss_of_each(
         rows = order[start : start + batch_size]
         batch = pad_batch([encoded[row] for row in rows], pad_id)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        hidden = model.base_model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).last_hidden_state
-        targets = batch["labels"][:, 1:]
-        counts = targets != IGNORE
-        logits = model.get_output_embeddings()(hidden[:, :-1][counts])
-        each = torch.zeros(targets.shape, device=model.device)
-        each[counts] = cross_entropy(logits.float(), targets[counts], reduction="none")
+        found, counts = token_losses(model, batch)
+        each = torch.zeros(counts.shape, device=model.device)
+        each[counts] = found
         for row, loss in zip(rows, (each.sum(1) / counts.sum(1)).tolist(), strict=True):
             losses[row] = loss
     return losses

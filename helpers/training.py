@@ -123,14 +123,15 @@ class History:
         return cls(**data)
 
 
-def loss_sum(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-    """Cross-entropy summed over the supervised tokens of a batch, and how many these are.
+def token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each supervised token of a batch, and which tokens these are.
 
     The head, which turns each hidden vector into one score per word of the vocabulary, is applied
-    only where a label counts: the same loss as with all scores, for much less work.
+    only where a label counts: the same losses as with all scores, for much less work.
 
     batch: input_ids and labels, each int64 of shape (batch, length), padded on the right.
-    Returns (float32 scalar in nats, count).
+    Returns (float32 of shape (supervised tokens,) in nats, bool of shape (batch, length - 1) that
+    is true at position t when the label at t + 1 counts).
     """
     # No attention mask: a token looks only at those before it, and the padding stands behind all.
     hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
@@ -138,7 +139,16 @@ def loss_sum(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, 
     targets = batch["labels"][:, 1:]
     counts = targets != IGNORE
     logits = model.get_output_embeddings()(hidden[:, :-1][counts])
-    return cross_entropy(logits.float(), targets[counts], reduction="sum"), int(counts.sum())
+    return cross_entropy(logits.float(), targets[counts], reduction="none"), counts
+
+
+def loss_sum(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+    """Cross-entropy summed over the supervised tokens of a batch, and how many these are.
+
+    batch: as for `token_losses`. Returns (float32 scalar in nats, count).
+    """
+    losses, counts = token_losses(model, batch)
+    return losses.sum(), int(counts.sum())
 
 
 def learning_rate_at(step: int, total: int, settings: TrainSettings) -> float:
