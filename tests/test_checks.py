@@ -34,11 +34,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """No test sees or leaves progress, and none waits five seconds for an endless loop."""
+    """No test sees or leaves progress."""
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("COURSE_GRADING", raising=False)
-    monkeypatch.setattr(verdict, "SECONDS", 0.3)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """For endless loops alone: on a busy machine, an honest call may take this long as well."""
+    monkeypatch.setattr(verdict, "SECONDS", 0.3)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -231,15 +236,15 @@ def endless_against_everything(numbers):
 
 
 @pytest.mark.parametrize("attempt", [endless, endless_and_stubborn])
-def test_an_endless_loop_is_stopped_and_named(made_up, capsys, attempt):
+def test_an_endless_loop_is_stopped_and_named(made_up, impatient, capsys, attempt):
     begin = time.monotonic()
     text = said(capsys, "doubled", attempt)
     assert "did not end within" in text and "It was stopped" in text and "([2])" in text
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < verdict.SECONDS + 5
     assert len(text) < 2000  # it may have printed millions of lines
 
 
-def test_code_that_cannot_be_stopped_is_left_behind_with_a_word(made_up, capsys, monkeypatch):
+def test_code_that_cannot_be_stopped_is_left_behind(made_up, impatient, capsys, monkeypatch):
     monkeypatch.setattr(verdict, "STOPPING_SECONDS", 0.1)
     text = said(capsys, "doubled", endless_against_everything)
     assert "still running; restart the kernel" in text
@@ -619,7 +624,7 @@ def test_the_notebook_says_minutes_and_difficulty(exercise):
 
 
 @each_function
-def test_an_endless_loop_is_stopped(exercise, capsys):
+def test_an_endless_loop_is_stopped(exercise, impatient, capsys):
     def attempt(*arguments):
         while True:
             pass
