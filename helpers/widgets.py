@@ -245,7 +245,7 @@ def _room(budget: "Budget") -> str:
 class TemplatePlayground(ipywidgets.VBox):
     """One row of the table as prompt, completion, tokens and loss mask, in any task and wording.
 
-    Use the lists; or, from code, set `row.value`, `task.value` and `wording.value`. `text` is what
+    Use the list and the buttons; or, from code, set `row.value`, `task.value` and `wording.value`. `text` is what
     is shown, `result.value` the same as HTML.
 
     rows: name → row. wordings: task → names of its wordings. example: function from task, wording
@@ -261,8 +261,9 @@ class TemplatePlayground(ipywidgets.VBox):
         self._rows, self._wordings, self._example = rows, wordings, example
         wide, task = ipywidgets.Layout(width="40em"), next(iter(wordings))
         self.row = ipywidgets.Dropdown(options=list(rows), description="row", layout=wide)
-        self.task = ipywidgets.Dropdown(options=list(wordings), description="task")
-        self.wording = ipywidgets.Dropdown(options=wordings[task], description="wording")
+        # Buttons, since JupyterLab takes the arrow keys of a closed list for itself.
+        self.task = ipywidgets.ToggleButtons(options=list(wordings), description="task")
+        self.wording = ipywidgets.ToggleButtons(options=wordings[task], description="wording")
         self.result, self.text = ipywidgets.HTML(), ""
         self.task.observe(self._of_task, names="value")
         for control in (self.row, self.wording):
@@ -272,7 +273,7 @@ class TemplatePlayground(ipywidgets.VBox):
 
     def __repr__(self) -> str:
         """What stands in place of the widget where no kernel runs."""
-        return "Lists for row, task and wording. They need a running notebook."
+        return "A list of rows, and buttons for task and wording. They need a running notebook."
 
     def _of_task(self, _: dict) -> None:
         # The first wording of both tasks may have one name: then no change of wording is noticed.
