@@ -245,8 +245,8 @@ def _room(budget: "Budget") -> str:
 class TemplatePlayground(ipywidgets.VBox):
     """One row of the table as prompt, completion, tokens and loss mask, in any task and wording.
 
-    Use the list and the buttons; or, from code, set `row.value`, `task.value` and `wording.value`. `text` is what
-    is shown, `result.value` the same as HTML.
+    Use the list and the buttons; or, from code, set `row.value`, `task.value` and `wording.value`.
+    `text` is what is shown, `result.value` the same as HTML.
 
     rows: name → row. wordings: task → names of its wordings. example: function from task, wording
     and row to prompt, completion and tokens (without losses).
