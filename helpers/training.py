@@ -36,10 +36,12 @@ class TrainingError(CourseError):
 class TrainSettings:
     """Everything that decides a run, besides the model and the examples.
 
-    batch_size: examples a step; micro_batch: examples that go through the model at once (their
-    gradients add up to those of the whole batch). warmup: share of the steps in which the learning
-    rate rises. clip: largest gradient norm. validations: how many an epoch, evenly spaced.
-    patience: stop after so many validations in a row without a lower loss; None: never.
+    epochs: how often each example is seen. batch_size: examples a step; micro_batch: examples that
+    go through the model at once (their gradients add up to those of the whole batch).
+    learning_rate: the largest of the run; warmup: share of the steps in which it rises.
+    weight_decay: how strongly each step pulls the matrices towards zero. clip: largest gradient
+    norm. validations: how many an epoch, evenly spaced. patience: stop after so many validations in
+    a row without a lower loss; None: never. seed: decides the order of the examples.
     """
 
     epochs: int = 1
