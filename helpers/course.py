@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.answering import score_choices
 from helpers.encoding import Encoded, encode_all
 from helpers.errors import CourseError
+from helpers.files import write_whole
 from helpers.models import load_model
 from helpers.prompting import draw_shots, few_shot_prompt
 from helpers.scoring import accuracy, choose
@@ -417,10 +418,7 @@ def keep(name: str, result: object) -> None:
     """Keep a small result (anything JSON can hold) for the notebooks that come later."""
     path = runs() / f"{name}.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(result, indent=1))
     except OSError as error:
         raise CourseError(
             f"The result {name!r} could not be kept in {path.parent}: {error}. Free some space, or "

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.errors import CourseError
+from helpers.files import write_whole
 from helpers.table import Row, product_of, same_text
 
 PARTS = ("train", "validation", "test")
@@ -229,12 +229,8 @@ def _read_seal(path: Path) -> dict:
 
 
 def _write(path: Path, sealed: dict) -> None:
-    # First a new file, then its name: an interruption never leaves half a test set.
-    new = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(sealed, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(new, path)
+        write_whole(path, json.dumps(sealed, ensure_ascii=False, indent=1))
     except OSError as error:
         raise SplitError(
             f"The sealed test set {path} cannot be written: {error.strerror}. "

@@ -1,10 +1,10 @@
 """What is done, kept in a small file next to the results."""
 
 import json
-import os
 from pathlib import Path
 
 from helpers.course import runs
+from helpers.files import write_whole
 
 TRIED, DONE = "tried", "done"
 
@@ -37,10 +37,7 @@ def note(key: str, right: bool) -> None:
     state = DONE if right or kept.get(key) == DONE else TRIED
     if kept.get(key) == state:
         return
-    new = path().with_suffix(f".{os.getpid()}.part")
     try:
-        path().parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({**kept, key: state}, indent=1), encoding="utf-8")
-        os.replace(new, path())
+        write_whole(path(), json.dumps({**kept, key: state}, indent=1))
     except OSError as error:
         print(f"(Progress could not be kept: {error.strerror}.)")

@@ -1,0 +1,38 @@
+"""Small files that are there whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text (as UTF-8) to a file, so that no interruption ever leaves half of it.
+
+    It goes to a new file in the same folder, made if it is missing; that file is flushed to the
+    disk and then takes the name. Whoever reads meanwhile finds the old text or the new one, and of
+    several writers at once the last one wins.
+
+    Raises OSError when that fails, for instance on a full disk. What was there is then unharmed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two processes must not write to the same file.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:  # an interrupt, too
+        part.unlink(missing_ok=True)
+        raise
+    # The new name survives a power cut only when the folder is on the disk as well. Not every
+    # system can do that (Windows cannot), and the file is whole without it.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
