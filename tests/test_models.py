@@ -30,6 +30,7 @@ from helpers.models import (
     save_model,
     weight_changes,
 )
+from tests.processes import another_process, die, how_it_ended, killed_in, wait_for
 from tests.refusals import refusal
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -75,33 +76,6 @@ def flip_a_bit(path: Path) -> None:
 
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def another_process(call) -> int:
-    """Start a copy of this process that only does `call`. Returns its number."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            call()
-            status = 0
-        finally:
-            os._exit(status)
-    return child
-
-
-def how_it_ended(child: int) -> int:
-    """0 for a process that did its work, minus the signal for one that was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed_in(call) -> None:
-    """Do `call` in another process, which must end by SIGKILL (`die` does that)."""
-    assert how_it_ended(another_process(call)) == -signal.SIGKILL
-
-
-def die(*_, **__) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_saved_and_reloaded_models_give_identical_logits(tmp_path):
@@ -406,13 +380,6 @@ def test_who_waits_says_so_and_goes_on_when_the_other_is_killed(cache, tmp_path,
         waiting.join()
     assert is_ready(cache, pip)
     assert pip.calls == 1
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # A new version of the model

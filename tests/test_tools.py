@@ -1,6 +1,7 @@
 """The set-up, the runner and the badges, on small stand-ins."""
 
 import base64
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 
+from tests.processes import another_process, die, how_it_ended, killed_in, wait_for
 from tools import badges, make, run_course
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +96,7 @@ def test_failed_installation_is_a_setup_error_and_not_taken_for_done(
     with monkeypatch.context() as patch:
         real = make.step
         patch.setattr(make, "step", lambda command, e=None: 1 if "-r" in command else real(command))
-        with pytest.raises(make.SetupError, match="type the command again"):
+        with pytest.raises(make.SetupError, match="space.*type the command again.*are kept"):
             make.set_up("requirements.txt", venv)
     make.set_up("requirements.txt", venv)
     assert installs[-1] == "requirements.txt"
@@ -105,6 +107,96 @@ def test_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(make.SetupError, match="GB free"):
         make.set_up("requirements.txt", tmp_path / "venv")
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(("what", "error"), [("mkdir", errno.EROFS), ("write_text", errno.ENOSPC)])
+def test_disk_that_refuses_in_the_middle_is_named_and_the_next_run_goes_on(
+    installs, tmp_path, monkeypatch, what, error
+):
+    venv = tmp_path / "venv"
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, what, refuse)
+        with pytest.raises(make.SetupError, match=f"{os.strerror(error)}.*type the command again"):
+            make.set_up("requirements.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert installs == ["torch", "requirements.txt"]
+
+
+def test_folder_without_permission_is_named(tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    with pytest.raises(make.SetupError, match=r"must be allowed to write there"):
+        make.set_up("requirements.txt", tmp_path / "file" / "venv")
+
+
+def test_filled_environment_serves_in_a_folder_that_cannot_be_written(
+    installs, tmp_path, monkeypatch
+):
+    venv = tmp_path / "venv"
+    make.set_up("requirements.txt", venv)
+    monkeypatch.setattr(make, "alone", lambda _: pytest.fail("asked for the lock"))
+    make.set_up("requirements.txt", venv)
+    assert installs == ["torch", "requirements.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"requirements.txt 3"])
+def test_damaged_stamp_costs_an_installation_over_what_is_there(installs, tmp_path, content):
+    venv = tmp_path / "venv"
+    make.set_up("requirements.txt", venv)
+    (venv / "stamp.txt").write_bytes(content)
+    (venv / "mine").touch()
+    make.set_up("requirements.txt", venv)
+    make.set_up("requirements.txt", venv)
+    assert (venv / "mine").exists()
+    assert installs == ["torch", "requirements.txt"] * 2
+
+
+@pytest.mark.parametrize("where", ["step", "install_torch"])
+def test_killed_set_up_is_made_anew(installs, tmp_path, monkeypatch, where):
+    venv = tmp_path / "venv"
+
+    def half(*_):
+        (venv / "half_a_package").touch()
+        die()
+
+    def doomed():
+        monkeypatch.setattr(make, where, half)
+        make.set_up("requirements.txt", venv)
+
+    killed_in(doomed)
+    make.set_up("requirements.txt", venv)
+    assert not (venv / "half_a_package").exists()
+    assert installs == ["torch", "requirements.txt"]
+
+
+def test_second_set_up_at_once_waits_and_installs_nothing(installs, tmp_path, monkeypatch, capfd):
+    venv = tmp_path / "venv"
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+
+    def slow(_):
+        with open(begun, "a") as file:
+            file.write("x")
+        wait_for(go_on.exists)
+
+    monkeypatch.setattr(make, "install_torch", slow)
+    children = [another_process(lambda: make.set_up("requirements.txt", venv)) for _ in range(2)]
+    said = []
+
+    def one_works_and_one_waits():
+        said.append(capfd.readouterr().out)
+        return "waiting for it" in "".join(said) and begun.exists()
+
+    try:
+        wait_for(one_works_and_one_waits)
+    finally:
+        go_on.touch()
+        ends = [how_it_ended(child) for child in children]
+    assert ends == [0, 0]
+    assert begun.read_text() == "x"
+    assert "Another set-up is at work on venv" in "".join(said)
 
 
 def test_torch_is_asked_for_without_gpu_libraries_first():

@@ -18,6 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
@@ -32,6 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
 FREE_GB_NEEDED = 3
+AGAIN = (
+    "If that is about the network or about space, mend it and type the command again: finished "
+    "downloads are kept."
+)
 FILLING = "filling"
 
 
@@ -58,13 +65,70 @@ def set_up(requirements: str, venv: Path = VENV) -> None:
     The file stamp.txt in the environment tells how far it came: FILLING while packages are being
     installed, the keys of what is installed afterwards. An environment that still says FILLING was
     interrupted, and nobody knows which package is half there: it is made anew. pip has the finished
-    downloads in its cache.
+    downloads in its cache. Of two set-ups at once, one waits for the other.
+
+    Raises SetupError: no space, no permission, an installation that fails.
     """
-    stamp = venv / "stamp.txt"
-    state = stamp.read_text(encoding="utf-8") if stamp.exists() else ""
     key = stamp_key(requirements)
-    if key in state.splitlines() and works(venv):
+    if is_filled(venv, key):
         return
+    try:
+        with alone(venv):
+            if not is_filled(venv, key):
+                fill(venv, requirements)
+    except OSError as error:
+        raise SetupError(
+            f"The set-up could not go on: {error}. It needs {FREE_GB_NEEDED} GB in {venv.parent} "
+            "and must be allowed to write there. Mend that and type the command again."
+        ) from error
+
+
+def read_stamp(venv: Path) -> str:
+    """How far the environment came; "" when nobody knows."""
+    stamp = venv / "stamp.txt"
+    return stamp.read_text(encoding="utf-8", errors="replace") if stamp.exists() else ""
+
+
+def is_filled(venv: Path, key: str) -> bool:
+    """True when the environment has all that `key` stands for."""
+    return key in read_stamp(venv).splitlines() and works(venv)
+
+
+@contextmanager
+def alone(venv: Path) -> Iterator[None]:
+    """Let one set-up at a time work on an environment; the others wait.
+
+    The lock is the system's, so that it is free again when its process is killed.
+    """
+    with open(f"{venv}.lock", "w") as file:
+        if not take(file.fileno()):
+            say(f"Another set-up is at work on {venv.name}: waiting for it.")
+            while not take(file.fileno()):
+                time.sleep(0.2)
+        yield
+
+
+def take(file: int) -> bool:
+    """Take the lock on an open file. False when somebody has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass  # some network disks know no locks: then we go on without
+    return True
+
+
+def fill(venv: Path, requirements: str) -> None:
+    """Install the packages of `requirements` into `venv`; anew if it is unfinished or foreign."""
+    state = read_stamp(venv)
     if venv.exists() and (state == FILLING or not works(venv)):
         say(f"{venv.name} is unfinished or of another Python: making it anew.")
         # First what `works` looks at: an interruption must not leave a half that seems whole.
@@ -77,6 +141,7 @@ def set_up(requirements: str, venv: Path = VENV) -> None:
         )
     say(f"Installing the packages into {venv.name}: once, some minutes.")
     venv.mkdir(exist_ok=True)
+    stamp = venv / "stamp.txt"
     stamp.write_text(FILLING, encoding="utf-8")
     python = venv_python(venv)
     if not python.exists():
@@ -89,11 +154,10 @@ def set_up(requirements: str, venv: Path = VENV) -> None:
     pinned = ["-c", "constraints.txt"] if sys.version_info[:2] <= NEWEST_TESTED else []
     run(
         [*pip_install(python), "-r", requirements, *pinned],
-        "The packages could not be installed; pip's message is above. If it is about the network, "
-        "type the command again: finished downloads are kept.",
+        f"The packages could not be installed; pip's message is above. {AGAIN}",
     )
     # The tests' requirements include the learner's.
-    keys = {key, stamp_key("requirements.txt")}
+    keys = {stamp_key(requirements), stamp_key("requirements.txt")}
     stamp.write_text("\n".join(sorted(keys)), encoding="utf-8")
 
 
@@ -150,7 +214,7 @@ def install_torch(python: Path) -> None:
             return
         say("That build of PyTorch is not to be had here: trying the next way.")
     for command in attempts[-1]:
-        run(command, "PyTorch could not be installed; pip's message is above.")
+        run(command, f"PyTorch could not be installed; pip's message is above. {AGAIN}")
 
 
 def has_gpu() -> bool:
