@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.answering import score_choices
 from helpers.encoding import Encoded, encode_all
 from helpers.errors import CourseError
-from helpers.files import write_whole
+from helpers.files import set_aside, write_whole
 from helpers.models import load_model
 from helpers.prompting import draw_shots, few_shot_prompt
 from helpers.scoring import accuracy, choose
@@ -404,7 +404,10 @@ def _kept_trials(task: str) -> list[PromptChoice] | None:
     kept = recall(f"prompts_{task}")
     if kept is None or kept["of"] != _fingerprint(task):
         return None
-    return [PromptChoice(**{**t, "offsets": tuple(t["offsets"])}) for t in kept["trials"]]
+    try:
+        return [PromptChoice(**{**t, "offsets": tuple(t["offsets"])}) for t in kept["trials"]]
+    except TypeError:  # another version of the course has other fields
+        return None
 
 
 def _fingerprint(task: str) -> str:
@@ -418,7 +421,7 @@ def keep(name: str, result: object) -> None:
     """Keep a small result (anything JSON can hold) for the notebooks that come later."""
     path = runs() / f"{name}.json"
     try:
-        write_whole(path, json.dumps(result, indent=1))
+        write_whole(path, json.dumps({"sha256": _digest(result), "result": result}, indent=1))
     except OSError as error:
         raise CourseError(
             f"The result {name!r} could not be kept in {path.parent}: {error}. Free some space, or "
@@ -427,6 +430,32 @@ def keep(name: str, result: object) -> None:
 
 
 def recall(name: str) -> object | None:
-    """What `keep` kept under that name, or None."""
+    """What `keep` kept under that name, or None.
+
+    A file that is damaged, or that `keep` did not write, is renamed and counts as none.
+
+    Raises CourseError when the file cannot be read or renamed.
+    """
     path = runs() / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["sha256"] == _digest(kept["result"]):
+                return kept["result"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        aside = set_aside(path)
+    except OSError as error:
+        raise CourseError(
+            f"The kept result {path} cannot be read: {error}. Make the file readable and its "
+            "folder writable, or set COURSE_RUNS to another folder; there, all is made anew."
+        ) from error
+    print(f"{path.name} is damaged: it is kept as {aside.name}, and not used.")
+    return None
+
+
+def _digest(result: object) -> str:
+    """SHA-256 of a result, the same before it is kept and after it is read."""
+    return hashlib.sha256(json.dumps(result).encode()).hexdigest()

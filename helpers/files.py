@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all."""
+"""Small files that are there whole or not at all, and damaged ones that are not lost."""
 
 import contextlib
 import os
@@ -36,3 +36,16 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that what is left of it survives the next write. Returns where.
+
+    Raises OSError when the folder cannot be written to.
+    """
+    aside, number = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged{number}")
+    os.replace(path, aside)
+    return aside

@@ -202,6 +202,7 @@ def _digest(rows: list[Row]) -> str:
 def _read_seal(path: Path) -> dict:
     try:
         sealed = json.loads(path.read_text("utf-8"))
+        digest = _digest(sealed["rows"])
     except FileNotFoundError:
         raise SplitError(
             f"There is no sealed test set {path}. Make it with seal, as notebook 03 does."
@@ -210,7 +211,7 @@ def _read_seal(path: Path) -> dict:
         raise SplitError(
             f"The sealed test set {path} cannot be read: {error.strerror}. Make it readable."
         ) from None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         sealed = None
     well_formed = isinstance(sealed, dict) and {
         key: type(value) for key, value in sealed.items()
@@ -220,7 +221,7 @@ def _read_seal(path: Path) -> dict:
             f"The file {path} is no sealed test set, or it is damaged. Delete it and seal the "
             "test set again, as notebook 03 does."
         )
-    if _digest(sealed["rows"]) != sealed["sha256"]:
+    if digest != sealed["sha256"]:
         raise SplitError(
             f"The sealed test set {path} is damaged: its rows are not those that were sealed "
             "(their SHA-256 differs). Delete it and seal the test set again, as notebook 03 does."

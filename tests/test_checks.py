@@ -5,6 +5,7 @@ import copy
 import inspect
 import json
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from helpers.checks import (
 )
 from helpers.checks.exercise import Case, Exercise, Mistake, same_value
 from helpers.errors import CourseError
+from tests.processes import another_process, how_it_ended
 from tests.refusals import refusal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -397,17 +399,39 @@ def test_progress_is_kept_and_done_stays_done(made_up, folder):
     check("doubled", doubled)
     check("doubled", plus_two)
     assert record.load() == {"doubled": "done"}
-    assert [path.name for path in folder.iterdir()] == ["progress.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["progress.json", "progress.json.lock"]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"doubled": "perfect"}', "\udcff"])
 def test_a_damaged_file_starts_over_and_says_so(made_up, capsys, folder, text):
     folder.mkdir()
-    (folder / "progress.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    damaged = text.encode("utf-8", "surrogateescape")
+    (folder / "progress.json").write_bytes(damaged)
     check("doubled", doubled)
     out = capsys.readouterr().out
     assert "what was done before is not counted" in out and "right" in out
     assert json.loads((folder / "progress.json").read_text()) == {"doubled": "done"}
+    assert "it is now progress.json.damaged" in out
+    assert (folder / "progress.json.damaged").read_bytes() == damaged
+
+
+def test_progress_cut_short_anywhere_is_whole_or_set_aside(folder, capsys):
+    record.note("doubled", True)
+    whole = record.path().read_bytes()
+    for length in range(len(whole)):
+        record.path().write_bytes(whole[:length])
+        assert record.load() == {} and not record.path().exists()
+    assert capsys.readouterr().out.count("cannot be read") == len(whole)
+
+
+def test_two_notebooks_note_at_once_and_nothing_is_lost(folder):
+    def note(name):
+        for number in range(20):
+            record.note(f"{name} {number}", True)
+
+    children = [another_process(partial(note, name)) for name in "ab"]
+    assert [how_it_ended(child) for child in children] == [0, 0]
+    assert len(record.load()) == 40
 
 
 def test_a_folder_that_cannot_be_written_costs_one_line(made_up, capsys, folder):

@@ -163,3 +163,47 @@ def test_kept_results_come_back_and_a_folder_that_cannot_be_written_is_named(sma
     monkeypatch.setenv("COURSE_RUNS", str(blocked))
     with pytest.raises(CourseError, match=r"'thing' could not be kept.*COURSE_RUNS"):
         course.keep("thing", 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("2.5", "2.4"),
+        lambda text: "null",
+        lambda text: "[1]",
+        lambda text: '{"a": [1, 2.5]}',
+    ],
+    ids=["empty", "half", "another digit", "null", "a list", "of an older course"],
+)
+def test_a_damaged_result_is_kept_aside_and_made_anew(small, capsys, damage):
+    course.keep("thing", {"a": [1, 2.5]})
+    path = course.runs() / "thing.json"
+    path.write_text(damage(path.read_text()))
+    left = path.read_bytes()
+    assert course.recall("thing") is None
+    assert "thing.json is damaged" in capsys.readouterr().out
+    assert (course.runs() / "thing.json.damaged").read_bytes() == left
+    course.keep("thing", {"a": [1, 2.5]})
+    assert course.recall("thing") == {"a": [1, 2.5]}
+
+
+def test_a_result_that_cannot_be_read_is_named(small, monkeypatch):
+    course.keep("thing", 1)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(course.Path, "read_text", refuse)
+    with pytest.raises(CourseError, match=r"thing.json cannot be read.*Permission.*COURSE_RUNS"):
+        course.recall("thing")
+
+
+def test_trials_of_another_version_of_the_course_are_made_anew(small):
+    trials = prompt_trials(*small)
+    kept = course.recall("prompts_opinion")
+    kept["trials"][0]["temperature"] = 1.0
+    course.keep("prompts_opinion", kept)
+    assert prompt_trials(*small) == trials
+    assert "temperature" not in course.recall("prompts_opinion")["trials"][0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import files
-from helpers.files import write_whole
+from helpers.files import set_aside, write_whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,3 +131,12 @@ for _ in range(100):
     assert [process.returncode for process in running] == [0, 0]
     assert seen <= {"old", "a" * 50_000, "b" * 50_000}
     assert [p.name for p in kept.parent.iterdir()] == [kept.name]
+
+
+def test_what_is_set_aside_never_replaces_what_was_set_aside_before(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("first", "second", "third"):
+        path.write_text(text)
+        assert set_aside(path).read_text() == text
+        assert not path.exists()
+    assert sorted(p.read_text() for p in tmp_path.iterdir()) == ["first", "second", "third"]

@@ -1,6 +1,7 @@
 """helpers/splits.py: products stay whole, parts are alike, leaks are counted, the seal holds."""
 
 import json
+import random
 from collections import Counter
 from functools import partial
 
@@ -316,6 +317,27 @@ def test_half_a_seal(tmp_path, rows):
     seal(rows[:20], path)
     path.write_bytes(path.read_bytes()[:-100])
     refused(lambda: open_sealed(path), "test.json", "damaged")
+
+
+def test_a_seal_with_any_bit_flipped_or_any_end_missing_is_named(tmp_path, rows):
+    path = tmp_path / "test.json"
+    seal(rows[:2], path)
+    open_sealed(path)
+    whole = path.read_bytes()
+    draw, refusals = random.Random(0), 0
+    for position in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << draw.randrange(8)
+        for damaged in (bytes(flipped), whole[:position]):
+            path.write_bytes(damaged)
+            try:
+                # Nothing is said only when the rows are the very same.
+                seal(rows[:2], path)
+                assert json.loads(damaged)["rows"] == rows[:2]
+            except SplitError as error:
+                assert "damaged" in str(error)
+                refusals += 1
+    assert refusals > len(whole) / 2
 
 
 def test_no_seal(tmp_path):

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from filelock import FileLock
+
 from helpers.course import runs
-from helpers.files import write_whole
+from helpers.files import set_aside, write_whole
 
 TRIED, DONE = "tried", "done"
 
@@ -15,7 +17,10 @@ def path() -> Path:
 
 
 def load() -> dict[str, str]:
-    """Key of an exercise or of a quiz question → TRIED or DONE. A damaged file counts as none."""
+    """Key of an exercise or of a quiz question → TRIED or DONE.
+
+    A damaged file counts as none, and is renamed: somebody may still read in it what was done.
+    """
     try:
         kept = json.loads(path().read_text(encoding="utf-8"))
         if not all(state in (TRIED, DONE) for state in kept.values()):
@@ -24,7 +29,14 @@ def load() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError):
-        print(f"({path().name} cannot be read: what was done before is not counted.)")
+        try:
+            place = f", and it is now {set_aside(path()).name}"
+        except OSError:
+            place = ""
+        print(
+            f"({path().name} cannot be read: what was done before is not counted{place}. If a "
+            "text editor can mend it, give it its old name back.)"
+        )
         return {}
 
 
@@ -33,11 +45,13 @@ def note(key: str, right: bool) -> None:
 
     A folder that cannot be written costs the table its memory, and never the learner's check.
     """
-    kept = load()
-    state = DONE if right or kept.get(key) == DONE else TRIED
-    if kept.get(key) == state:
-        return
     try:
-        write_whole(path(), json.dumps({**kept, key: state}, indent=1))
+        path().parent.mkdir(parents=True, exist_ok=True)
+        # Two notebooks that write at once must not undo each other's.
+        with FileLock(f"{path()}.lock", timeout=10):
+            kept = load()
+            state = DONE if right or kept.get(key) == DONE else TRIED
+            if kept.get(key) != state:
+                write_whole(path(), json.dumps({**kept, key: state}, indent=1))
     except OSError as error:
-        print(f"(Progress could not be kept: {error.strerror}.)")
+        print(f"(Progress could not be kept: {error}.)")
