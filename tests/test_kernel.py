@@ -1,0 +1,86 @@
+"""A real kernel that is stopped, and then killed, in the middle of an epoch."""
+
+from pathlib import Path
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+ROOT = Path(__file__).parent.parent
+
+START = """
+import time
+from helpers.encoding import IGNORE, Encoded
+from helpers.training import TrainSettings, train
+from tests.tiny import tiny_model
+
+examples = [Encoded([2 + i, 9, 8, 7 + i % 3], [IGNORE, IGNORE, 8, 7 + i % 3]) for i in range(40)]
+settings = TrainSettings(epochs=2, batch_size=4, learning_rate=1e-2, validations=5)
+
+def learn(folder, wait_at=None):
+    def watch(history):
+        if len(history.steps) == wait_at and history.stopped == "running":
+            print(f"<step {wait_at}>", flush=True)
+            time.sleep(600)
+    model = tiny_model()
+    return model, train(model, examples, examples[:8], settings, 1, folder, watch=watch)
+"""
+COMPARE = """
+import torch
+whole_model, whole = learn(folder + "/whole")
+assert history.stopped == "finished" and len(history.steps) == 20
+assert [r.loss for r in history.steps] == [r.loss for r in whole.steps]
+assert [r.loss for r in history.validations] == [r.loss for r in whole.validations]
+for ours, theirs in zip(model.parameters(), whole_model.parameters(), strict=True):
+    assert torch.equal(ours, theirs)
+print("the same to the last bit")
+"""
+
+
+@pytest.fixture
+def kernel():
+    manager, client = start_new_kernel(cwd=str(ROOT))
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def execute(client, code: str, until: str | None = None) -> str:
+    """What a cell printed: to its end, or up to the text `until` while it goes on."""
+    request, said = client.execute(code), ""
+    while until is None or until not in said:
+        message = client.get_iopub_msg(timeout=120)
+        if message["parent_header"].get("msg_id") != request:
+            continue
+        content = message["content"]
+        if message["msg_type"] == "stream":
+            said += content["text"]
+        assert message["msg_type"] != "error", content
+        if content.get("execution_state") == "idle":
+            assert until is None, said
+            return said
+    return said
+
+
+def test_a_kernel_stopped_and_killed_in_an_epoch_goes_on_to_the_same_end(kernel, tmp_path):
+    manager, client = kernel
+    begin = f"folder = {str(tmp_path)!r}" + START
+    learn = "model, history = learn(folder"
+
+    # The stop button of the notebook.
+    execute(client, begin)
+    execute(client, f"{learn}, wait_at=3)", until="<step 3>")
+    manager.interrupt_kernel()
+    said = execute(client, "print(history.stopped)")
+    assert said.strip() == "interrupted"
+
+    # A kernel that dies: killed where no code of ours can do anything about it.
+    said = execute(client, f"{learn}, wait_at=15)", until="<step 15>")
+    assert "Going on from the checkpoint" in said
+    manager.restart_kernel(now=True)
+    client.wait_for_ready(timeout=120)
+
+    # What a learner does next: run the same cells again.
+    execute(client, begin)
+    said = execute(client, f"{learn})")
+    assert "Going on from the checkpoint" in said
+    assert "the same to the last bit" in execute(client, COMPARE)
