@@ -9,7 +9,7 @@ import html
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html.entities import html5
@@ -156,6 +156,16 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> tuple[list
     findings += _near_duplicates(kept)
     findings.sort(key=lambda finding: finding.line)
     return [row for _, row in kept], TableReport(str(path), rows_read, len(kept), tuple(findings))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names from a stranger's file, fit for a message: one line, the first twenty of them, each cut
+    to 60 characters."""
+    names = list(names)
+    shown = [" ".join(name.split())[:60] for name in names[:20]]
+    shown = ["".join(char if char.isprintable() else "\ufffd" for char in name) for name in shown]
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(shown) + more
 
 
 def product_of(row: Row) -> str:

@@ -1,33 +1,41 @@
 """Templates turn a row of the table into a prompt and the completion that is asked for.
 
 A template library is a YAML file: one task in several wordings. Prompts and completions are Jinja
-templates. They are rendered in Jinja's sandbox, because a library may come from anywhere: it can
-read the fields of a row and nothing else. PromptSource's files (templates.yaml) are read too, see
-https://github.com/bigscience-workshop/promptsource for their format.
+templates. A library may come from anywhere, so only a part of Jinja is admitted, within Jinja's
+sandbox: a template can read the fields of a row and nothing else, and it cannot repeat anything,
+so that it always ends soon.
+
+PromptSource's files (templates.yaml) are read too, see
+https://github.com/bigscience-workshop/promptsource for their format. Those of its templates that
+loop, assign or call are refused by name; a third does, mostly for fields that hold lists.
 """
 
 import random
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
-from jinja2 import meta
+from jinja2 import nodes
+from jinja2.filters import FILTERS
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from helpers.errors import CourseError
-from helpers.table import Row
+from helpers.table import Row, listed
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "data" / "templates"
 
-# Longest text that a template may make, in characters: far more than any context window here.
-LONGEST = 200_000
+# Longest text that a template may make or read, in characters: more than any context window here.
+LONGEST = 50_000
+# Longest template, with its choices, and longest library. PromptSource's longest: 2,900 and 17,000.
+LONGEST_SOURCE = 5_000
+LONGEST_LIBRARY = 100_000
 
 SEPARATOR = "|||"  # PromptSource's sign between prompt and completion, and between choices
 
@@ -93,12 +101,14 @@ def load_library(path: str | Path) -> dict[str, Template]:
     PromptSource template whose halves cannot be told apart is loaded with an empty completion,
     and check_template refuses it by name: the rest of its file can still be used.
 
-    Raises TemplateError: no such file, no YAML, an unknown or missing key, a value of the wrong
-    type, two templates of one name.
+    Raises TemplateError: no such file, no YAML, more than LONGEST_LIBRARY characters or
+    LONGEST_SOURCE in one text, an unknown or missing key, a value of the wrong type, two templates
+    of one name.
     """
     path = Path(path)
     try:
-        library = yaml.load(path.read_text("utf-8-sig"), Loader=_Loader)
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST_LIBRARY + 1)
     except FileNotFoundError:
         there = ", ".join(file.name for file in sorted(path.parent.glob("*.yaml"))) or "none"
         raise TemplateError(
@@ -108,12 +118,21 @@ def load_library(path: str | Path) -> dict[str, Template]:
         raise TemplateError(
             f"The template library {path} cannot be read: {error}. It must be a text in UTF-8."
         ) from None
-    except (yaml.YAMLError, RecursionError) as error:
+    if len(text) > LONGEST_LIBRARY:
+        raise TemplateError(
+            f"The template library {path} has more than {LONGEST_LIBRARY:,} characters, which no "
+            "library of wordings needs. Divide it into several files, or name another one."
+        )
+    try:
+        library = yaml.load(text, Loader=_Loader)
+    # PyYAML fails in many ways: a date such as 2026-99-99 is a ValueError.
+    except Exception as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
+        problem = getattr(error, "problem", None) or str(error) or "it is no YAML"
         raise TemplateError(
-            f"The template library {path}{line} cannot be read: {problem}. Compare it with "
+            f"The template library {path}{line} cannot be read: {' '.join(problem.split())}. "
+            "Compare it with "
             "data/templates/opinion.yaml; a text that holds a colon or a brace stands in quotes "
             "or below a |- sign."
         ) from None
@@ -129,7 +148,7 @@ def load_library(path: str | Path) -> dict[str, Template]:
     doubled = [name for name, n in Counter(one.name for one in templates).items() if n > 1]
     if doubled:
         raise TemplateError(
-            f"The template library {path} has more than one template named {doubled[0]}. "
+            f"The template library {path} has more than one template named {listed(doubled[:1])}. "
             "Rename one of them."
         )
     return {template.name: template for template in templates}
@@ -152,7 +171,7 @@ def check_template(template: Template, columns: Iterable[str]) -> None:
     if unknown:
         raise TemplateError(
             f"{_named(template)} uses the field {', '.join(unknown)}, which the table does not "
-            f"have. Its columns are: {', '.join(columns)}. Correct the name in the template."
+            f"have. Its columns are: {listed(columns)}. Correct the name in the template."
         )
     leaked = sorted(template.prompt_fields & template.completion_fields)
     if leaked:
@@ -181,9 +200,9 @@ def told_by(column: Sequence[object], answers: Sequence[str]) -> float:
 def render(template: Template, row: Row) -> Example:
     """The example that a template makes of one row.
 
-    Raises TemplateError: unknown field, Jinja that fails or reaches out of its sandbox, more than
-    LONGEST characters, an empty prompt or completion, a prompt that ends in a space, a completion
-    that is none of the choices.
+    Raises TemplateError: unknown field, Jinja that fails or is not admitted, more than LONGEST
+    characters read or made, an empty prompt or completion, a prompt that ends in a space, a
+    completion that is none of the choices.
     """
     unknown = sorted(template.fields - row.keys())
     if unknown:
@@ -220,7 +239,7 @@ def render(template: Template, row: Row) -> Example:
     if choices and completion not in choices:
         raise TemplateError(
             f"{where} gives the completion {completion[:40]!r}, which is none of its choices: "
-            f"{', '.join(choices)}. Correct the choices, or leave out the row."
+            f"{listed(choices)}. Correct the choices, or leave out the row."
         )
     return Example(prompt, completion, row_id, choices)
 
@@ -254,68 +273,175 @@ def as_chat(example: Example, tokenizer: Any) -> Example:
 
 
 # Jinja
+#
+# A template may come from a stranger, so it must end soon and stay small. Nothing that is admitted
+# repeats, calls or assigns. What a template reads, and what each operation makes, has at most
+# LONGEST characters. So the work is at most the length of the template times LONGEST.
+
+_ADMITTED = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.FilterBlock, nodes.If),
+    *(nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword),
+    *(nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test),
+    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Neg, nodes.Pos),
+    *(nodes.Getitem, nodes.Slice, nodes.Filter),
+)
+_TESTS = ("defined", "none", "number", "string", "odd", "even", "true", "false")
+_DIGITS = 15
+_DEEPEST = 20
+
+
+class _TooLong(SecurityError):
+    """A template or a text beyond its limit."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which keeps templates from Python's inner parts, with less that could fill
-    the memory from one short line."""
+    """Jinja's sandbox without any attribute, and with sums that cannot fill the memory."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
-    _widening = frozenset(
-        ["ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map"]
-    )
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "%"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        # A text times a number, or a power, could fill the memory at once.
-        if operator == "**" or not all(isinstance(one, int | float) for one in (left, right)):
-            raise SecurityError(f"{operator} is allowed between numbers only, and ** not at all")
-        return super().call_binop(context, operator, left, right)
+        # A text times a number could fill the memory at once, and so could % with a wide format.
+        if operator != "+":
+            for one in (left, right):
+                if not isinstance(one, int | float) or abs(one) >= 10**_DIGITS:
+                    raise SecurityError(
+                        f"{operator} is allowed between numbers of at most {_DIGITS} digits only"
+                    )
+        return _short(super().call_binop(context, operator, left, right))
 
-    def wrap_str_format(self, value: Any) -> None:
-        """No safe version of str.format: its widths have no limit."""
-        return None
+    # field["name"] may find an element of the field, and never an attribute such as str.format.
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return attr not in self._widening and super().is_safe_attribute(obj, attr, value)
+        return False
+
+    def wrap_str_format(self, value: Any) -> None:
+        return None
+
+
+def _limit(length: int) -> None:
+    if length > LONGEST:
+        raise _TooLong(f"it reads or makes a text of more than {LONGEST:,} characters")
+
+
+def _short(value: Any) -> Any:
+    """The value itself, if it is not too long as a text."""
+    _limit(len(str(value)))
+    return value
+
+
+def _bounded(work: Callable) -> Callable:
+    """The filter, refused where its result is too long."""
+
+    @wraps(work)  # also copies Jinja's mark that a filter wants the context
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        return _short(work(*args, **kwargs))
+
+    return bounded
+
+
+# join and replace multiply lengths, so they look before they make the text.
+
+
+def _join(items: Iterable[Any], separator: Any = "") -> str:
+    texts = [str(item) for item in items]
+    _limit(len(texts) * len(str(separator)))
+    return str(separator).join(texts)
+
+
+def _replace(text: Any, old: Any, new: Any) -> str:
+    _limit(str(text).count(str(old)) * len(str(new)))
+    return str(text).replace(str(old), str(new))
+
+
+def _round(number: Any, precision: int = 0) -> float:
+    # Jinja's own takes 10 ** precision, which could fill the memory.
+    return round(float(number), precision)
 
 
 @jinja2.pass_context
 def _choice(context: Any, items: Sequence[Any]) -> Any:
     """PromptSource's filter `choice`: one of the items, always the same one for the same row."""
-    fields = sorted((name, str(value)) for name, value in context.parent.items())
-    return random.Random(repr(fields)).choice(items)
+    return random.Random(context.parent[_SEED]).choice(items)
 
 
 def _most_frequent(items: Sequence[Any]) -> list[Any]:
     """PromptSource's filter `most_frequent`: those items that occur most often."""
     counts = Counter(items)
-    return [item for item, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values(), default=0)
+    return [item for item, count in counts.items() if count == most]
 
 
 def _make_sandbox() -> _Sandbox:
     sandbox = _Sandbox(undefined=jinja2.StrictUndefined)
-    # A template gives the same text each time; nothing drawn at random, nothing of unknown width.
-    sandbox.globals = {"range": sandbox.globals["range"], "dict": dict, "zip": zip}
-    sandbox.globals["namespace"] = jinja2.utils.Namespace
-    for name in ("random", "center", "format", "indent", "batch", "slice"):
-        del sandbox.filters[name]
-    sandbox.filters |= {"choice": _choice, "most_frequent": _most_frequent}
+    sandbox.globals = {}
+    own = {"join": _join, "replace": _replace, "round": _round}
+    own |= {"choice": _choice, "most_frequent": _most_frequent}
+    names = "capitalize default first float int last length lower title trim upper".split()
+    filters = {name: FILTERS[name] for name in names} | own
+    sandbox.filters = {name: _bounded(work) for name, work in sorted(filters.items())}
+    sandbox.tests = {name: sandbox.tests[name] for name in _TESTS}
     return sandbox
 
 
 _SANDBOX = _make_sandbox()
 _CHOICES = ("choices", "answer_choices")
+_SEED = "the seed of this row"  # no name that a template could spell
 
 
 @lru_cache(maxsize=512)
-def _compiled(source: str) -> tuple[jinja2.Template, frozenset[str]]:
-    names = meta.find_undeclared_variables(_SANDBOX.parse(source))
-    return _SANDBOX.from_string(source), frozenset(names - _SANDBOX.globals.keys() - {*_CHOICES})
+def _compiled(source: str) -> tuple[jinja2.Template, tuple[str, ...]]:
+    """The template, and the names that it reads, each as often as it stands there."""
+    tree = _SANDBOX.parse(source)
+    names = []
+    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        waiting += [(child, depth + 1) for child in reversed([*node.iter_child_nodes()])]
+        if not isinstance(node, _ADMITTED):
+            _refuse(node, _written(node))
+        if isinstance(node, nodes.Filter) and node.name not in _SANDBOX.filters:
+            _refuse(node, f"the filter {node.name}")
+        if isinstance(node, nodes.Test) and node.name not in _SANDBOX.tests:
+            _refuse(node, f"the test 'is {node.name}'")
+        if depth > _DEEPEST:
+            _refuse(node, f"nesting of more than {_DEEPEST} levels")
+        if isinstance(node, nodes.Name):
+            names.append(node.name)
+    return _SANDBOX.from_string(tree), tuple(names)
+
+
+def _refuse(node: nodes.Node, what: str) -> None:
+    error = SecurityError(f"{what} is not allowed")
+    error.lineno = node.lineno
+    raise error
+
+
+def _written(node: nodes.Node) -> str:
+    """A part of Jinja as its author wrote it."""
+    if isinstance(node, nodes.Call):
+        name = getattr(node.node, "attr", None) or getattr(node.node, "name", "")
+        return f"the call {name}()"
+    if isinstance(node, nodes.Getattr):
+        return f"the attribute .{node.attr}"
+    signs = {"Pow": "the power **", "Concat": "the sign ~"}
+    words = {"Assign": "set", "AssignBlock": "set", "FromImport": "from", "CallBlock": "call"}
+    kind = type(node).__name__
+    return signs.get(kind) or f"{{% {words.get(kind, kind.lower())} %}}"
+
+
+def _prepare(template: Template, source: str) -> tuple[jinja2.Template, tuple[str, ...]]:
+    length = len(template.prompt) + len(template.completion) + sum(map(len, template.choices))
+    if length > LONGEST_SOURCE:
+        raise _TooLong(
+            f"the template has {length:,} characters, and {LONGEST_SOURCE:,} is the most"
+        )
+    return _compiled(source)
 
 
 def _fields(template: Template, part: str, source: str) -> frozenset[str]:
     try:
-        return _compiled(source)[1]
+        # Nothing is assigned, so every other name is a field.
+        return frozenset(_prepare(template, source)[1]) - {*_CHOICES}
     except Exception as error:
         raise _failed(template, part, error) from None
 
@@ -323,12 +449,14 @@ def _fields(template: Template, part: str, source: str) -> frozenset[str]:
 def _render(template: Template, part: str, source: str, row: Row, choices: tuple[str, ...]) -> str:
     pieces, length = [], 0
     try:
-        values = dict(row) | dict.fromkeys(_CHOICES, list(choices))
-        for piece in _compiled(source)[0].generate(values):
+        compiled, names = _prepare(template, source)
+        seed = random.Random(repr(sorted(row.items()))).random()
+        values = dict(row) | dict.fromkeys(_CHOICES, list(choices)) | {_SEED: seed}
+        _limit(sum(len(str(values[name])) for name in names))
+        for piece in compiled.generate(values):
             pieces.append(piece)
             length += len(piece)
-            if length > LONGEST:
-                raise SecurityError(f"it makes more than {LONGEST:,} characters")
+            _limit(length)
     # Whatever goes wrong while a template is rendered, the template is at fault.
     except Exception as error:
         raise _failed(template, part, error) from None
@@ -339,16 +467,21 @@ def _failed(template: Template, part: str, error: Exception) -> TemplateError:
     line = getattr(error, "lineno", None)
     where = f" (line {line} of it)" if line else ""
     hint = "Correct the Jinja between its braces."
-    if isinstance(error, SecurityError):
-        hint = "A template may use the fields of a row, and nothing beyond them."
+    if isinstance(error, _TooLong):
+        hint = "Shorten it, or leave out the rows that are so long."
+    elif isinstance(error, SecurityError):
+        hint = (
+            "A template may hold text, the fields of a row, if, comparisons, sums, and fields "
+            f"changed by a filter, as in {{{{ field | lower }}}}: {', '.join(_SANDBOX.filters)}."
+        )
     elif re.search("list object'? has no", str(error)):
         hint = "Count from 0; a field that is text must be made a number first: field | int."
-    problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    problem = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
     return TemplateError(f"{_named(template)}: its {part}{where} fails: {problem}. {hint}")
 
 
 def _named(template: Template) -> str:
-    return f"Template {template.name!r} of task {template.task!r}"
+    return f"Template {template.name[:80]!r} of task {template.task[:80]!r}"
 
 
 def _listed(fields: frozenset[str]) -> str:
@@ -361,7 +494,18 @@ def _listed(fields: frozenset[str]) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML without Python objects; PromptSource's two tags are read as plain mappings."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # A few lines of merges of merges would fill the memory.
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            problem = "the merge key << is not allowed; write the keys out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # Python refuses to print a number of more than 4,300 digits.
+        return int(repr(super().construct_yaml_int(node)))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 for _tag in ("!Template", "!TemplateMetadata"):
     _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
 
@@ -403,7 +547,7 @@ def _read_promptsource(path: Path, library: dict) -> list[Template]:
                 "Download the file again, or delete that entry."
             )
         name = _text(path, "the name of a template", entry["name"])
-        prompt, completion = _halves(_text(path, f"the jinja of {name}", entry["jinja"]))
+        prompt, completion = _halves(_text(path, f"the jinja of {listed([name])}", entry["jinja"]))
         choices = entry.get("answer_choices") or []
         if isinstance(choices, str):
             choices = _split_choices(choices)
@@ -415,14 +559,14 @@ def _read_promptsource(path: Path, library: dict) -> list[Template]:
                 name,
                 prompt,
                 completion,
-                _texts(path, f"the answer_choices of {name}", choices),
-                _texts(path, f"the metrics of {name}", metrics),
+                _texts(path, f"the answer_choices of {listed([name])}", choices),
+                _texts(path, f"the metrics of {listed([name])}", metrics),
             )
         )
     return templates
 
 
-_GUARD = re.compile(r"\s*(\{%-?\s*if\b.*?%\})(.*)(\{%-?\s*endif\s*-?%\})\s*", re.DOTALL)
+_GUARD = re.compile(r"\s*(\{%-?\s*if\b(?:(?!%\}).)*%\})(.*)(\{%-?\s*endif\s*-?%\})\s*", re.DOTALL)
 
 
 def _halves(jinja: str) -> tuple[str, str]:
@@ -449,7 +593,7 @@ def _split_choices(jinja: str) -> list[str]:
 def _parses(source: str) -> bool:
     try:
         _SANDBOX.parse(source)
-    except jinja2.TemplateSyntaxError:
+    except Exception:  # more than a TemplateSyntaxError: a number of 5,000 digits is a ValueError
         return False
     return True
 
@@ -468,7 +612,7 @@ def _check_keys(path: Path, what: str, entry: Any, needed: set[str], allowed: se
         )
     if unknown := sorted(keys - needed - allowed):
         raise TemplateError(
-            f"The template library {path}: {what} has the unknown key {', '.join(unknown)}. "
+            f"The template library {path}: {what} has the unknown key {listed(unknown)}. "
             f"The known ones are {', '.join(sorted(needed | allowed))}."
         )
 
@@ -478,6 +622,11 @@ def _text(path: Path, what: str, value: Any) -> str:
         raise TemplateError(
             f"The template library {path}: {what} is {reprlib.repr(value)[:60]}, which is no text "
             "to YAML. Put it in quotes."
+        )
+    if len(value) > LONGEST_SOURCE:
+        raise TemplateError(
+            f"The template library {path}: {what} has {len(value):,} characters, and "
+            f"{LONGEST_SOURCE:,} is the most. Shorten it."
         )
     return value
 

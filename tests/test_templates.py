@@ -1,5 +1,6 @@
 """helpers/templates.py: the course's libraries, rendering, leaks, attacks, PromptSource."""
 
+import time
 from functools import partial
 
 import pytest
@@ -10,6 +11,8 @@ from helpers.errors import CourseError
 from helpers.table import COLUMNS, REVIEWS, read_table
 from helpers.templates import (
     LONGEST,
+    LONGEST_LIBRARY,
+    LONGEST_SOURCE,
     TEMPLATES,
     Example,
     Template,
@@ -246,59 +249,135 @@ def test_jinja_that_fails():
     refused(lambda: render(template("{{ review_body / 0 }}:"), ROW), "'mine'", "prompt", "fails")
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ ''.__class__ }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ ''['__class__'] }}",
-        "{{ review_body | attr('__class__') }}",
-        "{{ choices.append('x') }}",
-        "{{ (review_body.format).__globals__ }}",
-        "{{ '{0.__class__}'.format(review_body) }}",
-        "{{ range.__globals__ }}",
-        "{{ self.__init__.__globals__ }}",
-        "{{ namespace.__init__.__globals__ }}",
-        "{% include '/etc/passwd' %}",
-        "{% import 'os' as os %}",
-        "{{ lipsum.__globals__['os'] }}",
-        "{{ cycler.__init__ }}",
-    ],
-)
-def test_a_template_cannot_leave_its_sandbox(attack):
-    refused(lambda: render(template(attack + "{{ review_body }}:"), ROW), "'mine'")
+# What a template may not do. Each line: the attack, and the word that its refusal must have.
+ATTACKS = [
+    # Out of the sandbox: attributes, however they are written.
+    ("{{ ''.__class__ }}", ".__class__"),
+    ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "__subclasses__()"),
+    ("{{ ''['__class__'] }}", "__class__"),
+    ("{{ ''['__cla' + 'ss__'] }}", "__class__"),
+    ("{{ review_body | attr('__class__') }}", "filter attr"),
+    ("{{ [''] | map(attribute='__class__') | join }}", "filter map"),
+    ("{{ [review_body] | selectattr('__class__') | first }}", "filter selectattr"),
+    ("{{ choices | sort(attribute='__class__') }}", "filter sort"),
+    ("{{ [''] | join(attribute='__class__') }}", "attribute"),
+    ("{{ choices.append('x') }}", "append()"),
+    ("{{ (review_body.format).__globals__ }}", ".__globals__"),
+    ("{{ '{0.__class__}'.format(review_body) }}", "format()"),
+    ("{{ '{0.__class__}'['format'] }}", "format"),
+    ("{{ '%s' | format(review_body) }}", "filter format"),
+    # Out of the sandbox: what Jinja offers by itself.
+    ("{{ range.__globals__ }}", ".__globals__"),
+    ("{{ self.__init__.__globals__ }}", ".__globals__"),
+    ("{{ self }}", "self"),
+    ("{{ namespace.__init__.__globals__ }}", ".__globals__"),
+    ("{{ lipsum.__globals__['os'].popen('id').read() }}", "read()"),
+    ("{{ cycler.__init__ }}", ".__init__"),
+    ("{{ joiner() }}", "joiner()"),
+    ("{{ lipsum(100000) }}", "lipsum()"),
+    ("{{ dict(a=1) }}", "dict()"),
+    ("{{ review_body is filter }}", "is filter"),
+    ("{% include '/etc/passwd' %}", "{% include %}"),
+    ("{% import 'os' as os %}", "{% import %}"),
+    ("{% from 'os' import path %}", "{% from %}"),
+    ("{% extends 'base' %}", "{% extends %}"),
+    ("{% block a %}{% endblock %}", "{% block %}"),
+    ("{% autoescape true %}{% endautoescape %}", "not allowed"),
+    ("{% do choices.append(1) %}", "'do'"),
+    ("{% debug %}", "'debug'"),
+    # Without end: loops, recursion, names that grow.
+    (
+        "{% for i in range(99999) %}{% for j in range(99999) %}a{% endfor %}{% endfor %}",
+        "{% for %}",
+    ),
+    ("{% for i in [1,2] recursive %}{{ loop([1,2]) }}{% endfor %}", "{% for %}"),
+    ("{% set a = 'ab' %}{% for i in range(9999) %}{% set a = a ~ a %}{% endfor %}", "{% set %}"),
+    ("{% set a %}{{ review_body }}{% endset %}", "{% set %}"),
+    ("{% with a = 1 %}{% endwith %}", "{% with %}"),
+    ("{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}", "{% macro %}"),
+    ("{% call m() %}{% endcall %}", "{% call %}"),
+    ("{{ range(10**9) }}", "range()"),
+    ("{{ range(10000000000) | list }}", "filter list"),
+    ("{{ cycler('a').next() }}", "next()"),
+    # Huge from one short line.
+    ("{{ 'a' * 10000000000 }}", "15 digits"),
+    ("{{ [0] * 10000000000 }}", "15 digits"),
+    ("{{ 10 ** 10000000000 }}", "**"),
+    ("{{ 10000000000 * 10000000000 * 10000000000 }}", "15 digits"),
+    ("{{ 'a' ~ 'b' }}", "~"),
+    ("{{ '%10000000000d' % 1 }}", "15 digits"),
+    ("{{ '%10000000000d' is divisibleby(1) }}", "is divisibleby"),
+    ("{{ 'a'.ljust(10000000000) }}", "ljust()"),
+    ("{{ '{:>10000000000}'.format('a') }}", "format()"),
+    ("{{ '%10000000000d' | format(1) }}", "filter format"),
+    ("{{ 'a' | center(10000000000) }}", "filter center"),
+    ("{{ 'a' | indent(10000000000) }}", "filter indent"),
+    ("{{ 'a' | wordwrap(1, wrapstring='a' * 10000000000) }}", "wordwrap"),
+    ("{{ [] | batch(10000000000, 'a') | first }}", "filter batch"),
+    ("{{ [] | slice(10000000000) | first }}", "filter slice"),
+    ("{{ 'a' | urlize }}", "filter urlize"),
+    ("{{ 'a' | tojson(indent=10000000000) }}", "filter tojson"),
+    ("{{ choices | random }}", "filter random"),
+    ("{{ long | replace('a', long) }}", "50,000"),
+    ("{{ long | join(long) }}", "50,000"),
+    ("{{ long + long }}", "50,000"),
+    ("{{ [long, long] }}", "50,000"),
+    ("{{ [long | replace('a', '\\n')] | lower }}", "50,000"),
+    ("{% filter trim %}" + "{{ long | replace('a', 'bb') }}" * 100 + "{% endfilter %}", "50,000"),
+    ("{{ " + "9" * 4500 + " }}", "digits"),
+    ("{{ ('9' * 20) | int }}", "15 digits"),
+    ("{{ 1e300 | int | int * 10 }}", "15 digits"),
+    ("{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}", "recursion"),
+    ("{{ " + "not " * 100 + "1 }}", "20 levels"),
+    ("{{ long" + " | upper | lower" * 100 + " }}", "20 levels"),
+    ("{% if 1 %}" * 90 + "{% endif %}" * 90, "20 levels"),
+    ("a" * LONGEST_SOURCE, "5,000"),
+]
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        "{{ 'a' * 10000000000 }}",
-        "{{ 10 ** 10000000000 }}",
-        "{{ '%10000000000d' % 1 }}",
-        "{{ 'a'.ljust(10000000000) }}",
-        "{{ '{:>10000000000}'.format('a') }}",
-        "{{ '%10000000000d' | format(1) }}",
-        "{{ 'a' | center(10000000000) }}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}aaa{% endfor %}{% endfor %}",
-        "{{ range(10000000000) | list }}",
-    ],
-)
-def test_a_template_cannot_grow_without_limit(bomb):
-    refused(lambda: render(template(bomb + "{{ review_body }}:"), ROW), "'mine'")
+@pytest.mark.parametrize(("attack", "word"), ATTACKS, ids=lambda one: one[:50])
+def test_attacks_are_refused_at_once_with_their_reason(attack, word):
+    row = ROW | {"long": "a" * 30_000}
+    start = time.process_time()
+    for one in (template(attack + "{{ review_body }}:"), template(completion=attack)):
+        message = refused(lambda one=one: render(one, row), "'mine'", word)
+        assert len(message) < 1000
+    # Hundredths of a second. An attack that comes through would take hours, or all memory.
+    assert time.process_time() - start < 5
 
 
-def test_the_limit_is_named():
-    long = "{% for i in range(99999) %}aaa{% endfor %}:"
-    refused(lambda: render(template(long), ROW), f"{LONGEST:,} characters")
+def test_a_refusal_names_the_line_and_says_what_may_be_used():
+    one = template("{{ review_body }}\n{{ department.lower() }}:")
+    words = ("prompt (line 2 of it)", "the call lower() is not allowed", "{{ field | lower }}")
+    refused(lambda: check_template(one, COLUMNS), *words, "replace, round, title")
+
+
+def test_what_is_printed_is_text_and_no_code_of_another_page():
+    row = ROW | {"review_body": "<script>alert(1)</script>{{ 7 * 7 }}"}
+    assert render(template(), row).prompt == row["review_body"] + "\nRating:"
+
+
+def test_too_long_a_field():
+    row = ROW | {"review_body": "a" * (LONGEST + 1)}
+    refused(lambda: render(template(), row), f"{LONGEST:,} characters", "leave out the rows")
+    assert len(render(template(), row | {"review_body": "a" * (LONGEST - 8)}).prompt) == LONGEST
+
+
+def test_what_a_template_may_use():
+    source = (
+        "{% if star_rating > 3 and not review_headline == '' %}+{% elif 1 %}-{% else %}0{% endif %}"
+        "{{ {4: 'four'}[star_rating] }} {{ ['a', 'b'][-1] }}{{ review_body[:3] | upper }} "
+        "{{ (star_rating + 1) * 2 // 3 }} {{ review_body | replace('dog', 'cat') }} "
+        "{{ 2.567 | round(1) }} {{ 'x' if review_headline is defined }} {{ 'it' in review_body }}"
+        "{% raw %}{{ raw }}{% endraw %}{# nothing #}:"
+    )
+    prompt = render(template(source, "{{ department | title }}", ()), ROW).prompt
+    assert prompt == "+four bMY  3 My cat likes it. 2.6 x True{{ raw }}:"
 
 
 def test_sums_are_allowed():
     one = template("{{ 2 * star_rating }}{{ 7 % 4 }}:", "{{ review_headline }}", ())
     assert render(one, ROW).prompt == "83:"
-
-
-def test_chance_is_refused():
-    refused(lambda: render(template("{{ choices | random }}:"), ROW), "random")
 
 
 # Files
@@ -376,15 +455,53 @@ def test_library_that_is_no_text(tmp_path):
     refused(lambda: load_library(path), "mine.yaml", "UTF-8")
 
 
-def test_aliases_of_aliases_do_not_blow_up_the_message(tmp_path):
+def _laughs(line):
+    """A short text whose tenth line stands for 9 ** 9 of the first."""
     names = "abcdefghij"
-    lines = [f"a: &a [{', '.join(['lol'] * 9)}]"]
+    lines = [line.format(new="a", old="x")]
     lines += [
-        f"{new}: &{new} [{', '.join(['*' + old] * 9)}]"
+        line.format(new=new, old=", ".join(["*" + old] * 9))
         for old, new in zip(names, names[1:], strict=False)
     ]
-    text = "\n".join([*lines, "dataset: *j", "templates: {}"])
-    assert len(refused(lambda: load_library(library(tmp_path, text)), "dataset")) < 1000
+    return "\n".join(lines)
+
+
+LIBRARY_ATTACKS = {
+    "aliases": (_laughs("{new}: &{new} [{old}]") + "\ndataset: *j\ntemplates: {}", "dataset"),
+    "merges": (_laughs("{new}: &{new} {{<<: [{old}]}}").replace("[x]", "{k: 1}"), "merge"),
+    "endless": ("task: &a [*a]\nmetrics: []\ntemplates: []", "task"),
+    "deep list": ("[" * 5000, "recursion"),
+    "deep mapping": ("? " * 5000, "recursion"),
+    "long": ("#" * (LONGEST_LIBRARY + 1), "100,000"),
+    "long text": (OWN.replace("red", "a" * (LONGEST_SOURCE + 1)), "5,000"),
+    "a number in sixties": (OWN.replace("colour", "1" + ":59" * 9000, 1), "digits"),
+    "a number in hex": (OWN.replace("colour", "0x" + "f" * 9000, 1), "digits"),
+    "a key in hex": ("? 0x" + "f" * 9000 + "\n: 1", "digits"),
+    "many digits": (OWN.replace("colour", "9" * 5000, 1), "digits"),
+    "no such date": (OWN.replace("colour", "2026-99-99", 1), "month"),
+    "no such number": (OWN.replace("colour", "!!int x", 1), "int"),
+    "no such truth": (OWN.replace("colour", "!!bool x", 1), "x"),
+    "no such time": (OWN.replace("colour", "!!timestamp x", 1), "cannot be read"),
+    "python": (OWN.replace("colour", "!!python/name:os.system", 1), "line 2"),
+    "a list as a key": ("? [a]\n: b", "unhashable"),
+    "a line break in a name": (OWN.replace("first", '"a\\nb"') + OWN[OWN.index("  - name") :], ""),
+    "a NUL": (OWN + "\0", "cannot be read"),
+    "many ends": ('dataset: a\ntemplates: {1: {name: b, jinja: "' + "{%if%}" * 800 + '"}}', ""),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY_ATTACKS)
+def test_libraries_that_attack_the_reader(tmp_path, name):
+    text, word = LIBRARY_ATTACKS[name]
+    path = library(tmp_path, text)
+    start = time.process_time()
+
+    def use():
+        for one in load_library(path).values():
+            check_template(one, COLUMNS)
+
+    assert len(refused(use, word)) < 1000
+    assert time.process_time() - start < 5
 
 
 def test_refusals_are_course_errors():
