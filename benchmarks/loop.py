@@ -1,11 +1,17 @@
-"""The course's training loop beside transformers.Trainer: speed and memory, in one run.
+"""The course's training loop beside transformers.Trainer and TRL's SFTTrainer, in one run.
 
     make bench
 
-Both get the same model, the same batches of 8 in the same order, the same optimizer settings. A
-third line is Trainer as one would use it: the same rows in batches of 8, but as the table has them,
-with the padding that this brings. Each measurement is a process of its own, so that peak memory is
-its own as well; they take turns, so that a machine that slows down slows all.
+All train the same model on the same rows in batches of 8, with the same learning rate, weight decay
+and clipping. They differ in three ways, and each line of the table says how: the precision of the
+multiplications, the order of the rows, and activation checkpointing, which TRL has on by itself.
+
+An order is made for the whole training set, by the code that the line is about. Of its batches a
+few are timed, evenly spaced from the narrowest to the widest, so that padding weighs as much as in
+the whole epoch. The widest of all comes first: it warms up and sets the peak of memory.
+
+Each measurement is a process of its own, so that peak memory is its own as well. They take turns,
+so that a machine that slows down slows all. Speed is in real tokens, without padding.
 """
 
 import json
@@ -14,110 +20,224 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 import torch
-from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from helpers.course import course_split, course_template, matrix_speed
-from helpers.encoding import Encoded, batches_by_length, encode_all, pad_batch
+from helpers.course import course_split, course_template
+from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
 from helpers.models import load_model
-from helpers.templates import make_examples
+from helpers.templates import Example, make_examples
 from helpers.training import TrainSettings, make_optimizer, training_step
 
-OURS, TRAINER, TABLE_ORDER = "ours", "trainer", "trainer, table order"
-BATCH, WARM_UP, TIMED, REPEATS = 8, 2, 12, 3
+BATCH, TIMED, REPEATS = 8, 4, 5
+SETTINGS = TrainSettings()
+FP32, BF16 = "float32", "bfloat16"
+
+Batch = list[tuple[Example, Encoded]]
 
 
-def batches(tokenizer, window: int, by_length: bool = True) -> list[list[Encoded]]:
-    """Batches of 8 of the course task, as the loop makes them; or the same rows in table order."""
+def by_length(lengths: list[int]) -> list[list[int]]:
+    """Batches as the course's loop makes them."""
+    return batches_by_length(lengths, BATCH, seed=0)
+
+
+def shuffled(lengths: list[int]) -> list[list[int]]:
+    """Batches as Trainer and SFTTrainer make them by themselves."""
+    return _cut(torch.randperm(len(lengths)).tolist())
+
+
+def grouped(lengths: list[int]) -> list[list[int]]:
+    """Batches as Trainer makes them with train_sampling_strategy="group_by_length"."""
+    return _cut(list(LengthGroupedSampler(BATCH, lengths=lengths)))
+
+
+def _cut(order: list[int]) -> list[list[int]]:
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+
+
+def batches(order: Callable, tokenizer: PreTrainedTokenizerBase, window: int) -> list[Batch]:
+    """The widest batch of an epoch, then the timed ones."""
     examples = make_examples(course_template(), course_split().train)
     encoded = encode_all(examples, tokenizer, window)
-    order = batches_by_length([len(one.input_ids) for one in encoded], BATCH, seed=0)
-    order = [batch for batch in order if len(batch) == BATCH][: WARM_UP + TIMED]
-    if not by_length:
-        rows = sorted(i for batch in order for i in batch)
-        order = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    return [[encoded[i] for i in batch] for batch in order]
+    lengths = [len(one.input_ids) for one in encoded]
+    torch.manual_seed(0)
+    full = [batch for batch in order(lengths) if len(batch) == BATCH]
+    full.sort(key=lambda batch: max(lengths[i] for i in batch))
+    timed = [full[(2 * turn + 1) * len(full) // (2 * TIMED)] for turn in range(TIMED)]
+    return [[(examples[i], encoded[i]) for i in batch] for batch in [full[-1], *timed]]
 
 
-def ours(model, tokenizer, data: list[list[Encoded]]) -> list[float]:
+def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
     """Seconds of each step of the course's loop."""
-    settings, seconds = TrainSettings(), []
-    optimizer = make_optimizer(model, settings)
+    seconds = []
+    optimizer = make_optimizer(model, SETTINGS)
     model.train()
     for batch in data:
         begin = time.perf_counter()
-        part = pad_batch(batch, tokenizer.pad_token_id)
-        training_step(model, optimizer, [part], settings.clip)
+        part = pad_batch([encoded for _, encoded in batch], tokenizer.pad_token_id)
+        training_step(model, optimizer, [part], SETTINGS.clip)
         seconds.append(time.perf_counter() - begin)
     return seconds
 
 
-class _InOrder(Trainer):
-    def _get_train_sampler(self, *_):
-        return SequentialSampler(self.train_dataset)
-
-
 class _Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.ends = [time.perf_counter()]
-
     def on_train_begin(self, *_, **__) -> None:
         self.ends = [time.perf_counter()]
 
     def on_step_end(self, *_, **__) -> None:
         self.ends.append(time.perf_counter())
 
+    def seconds(self) -> list[float]:
+        return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
 
-def trainer(model, tokenizer, data: list[list[Encoded]]) -> list[float]:
+
+# Rows come in the order of `data`; nothing is written but what the clock needs.
+QUIET = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": BATCH,
+    "train_sampling_strategy": "sequential",
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+SAME = {
+    "learning_rate": SETTINGS.learning_rate,
+    "weight_decay": SETTINGS.weight_decay,
+    "max_grad_norm": SETTINGS.clip,
+    "optim": "adamw_torch_fused",
+}
+
+
+def trainer(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
     """Seconds of each step of transformers.Trainer."""
-    rows = [{"input_ids": one.input_ids, "labels": one.labels} for batch in data for one in batch]
+    rows = [
+        {"input_ids": encoded.input_ids, "labels": encoded.labels}
+        for batch in data
+        for _, encoded in batch
+    ]
 
     def collate(part):
         encoded = [Encoded(row["input_ids"], row["labels"]) for row in part]
         return pad_batch(encoded, tokenizer.pad_token_id)
 
-    clock, settings = _Clock(), TrainSettings()
+    clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=1,
-            per_device_train_batch_size=BATCH,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            optim="adamw_torch_fused",
-            max_grad_norm=settings.clip,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        )
-        _InOrder(
-            model=model.train(),
+        arguments = TrainingArguments(folder, **QUIET, **SAME, bf16=precision == BF16)
+        Trainer(
+            model=model,
             args=arguments,
             train_dataset=rows,
             data_collator=collate,
             callbacks=[clock],
         ).train()
-    return [end - begin for begin, end in zip(clock.ends, clock.ends[1:], strict=False)]
+    return clock.seconds()
+
+
+def trl_defaults(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str):
+    """Seconds of each step of TRL's SFTTrainer, with its own settings."""
+    return _trl(model, tokenizer, data, {})
+
+
+def trl(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
+    """Seconds of each step of TRL's SFTTrainer, with the settings of the others."""
+    same = {**SAME, "bf16": precision == BF16, "gradient_checkpointing": False}
+    return _trl(model, tokenizer, data, same)
+
+
+def _trl(model: PreTrainedModel, tokenizer, data: list[Batch], settings: dict) -> list[float]:
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    datasets.disable_progress_bars()
+    rows = [
+        {"prompt": example.prompt, "completion": joint(example.prompt) + example.completion}
+        for batch in data
+        for example, _ in batch
+    ]
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        sft = SFTTrainer(
+            model=model,
+            args=SFTConfig(folder, **QUIET, completion_only_loss=True, **settings),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[clock],
+        )
+        expected = [encoded.input_ids for batch in data for _, encoded in batch]
+        assert list(sft.train_dataset["input_ids"]) == expected, "TRL trains on other tokens"
+        sft.train()
+    return clock.seconds()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: how to run it, in which order, and how it multiplies."""
+
+    run: Callable
+    order: Callable
+    precision: str
+
+
+OURS = {FP32: "ours, fp32", BF16: "ours, bf16"}
+LINES = {
+    OURS[FP32]: Line(ours, by_length, FP32),
+    "Trainer, our batches, fp32": Line(trainer, by_length, FP32),
+    "Trainer, shuffled, fp32": Line(trainer, shuffled, FP32),
+    "Trainer, group_by_length, fp32": Line(trainer, grouped, FP32),
+    "TRL, our batches, fp32": Line(trl, by_length, FP32),
+    "Trainer, group_by_length, bf16": Line(trainer, grouped, BF16),
+    "TRL as it comes: shuffled, bf16, checkpointing": Line(trl_defaults, shuffled, BF16),
+}
 
 
 def measure(name: str) -> dict[str, float]:
-    """Run one loop in this process: its tokens per second, peak memory in GB, and GFLOP/s."""
+    """Run one line in this process: its tokens per second, peak memory in GB, and GFLOP/s."""
+    line = LINES[name]
     model, tokenizer = load_model()
-    window = model.config.max_position_embeddings
-    data = batches(tokenizer, window, by_length=name != TABLE_ORDER)
-    seconds = (ours if name == OURS else trainer)(model, tokenizer, data)
-    tokens = sum(len(one.input_ids) for batch in data[WARM_UP:] for one in batch)
-    # The head works on the supervised tokens alone, so it is left out; 2 operations a weight
-    # forward and 4 backward.
-    body = model.num_parameters() - model.get_output_embeddings().weight.numel()
-    speed = tokens / sum(seconds[WARM_UP:])
-    return {"tokens": speed, "peak": _peak_memory() / 1e9, "gflops": 6 * body * speed / 1e9}
+    data = batches(line.order, tokenizer, model.config.max_position_embeddings)
+    seconds = sum(line.run(model, tokenizer, data, line.precision)[1:])
+    timed = [encoded for batch in data[1:] for _, encoded in batch]
+    work = sum(operations(model, one) for one in timed)
+    return {
+        "tokens": sum(len(one.input_ids) for one in timed) / seconds,
+        "peak": _peak_memory() / 1e9,
+        "gflops": work / seconds / 1e9,
+    }
+
+
+def operations(model: PreTrainedModel, one: Encoded) -> int:
+    """The arithmetic that training on one example needs, in floating-point operations.
+
+    2 for each weight of a matrix that a token passes forward, and 4 backward. The head is needed
+    at the supervised tokens only. Attention between the tokens, some per cent at these lengths, is
+    left out. Source: Kaplan et al., Scaling Laws for Neural Language Models, 2020, section 2.1.
+    """
+    layers = [m for m in model.base_model.modules() if isinstance(m, nn.Linear)]
+    body = sum(layer.weight.numel() for layer in layers)
+    head = model.get_output_embeddings().weight.numel()
+    supervised = sum(label != IGNORE for label in one.labels)
+    return 6 * (body * len(one.input_ids) + head * supervised)
+
+
+def matrix_speed(precision: str, seconds: float = 2.0) -> float:
+    """Speed of matrix multiplication on this machine's processor, in GFLOP/s."""
+    size = 1024
+    a, b = torch.rand(2, size, size).to(getattr(torch, precision))
+    _ = a @ b
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        _ = a @ b
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
 def _peak_memory() -> int:
@@ -130,39 +250,66 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def main() -> None:
-    """Let them take turns and print medians."""
-    results: dict[str, list[dict]] = {OURS: [], TRAINER: [], TABLE_ORDER: []}
-    matrix = []
-    for turn in range(1, REPEATS + 1):
-        matrix.append(matrix_speed())
-        for name, measured in results.items():
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.loop", name],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"turn {turn}: {name} {measured[-1]['tokens']:.0f} tokens/s", flush=True)
-    limit = statistics.median(matrix)
-    print(
-        f"\n{TIMED} batches of {BATCH} rows, {REPEATS} turns, {torch.get_num_threads()} threads; "
-        f"matrix multiplication {limit:.0f} GFLOP/s (fp32)\n"
-        f"{'':22} {'tokens/s (range)':>22} {'peak GB':>8} {'of matrix speed':>16}"
+def in_its_own_process(name: str) -> dict[str, float]:
+    """What `measure` finds, in a new process of this group."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.loop", name],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-    medians = {}
-    for name, measured in results.items():
-        speeds = sorted(one["tokens"] for one in measured)
-        medians[name] = statistics.median(speeds)
-        peak = statistics.median(one["peak"] for one in measured)
-        share = statistics.median(one["gflops"] for one in measured) / limit
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Let the lines take turns; print medians and ranges."""
+    # Where the processor has no bf16 arithmetic, one batch would take minutes.
+    precisions = [FP32, BF16] if matrix_speed(BF16) > matrix_speed(FP32) else [FP32]
+    lines = {name: line for name, line in LINES.items() if line.precision in precisions}
+    limits: dict[str, list[float]] = {precision: [] for precision in precisions}
+    results: dict[str, list[dict]] = {name: [] for name in lines}
+    for turn in range(1, REPEATS + 1):
+        for precision, speeds in limits.items():
+            speeds.append(matrix_speed(precision))
+        for name, measured in results.items():
+            measured.append(in_its_own_process(name))
+            print(f"turn {turn}: {name}: {measured[-1]['tokens']:.0f} tokens/s", flush=True)
+    report(lines, results, limits)
+
+
+def report(
+    lines: dict[str, Line], results: dict[str, list[dict]], limits: dict[str, list[float]]
+) -> None:
+    """Print the table."""
+    middle = {
+        name: {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+        for name, measured in results.items()
+    }
+    print(
+        f"\nTraining: {TIMED} batches of {BATCH} rows, medians of {REPEATS} turns (lowest to "
+        f"highest), {torch.get_num_threads()} threads.\n\n"
+        f"{'':48} {'real tokens/s':>18} {'peak GB':>8} {'of the limit':>13}"
+    )
+    for name, line in lines.items():
+        speeds = [one["tokens"] for one in results[name]]
+        share = middle[name]["gflops"] / statistics.median(limits[line.precision])
         print(
-            f"{name:22} {medians[name]:8.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f})"
-            f"{peak:14.1f} {share:16.0%}"
+            f"{name:48} {middle[name]['tokens']:6.0f} ({min(speeds):.0f} to {max(speeds):.0f})"
+            f"{middle[name]['peak']:10.1f} {share:13.0%}"
         )
-    for name in (TRAINER, TABLE_ORDER):
-        print(f"{OURS} / {name}: {medians[OURS] / medians[name]:.2f}")
+    # All lines do the same arithmetic for a token, so any of them tells how much that is.
+    fp32 = middle[OURS[FP32]]
+    for precision, speeds in limits.items():
+        speed = statistics.median(speeds)
+        limit = speed * fp32["tokens"] / fp32["gflops"]
+        print(f"limit: {precision} multiplication, {speed:.0f} GFLOP/s{'':6} {limit:6.0f}")
+    if BF16 not in limits:
+        print("This processor multiplies bf16 no faster than fp32: lines with bf16 are left out.")
+    print()
+    for name, line in lines.items():
+        if line.run is not ours:
+            ratio = middle[OURS[line.precision]]["tokens"] / middle[name]["tokens"]
+            print(f"{OURS[line.precision]} / {name}: {ratio:.2f}")
 
 
 if __name__ == "__main__":

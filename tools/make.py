@@ -3,7 +3,7 @@
     python tools/make.py lab        set up, then open JupyterLab on the first notebook
     python tools/make.py course     set up, then run every notebook and write executed/index.html
     python tools/make.py test       set up, then run everything that must pass
-    python tools/make.py bench      set up, then compare the training loop's speed
+    python tools/make.py bench      set up, then compare the speed of training and answering
     python tools/make.py setup      set up only: .venv, its packages, the starting model
     python tools/make.py constraints    renew constraints.txt from a fresh environment
 
@@ -278,8 +278,12 @@ def test(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Compare the training loop with transformers.Trainer."""
-    return step([str(venv_python(VENV)), "-m", "benchmarks.loop", *arguments])
+    """Compare training and answering with the usual ways; `bench answers` does only one of them."""
+    for name in arguments or ["loop", "answers"]:
+        failed = step([str(venv_python(VENV)), "-m", f"benchmarks.{name}"])
+        if failed:
+            return failed
+    return 0
 
 
 def constraints() -> None:
@@ -339,8 +343,8 @@ def main(arguments: list[str]) -> int:
         if target == "constraints":
             constraints()
             return 0
-        needs_tests = target in ("test", "bench")
-        set_up("requirements-dev.txt" if needs_tests else "requirements.txt")
+        more = {"test": "requirements-dev.txt", "bench": "requirements-bench.txt"}
+        set_up(more.get(target, "requirements.txt"))
         prepare_model()
     except SetupError as problem:
         print(f"\n{problem}", file=sys.stderr)
