@@ -36,6 +36,8 @@ NEEDED = ("department", "product_title", "review_body")
 # In the course's table the reposts share 0.78 or more, all other pairs of one product below 0.5.
 SAME_TEXT = 0.75
 
+LONGEST_CELL = 131_072  # characters; the limit that Python's csv module has by itself
+
 _RATING = re.compile(r"[1-5](\.0+)?")
 # Only entities with their semicolon: "AT&T" and "salt&pepper" are ordinary text.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
@@ -110,16 +112,15 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> tuple[list
     """
     path = Path(path)
     records = _records(path, _decode(path))
-    _, header = next(records, (1, []))
+    header = records[0][1]
     header = [name.strip() for name in header]
     _check_header(path, header, columns)
 
     findings: list[Finding] = []
     kept: list[tuple[int, Row]] = []
     ids_by_content: dict[tuple[str, ...], str] = {}
-    rows_read = 0
-    for line, cells in records:
-        rows_read += 1
+    rows_read = len(records) - 1
+    for line, cells in records[1:]:
         _check_cells(path, line, header, cells)
         text = {name: _mend(cell) for name, cell in zip(header, cells, strict=True)}
         row_id = text.get("review_id") or f"line {line}"
@@ -136,7 +137,9 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> tuple[list
             # Columns that were not asked for count too: rows that differ there are not the same.
             content = tuple(text[name] for name in header if name != "review_id")
             if content in ids_by_content:
-                detail = f"equal to {ids_by_content[content]} in every column but review_id"
+                detail = (
+                    f"equal to {listed([ids_by_content[content]])} in every column but review_id"
+                )
                 own.append(Finding(line, row_id, "whole row", "exact_duplicate", "dropped", detail))
             else:
                 ids_by_content[content] = row_id
@@ -150,7 +153,8 @@ def read_table(path: str | Path, columns: Sequence[str] = COLUMNS) -> tuple[list
     if not kept:
         raise TableError(
             f"The table {path} has {rows_read} rows and none of them can be used. The first: "
-            f"line {findings[0].line}, column {findings[0].column}: {findings[0].detail}. "
+            f"line {findings[0].line}, column {listed([findings[0].column])}: "
+            f"{findings[0].detail}. "
             "Mend the file, or name another one."
         )
     findings += _near_duplicates(kept)
@@ -228,6 +232,11 @@ def _decode(path: Path) -> str:
             f"(0x{data[error.start]:02x}) that means nothing there. Save the file again as "
             '"CSV UTF-8" in your spreadsheet program, or convert it to UTF-8.'
         ) from None
+    if text[:1] == "\0" or text[1:2] == "\0":
+        raise TableError(
+            f"The table {path} is not UTF-8: line 1 begins with a NUL character, as in UTF-16. "
+            'Save the file again as "CSV UTF-8" in your spreadsheet program, or convert it.'
+        )
     if not text.strip():
         raise TableError(
             f"The table {path} is empty. Line 1 must be a header with the names of the columns; "
@@ -245,46 +254,53 @@ def _place(before: str) -> str:
         return f"line {line}"
     header, last = records[0], len(records[-1])
     known = len(records) > 1 and last <= len(header)
-    return f"line {line}, column {header[last - 1].strip()}," if known else f"line {line}"
+    return f"line {line}, column {listed([header[last - 1]])}," if known else f"line {line}"
 
 
-def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, text: str) -> list[tuple[int, list[str]]]:
     """Every record with the line on which it starts; empty lines are passed over.
 
     A quoted cell may hold line breaks, so records and lines are counted apart.
     """
+    records = []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
+    # A cell that is too long is refused later, by the name of its column.
+    limit = csv.field_size_limit(len(text))
+    try:
+        while True:
+            line = reader.line_num + 1
             cells = next(reader, None)
-        except csv.Error as error:
-            raise TableError(
-                f"The table {path} cannot be read from line {line} on: {error}. Most often a "
-                "quotation mark is missing, or one inside a cell is not doubled; save the file "
-                f"again as CSV. A cell may have {csv.field_size_limit():,} characters."
-            ) from None
-        if cells is None:
-            return
-        if cells:
-            yield line, cells
+            if cells is None:
+                return records
+            if cells:
+                records.append((line, cells))
+    except csv.Error as error:
+        raise TableError(
+            f"The table {path} cannot be read from line {line} on: {error}. Most often a "
+            "quotation mark is missing, or one inside a cell is not doubled; save the file "
+            "again as CSV."
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None:
     doubled = [name for name, times in Counter(header).items() if name and times > 1]
     if doubled:
         raise TableError(
-            f"The table {path} has more than one column {doubled[0]} in its header (line 1). "
-            "Rename one of them, or delete it."
+            f"The table {path} has more than one column {listed(doubled[:1])} in its header "
+            "(line 1). Rename one of them, or delete it."
         )
     missing = [name for name in columns if name not in header]
     if missing:
         hint = ""
-        if len(header) == 1 and re.search(r"[;\t]", header[0]):
-            hint = " The cells seem to be separated by semicolons or tabs: save it with commas."
+        if len(header) == 1 and re.search(r"[;\t|]", header[0]):
+            hint = (
+                " The cells seem to be separated by semicolons, tabs or bars: save it with commas."
+            )
         raise TableError(
-            f"The table {path} lacks the column {', '.join(missing)}. Its header (line 1) names: "
-            f"{', '.join(header)}.{hint} Rename a column of the file, or use a template that "
+            f"The table {path} lacks the column {listed(missing)}. Its header (line 1) names: "
+            f"{listed(header)}.{hint} Rename a column of the file, or use a template that "
             "asks for the columns it has."
         )
 
@@ -293,20 +309,26 @@ def _check_cells(path: Path, line: int, header: list[str], cells: list[str]) -> 
     if len(cells) < len(header):
         raise TableError(
             f"The table {path}, line {line}, has {len(cells)} cells where the header has "
-            f"{len(header)}: nothing is left for column {header[len(cells)]}. "
+            f"{len(header)}: nothing is left for column {listed([header[len(cells)]])}. "
             "Add the missing cells (they may be empty), or delete the line."
         )
     if len(cells) > len(header):
         raise TableError(
             f"The table {path}, line {line}, has {len(cells)} cells where the header has "
             f"{len(header)}: {cells[len(header)][:40]!r} stands after the last column, "
-            f"{header[-1]}. A cell that holds a comma must stand in double quotes."
+            f"{listed(header[-1:])}. A cell that holds a comma must stand in double quotes."
         )
     for name, cell in zip(header, cells, strict=True):
+        if len(cell) > LONGEST_CELL:
+            raise TableError(
+                f"The table {path}, line {line}, column {listed([name])}, has a cell of "
+                f"{len(cell):,} characters, and {LONGEST_CELL:,} characters is the most. Often a "
+                "quotation mark is missing or one too many. Mend the line, or delete it."
+            )
         if "\0" in cell:
             raise TableError(
-                f"The table {path}, line {line}, column {name}, holds a NUL character: the file "
-                "is damaged or is no text. Write it again from its source."
+                f"The table {path}, line {line}, column {listed([name])}, holds a NUL character: "
+                "the file is damaged or is no text. Write it again from its source."
             )
 
 
@@ -337,7 +359,7 @@ def _mended(name: str, cell: str) -> Iterator[_Remark]:
     plain = _plain_entities(cell)
     if plain != cell:
         entities = sorted(found for found in set(_ENTITY.findall(cell)) if found not in plain)
-        yield name, "html_entity", "mended", f"{', '.join(entities)} written as plain text"
+        yield name, "html_entity", "mended", f"{listed(entities)} written as plain text"
     if plain != _mend(cell):
         detail = f"{len(plain) - len(_mend(cell))} characters of space removed"
         yield name, "stray_space", "mended", detail
@@ -355,28 +377,42 @@ def _check_values(row: Row) -> Iterator[_Remark]:
         if _RATING.fullmatch(rating):
             row["star_rating"] = int(rating[0])
         else:
-            detail = f"{rating!r} is no whole number from 1 to 5"
+            detail = f"{rating[:40]!r} is no whole number from 1 to 5"
             yield "star_rating", "bad_star_rating", "dropped", detail
 
 
 def _near_duplicates(kept: list[tuple[int, Row]]) -> list[Finding]:
-    """Rows whose body is the same_text as an earlier body of the product; pairs are compared
-    within a product alone, so the time grows with the square of the largest product.
+    """Rows whose body is the same_text as an earlier body of the product.
+
+    A body of n words is the same text as another only if they have n * SAME_TEXT / (2 - SAME_TEXT)
+    words in common. So the other one has at least one of its rarest words, as many as may be
+    missing and one more; only such pairs are compared.
     """
     findings: list[Finding] = []
     by_product: defaultdict[str, list[Row]] = defaultdict(list)
+    # Product and word → places, in by_product, of the rows that have the word.
+    places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     if not {"product_title", "review_body"} <= kept[0][1].keys():
         return findings
     for line, row in kept:
-        earlier = by_product[product_of(row)]
-        body = str(row["review_body"])
-        original = next((one for one in earlier if same_text(body, str(one["review_body"]))), None)
+        product, body = product_of(row), str(row["review_body"])
+        earlier = by_product[product]
+        words, total = _words(body)
+        by_rarity = sorted(words.elements(), key=lambda word: len(places[product, word]))
+        missing = int(total * (1 - SAME_TEXT / (2 - SAME_TEXT)) + 1e-9)
+        near = {place for word in set(by_rarity[: missing + 1]) for place in places[product, word]}
+        candidates = (earlier[place] for place in sorted(near))
+        original = next(
+            (one for one in candidates if same_text(body, str(one["review_body"]))), None
+        )
         if original is not None:
-            detail = f"nearly the text of {original['review_id']}, same product"
+            detail = f"nearly the text of {listed([str(original['review_id'])])}, same product"
             findings.append(
                 Finding(
                     line, str(row["review_id"]), "review_body", "near_duplicate", "kept", detail
                 )
             )
+        for word in words:
+            places[product, word].append(len(earlier))
         earlier.append(row)
     return findings

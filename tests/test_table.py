@@ -22,6 +22,7 @@ from helpers.table import (
     same_text,
     share_of_common_words,
 )
+from helpers.widgets import answers_table
 
 HEADER = ",".join(COLUMNS)
 GOOD = "R1,pets,Rope Toy,4,Nice toy,My dog likes this toy a lot."
@@ -332,7 +333,141 @@ def test_quote_inside_a_quoted_cell(tmp_path):
 
 def test_cell_beyond_the_limit(tmp_path):
     path = write(tmp_path, HEADER, GOOD, GOOD + "x" * 10_000_000)
-    refused(path, "line 3", "131,072 characters")
+    refused(path, "line 3", "column review_body", "131,072 characters")
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "=HYPERLINK(1)", "<img src=x>"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_formula_is_text_like_any_other(tmp_path, text):
+    rows, report = read_table(write(tmp_path, HEADER, f"{text},{text},{text},4,{text},{text}"))
+    assert rows == [dict.fromkeys(COLUMNS, text) | {"star_rating": 4}]
+    assert not report.findings
+    # Where it is shown as HTML it is text as well.
+    assert "<img" not in answers_table(["review"], [[text]])
+
+
+def _wide(n):
+    return ",".join(f"column {i}" for i in range(n))
+
+
+# File by file: what is wrong with it, and the words that its refusal must have.
+BAD_FILES = {
+    "UTF-16": ((HEADER + "\n" + GOOD).encode("utf-16"), ("not UTF-8", "line 1", "CSV UTF-8")),
+    "UTF-16 without mark": (HEADER.encode("utf-16-le"), ("not UTF-8", "line 1", "UTF-16")),
+    "UTF-16, big end first": (HEADER.encode("utf-16-be"), ("not UTF-8", "line 1", "UTF-16")),
+    "UTF-32": (HEADER.encode("utf-32"), ("not UTF-8", "line 1")),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, ("not UTF-8", "line 1", "0x89")),
+    "half a character": (f"{HEADER}\n{GOOD}".encode() + b"\xe2\x82", ("line 2", "review_body")),
+    "surrogate": (f"{HEADER}\n{GOOD}".encode() + b"\xed\xa0\x80", ("line 2", "review_body")),
+    "tabs": ((HEADER + "\n" + GOOD).replace(",", "\t"), ("tabs", "save it with commas")),
+    "bars": ((HEADER + "\n" + GOOD).replace(",", "|"), ("bars", "save it with commas")),
+    "10 MB in a cell": (f"{HEADER}\n{GOOD}{'x' * 10**7}", ("line 2", "review_body", "131,072")),
+    "10 MB in quotes": (
+        f'{HEADER}\n{GOOD}\nR2,pets,"{"x" * 10**7}",4,Nice,Good',
+        ("line 3", "product_title", "10,000,000"),
+    ),
+    "10 MB in the header": ("x" * 10**7 + "\n" + GOOD, ("line 1", "lacks the column")),
+    "100,000 columns": (_wide(100_000) + "\n1", ("line 1", "99,980 more")),
+    "a cell short of 100,000": (f"{HEADER},{_wide(10**5)}\n{GOOD}", ("line 2", "column 0")),
+    "open quote": (f'{HEADER}\n"{GOOD}' + f"\n{GOOD}" * 10_000, ("line 2", "quotation mark")),
+    "line break in a name": (f'"a\nb",{HEADER}\n{GOOD}', ("line 3", "review_body")),
+    "line break in two names": (f'"a\nb","a\nb",{HEADER}\n{GOOD}', ("more than one column a b",)),
+    "NUL below a strange name": (f'"a\nb",{HEADER}\n\0,{GOOD}', ("line 3", "column a b", "NUL")),
+    "escape in a name": ("\x1b[31mred\n1", ("line 1", "\ufffd[31mred")),
+    "names without letters": (",,,\n1,2,3,4", ("line 1", "lacks the column")),
+    "every rating wrong": (
+        f"{HEADER}\n{GOOD.replace(',4,', ',' + '9' * 9000 + ',')}",
+        ("line 2", "star_rating", "Mend"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_that_are_damaged_or_hostile(tmp_path, name):
+    content, words = BAD_FILES[name]
+    path = tmp_path / "table.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert len(refused(path, *words)) < 1000
+
+
+def test_another_library_may_have_changed_the_limit_of_a_cell(tmp_path):
+    before = csv.field_size_limit(10)
+    try:
+        assert len(read_table(REVIEWS)[0]) == 1300
+        assert csv.field_size_limit() == 10
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_findings_stay_short(tmp_path):
+    dirt = "".join(f"&#{n};" for n in range(200, 9000))
+    long = f"R2,pets,Toy,{'9' * 9000},Nice,Good"
+    _, report = read_table(write(tmp_path, HEADER, f"R1,pets,Toy,4,Nice,{dirt}", long))
+    assert {finding.kind for finding in report.findings} >= {"html_entity", "bad_star_rating"}
+    assert all(len(finding.detail) < 1000 for finding in report.findings)
+
+
+_cell = st.one_of(
+    st.text(max_size=12),
+    st.text(',;"\n\r\t\0 =&#39;', max_size=12),
+    st.sampled_from(["1", "5.0", "-1", "=1+1", "&amp;", "\ufeff", "a good toy", "A good  toy."]),
+)
+
+
+@given(st.lists(st.lists(_cell, min_size=6, max_size=6), max_size=8))
+def test_any_cells_give_clean_rows_or_a_refusal(tmp_path_factory, cells):
+    path = tmp_path_factory.mktemp("any") / "table.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *cells])
+    try:
+        rows, report = read_table(path)
+    except TableError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return
+    assert 0 < len(rows) == report.rows_kept <= report.rows_read <= len(cells)
+    assert 1 <= len(cells) - len({f.line for f in report.findings if f.action == "dropped"})
+    for row in rows:
+        assert tuple(row) == COLUMNS and row["star_rating"] in range(1, 6)
+        assert all(str(row[name]) for name in ("department", "product_title", "review_body"))
+        for name in COLUMNS:
+            assert str(row[name]) == str(row[name]).strip() and "\0" not in str(row[name])
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_table_of_its_own_or_refused(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "table.csv"
+    path.write_text("a,b\n" + text, encoding="utf-8", newline="")
+    try:
+        rows, _ = read_table(path, ["b", "a"])
+    except TableError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert rows and all(set(row) == {"a", "b", "review_id"} for row in rows)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["Toy", "Ball"]), st.text("ab c", min_size=1, max_size=30)),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_near_duplicates_are_those_of_comparing_every_pair(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("any") / "table.csv"
+    lines = [f"R{n},pets,{title},4,Head {n},.{body}." for n, (title, body) in enumerate(table)]
+    path.write_text("\n".join([HEADER, *lines]), encoding="utf-8")
+    rows, report = read_table(path)
+    expected = {}
+    for place, row in enumerate(rows):
+        for other in rows[:place]:
+            if product_of(row) == product_of(other) and same_text(
+                row["review_body"], other["review_body"]
+            ):
+                expected.setdefault(row["review_id"], other["review_id"])
+    found = {f.row_id: f.detail.split()[4].rstrip(",") for f in report.of_kind("near_duplicate")}
+    assert found == expected
 
 
 def test_refusals_are_course_errors():
