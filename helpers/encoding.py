@@ -1,6 +1,7 @@
 """From examples to token ids: labels, the loss mask, and batches of similar length."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,9 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, window: int) ->
         )
     prompt = tokenizer(example.prompt, add_special_tokens=False).input_ids
     text = joint(example.prompt) + example.completion
-    completion = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    # A review that holds "<|im_end|>" holds ten characters, and no end token.
+    completion = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    completion += [tokenizer.eos_token_id]
     length = len(prompt) + len(completion)
     if length > window:
         raise EncodingError(
@@ -76,6 +79,37 @@ def encode_all(
 ) -> list[Encoded]:
     """Encode a list of examples; see `encode`."""
     return [encode(example, tokenizer, window) for example in examples]
+
+
+def check_encoded(encoded: Sequence[Encoded], vocabulary: int) -> None:
+    """Refuse examples from which a model with this vocabulary cannot learn.
+
+    vocabulary: number of token ids that the model knows (rows of its embedding).
+    Raises EncodingError: as many labels as tokens are not there, a token id or a label that the
+    model does not know, no label that counts. (The first label never counts: nothing stands before
+    it from which it could be predicted.)
+    """
+    for index, one in enumerate(encoded):
+        if len(one.labels) != len(one.input_ids):
+            raise EncodingError(
+                f"The example at index {index} has {len(one.input_ids)} tokens and "
+                f"{len(one.labels)} labels. Each token needs one label; {IGNORE} where the loss "
+                "does not look."
+            )
+        known = range(vocabulary)
+        strange = [token for token in one.input_ids if token not in known]
+        strange += [label for label in one.labels if label not in known and label != IGNORE]
+        if strange:
+            raise EncodingError(
+                f"The example at index {index} has the token id {strange[0]}, but the model knows "
+                f"only 0 to {vocabulary - 1}. It was encoded with the tokenizer of another model; "
+                "encode it again with the one that was loaded with this model."
+            )
+        if all(label == IGNORE for label in one.labels[1:]):
+            raise EncodingError(
+                f"The example at index {index} has no label that counts: all are {IGNORE}, so "
+                "there is nothing to learn from it. Mask the prompt only, or leave this row out."
+            )
 
 
 def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, Tensor]:
