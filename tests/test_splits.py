@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
@@ -143,7 +143,6 @@ def test_each_part_has_a_rare_class():
         assert any(one["department"] == "books" for one in part)
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc"), st.integers(1, 3)), min_size=30),
     st.integers(0, 3),
@@ -153,8 +152,10 @@ def test_a_split_of_any_table_never_shares_a_product(table, seed, shares):
     some = [row(n, f"P{product}", kind, stars) for n, (product, kind, stars) in enumerate(table)]
     try:
         split = split_by_product(some, shares, seed=seed)
-    except SplitError:
+    except SplitError as error:
+        assert "\n" not in str(error)
         assume(False)
+    assert split == split_by_product(some, shares, seed=seed)
     assert sorted(sum(map(ids, parts_of(split)), [])) == sorted(ids(some))
     homes = {(product_of(one), i) for i, part in enumerate(parts_of(split)) for one in part}
     assert len(homes) == len({product for product, _ in homes})
@@ -163,6 +164,23 @@ def test_a_split_of_any_table_never_shares_a_product(table, seed, shares):
         assert abs(len(part) / len(some) - share) <= max(0.02, min(largest / len(some), 0.1)) + 1e-9
         for column in CLASSES:
             assert {one[column] for one in part} == {one[column] for one in some}
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=30),
+    st.lists(st.floats(), max_size=4),
+)
+def test_any_rows_and_shares_are_split_or_refused(table, shares):
+    some = [row(n, product, kind) for n, (product, kind) in enumerate(table)]
+    for split in (split_by_product, split_at_random):
+        for wanted in (shares, SHARES):
+            try:
+                found = split(some, wanted)
+            except SplitError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+            else:
+                assert sorted(sum(map(ids, parts_of(found)), [])) == sorted(ids(some))
+                assert found.train and found.validation and found.test
 
 
 # At random, and what leaks

@@ -121,6 +121,89 @@ def test_any_clean_row_renders_and_its_text_is_never_taken_for_jinja(row):
             assert str(row[name]) in example.prompt
 
 
+# Texts that look like Jinja, PromptSource or HTML, and any others.
+_wild = st.one_of(
+    st.text(max_size=80),
+    st.lists(
+        st.sampled_from(["{{", "}}", "{%", "%}", "{#", "#}", "|||", "{{ star_rating }}", "a", " "]),
+        max_size=12,
+    ).map("".join),
+).map(lambda text: " ".join(text.split()))
+
+
+@given(_wild.filter(bool), st.integers(1, 5))
+def test_fields_stand_in_the_prompt_as_they_are_and_the_answer_comes_from_its_own(text, stars):
+    row = ROW | {"review_body": text, "star_rating": stars}
+    one = template("<{{ review_body }}> {{ choices | join('/') }}:")
+    example = render(one, row)
+    assert example.prompt == f"<{text}> {'/'.join(WORDS)}:"
+    assert example.completion == WORDS[stars - 1]
+    # No leak: another answer, and the prompt is the same.
+    assert render(one, row | {"star_rating": stars % 5 + 1}).prompt == example.prompt
+
+
+@given(st.sampled_from(ALL), st.data())
+def test_no_prompt_changes_with_its_answer(one, data):
+    answers = {
+        "star_rating": st.integers(1, 5),
+        "department": st.sampled_from(LIBRARIES["department"]["plain"].choices),
+        "review_headline": _wild.filter(bool),
+        "review_body": _wild.filter(bool),
+    }
+    (field,) = one.completion_fields
+    first, other = (render(one, ROW | {field: data.draw(answers[field])}) for _ in range(2))
+    assert first.prompt == other.prompt
+
+
+@given(_wild.filter(bool))
+def test_raw_text_in_a_template_is_rendered_as_it_stands(text):
+    if "{" in text or "}" in text:
+        text = "{% raw %}" + text + "{% endraw %}"
+    expected = text.removeprefix("{% raw %}").removesuffix("{% endraw %}")
+    one = template(text + " {{ department }}:", "{{ review_headline }}", ())
+    assert render(one, ROW).prompt == expected + " pets:"
+
+
+_jinja = st.lists(
+    st.sampled_from(
+        "{{ }} {% %} {# #} if else endif for in set filter endfilter raw endraw macro trim "
+        "review_body star_rating choices long self loop 'a' 1 99999999999999999 ( ) [ ] | ~ + * "
+        "** % / - . , : == = join replace lower round int first choice __class__ ||| \n".split(" ")
+    ),
+    max_size=30,
+).map(" ".join)
+
+
+@given(_jinja, _jinja)
+def test_any_template_renders_small_or_is_refused(prompt, completion):
+    row = ROW | {"long": "a" * 30_000}
+    try:
+        example = render(template(prompt, completion, ()), row)
+    except TemplateError as error:
+        assert "'mine'" in str(error) and "\n" not in str(error) and len(str(error)) < 1000
+    else:
+        assert 0 < len(example.prompt) <= LONGEST and 0 < len(example.completion) <= LONGEST
+
+
+@given(st.one_of(st.text(max_size=200), _jinja), st.integers(0, 400), st.integers(0, 60))
+def test_any_library_is_read_or_refused(tmp_path_factory, text, place, cut):
+    for source in (OWN, PROMPTSOURCE):
+        place %= len(source)
+        path = library(
+            tmp_path_factory.mktemp("any"), source[:place] + text + source[place + cut :]
+        )
+        try:
+            templates = load_library(path).values()
+        except TemplateError as error:
+            assert "mine.yaml" in str(error) and "\n" not in str(error)
+            continue
+        for one in templates:
+            try:
+                check_template(one, COLUMNS)
+            except TemplateError as error:
+                assert "\n" not in str(error)
+
+
 def test_braces_in_a_review_stay_as_they_are():
     body = "I paid {{ star_rating }} {% if x %} dollars ||| {# no #} <b>&"
     example = render(template(), ROW | {"review_body": body})
