@@ -4,7 +4,7 @@ import time
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.errors import CourseError
@@ -174,7 +174,31 @@ _jinja = st.lists(
 ).map(" ".join)
 
 
-@given(_jinja, _jinja)
+_names = st.sampled_from("review_body star_rating choices long 'a' '' 1 -7 99999999999 2.5".split())
+_filters = "lower title join trim first last int round length replace('a','aaa') most_frequent"
+_expression = st.recursive(
+    _names,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(_filters.split())).map(" | ".join),
+        st.tuples(inner, st.sampled_from("+ - * / // % == < in and".split()), inner).map(" ".join),
+        st.tuples(inner, inner).map(lambda two: f"({two[0]})[{two[1]}]"),
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+    ),
+    max_leaves=8,
+)
+_wellformed = st.lists(
+    st.one_of(
+        _expression.map("{{{{ {} }}}}".format),
+        _expression.map("{{% if {} %}}yes{{% else %}}no{{% endif %}}".format),
+        st.just("a word"),
+    ),
+    min_size=1,
+    max_size=3,
+).map(" ".join)
+
+
+@settings(max_examples=200)
+@given(st.one_of(_wellformed, _jinja), st.one_of(_wellformed, _jinja))
 def test_any_template_renders_small_or_is_refused(prompt, completion):
     row = ROW | {"long": "a" * 30_000}
     try:
