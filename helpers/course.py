@@ -7,7 +7,6 @@ import os
 import platform
 import random
 import shutil
-import time
 import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ from helpers.answering import score_choices
 from helpers.encoding import Encoded, encode_all
 from helpers.errors import CourseError
 from helpers.files import set_aside, write_whole
+from helpers.machine import matrix_speed
 from helpers.models import load_model
 from helpers.prompting import draw_shots, few_shot_prompt
 from helpers.scoring import accuracy, choose
@@ -124,18 +124,6 @@ def minutes(notebook: str) -> str:
 def _speed_here() -> float:
     """Measured once in each notebook: the map of all notebooks asks for it many times."""
     return matrix_speed()
-
-
-def matrix_speed(seconds: float = 2.0) -> float:
-    """Speed of fp32 matrix multiplication on this machine's processor, in GFLOP/s."""
-    size = 1024
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    _ = a @ b
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        _ = a @ b
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
 def machine() -> dict[str, str]:

@@ -28,14 +28,21 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:  # an interrupt, too
         part.unlink(missing_ok=True)
         raise
-    # The new name survives a power cut only when the folder is on the disk as well. Not every
-    # system can do that (Windows cannot), and the file is whole without it.
+    flush_to_disk(path.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk now.
+
+    What was written survives a power cut only then. Not every system can do it for a folder
+    (Windows cannot), and the file is whole without it.
+    """
     with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
+        number = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(number)
         finally:
-            os.close(folder)
+            os.close(number)
 
 
 def set_aside(path: Path) -> Path:

@@ -2,7 +2,8 @@
 
 One step: forward, cross-entropy on the supervised tokens, backward, clip, AdamW. On a fixed
 schedule the model is validated, its best weights are kept, and a checkpoint is written from which
-an interrupted run goes on.
+an interrupted or killed run goes on. Where memory is small, each weight is updated as soon as its
+gradient is there.
 """
 
 import hashlib
@@ -17,15 +18,20 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+from transformers.optimization import Adafactor
 
-from helpers.encoding import IGNORE, Encoded, batches_by_length, pad_batch
+from helpers.encoding import IGNORE, Encoded, batches_by_length, check_encoded, pad_batch
 from helpers.errors import CourseError
+from helpers.files import flush_to_disk, set_aside, write_whole
+from helpers.machine import fastest_precision, give_memory_back, memory_mode
 
 FINISHED = "history.json"
+# A checkpoint is due when training has gone on for this many times as long as writing one takes.
+TRAINING_PER_WRITING = 10
 
 
 class TrainingError(CourseError):
@@ -42,6 +48,11 @@ class TrainSettings:
     weight_decay: how strongly each step pulls the matrices towards zero. clip: largest gradient
     norm. validations: how many an epoch, evenly spaced. patience: stop after so many validations in
     a row without a lower loss; None: never. seed: decides the order of the examples.
+
+    precision: "float32", or "bfloat16" to multiply with 16-bit numbers (weights, gradients and
+    losses stay in 32 bits); by itself whichever is faster here. memory: "normal", or "small" for
+    about a third of the memory (see `small_step`; micro_batch and clip are then not used); by
+    itself "small" where the process may use less than 4 GB.
     """
 
     epochs: int = 1
@@ -54,6 +65,8 @@ class TrainSettings:
     validations: int = 4
     patience: int | None = None
     seed: int = 0
+    precision: str = field(default_factory=fastest_precision)
+    memory: str = field(default_factory=memory_mode)
 
 
 @dataclass
@@ -165,16 +178,23 @@ def learning_rate_at(step: int, total: int, settings: TrainSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: PreTrainedModel, settings: TrainSettings) -> torch.optim.AdamW:
+def make_optimizer(model: PreTrainedModel, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW over every parameter; weight decay pulls on matrices only, as is usual.
 
-    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
+    With memory="small" it is Adafactor, which keeps one number for each row and column of a matrix
+    where AdamW keeps two for each weight.
+    Sources: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101; Shazeer
+    and Stern, Adafactor, arXiv 1804.04235.
     """
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if settings.memory == "small":
+        # Steps as large as the learning rate says, as in AdamW; not relative to each weight.
+        absolute = {"scale_parameter": False, "relative_step": False}
+        return Adafactor(groups, lr=settings.learning_rate, **absolute)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
@@ -183,31 +203,99 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     micro_batches: list[dict[str, Tensor]],
     clip: float,
+    precision: str = "float32",
 ) -> tuple[float, float]:
     """One update of every weight. Returns (loss in nats per supervised token, gradient norm).
 
     The sum over all micro-batches is divided by all their supervised tokens, so that the gradient
     is that of the big batch, however it was cut.
 
-    Raises TrainingError when the loss is not a finite number; the weights are then untouched.
+    Raises TrainingError when no token is supervised, or when the loss is not a finite number; the
+    weights are then untouched.
     """
-    supervised = sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in micro_batches)
+    supervised = sum(_supervised(batch) for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
-        summed, _ = loss_sum(model, batch)
+        with _arithmetic(model, precision):
+            summed, _ = loss_sum(model, batch)
         total += summed.item()
-        (summed / supervised).backward()
+        (summed / max(1, supervised)).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    if not math.isfinite(total) or not torch.isfinite(norm):
+    try:
+        _check_finite(total, supervised, norm.item())
+    except TrainingError:
         optimizer.zero_grad()
-        raise TrainingError(
-            f"The loss of this step is {total / supervised} and its gradient norm {norm.item()}: "
-            "no update can be made from that, and the weights were left as they are. Try a lower "
-            "learning rate, and look at the texts of this batch."
-        )
+        raise
     optimizer.step()
     optimizer.zero_grad()
     return total / supervised, norm.item()
+
+
+def small_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    precision: str = "float32",
+) -> tuple[float, float]:
+    """One update of every weight in little memory. Returns the same as `training_step`.
+
+    A weight is updated within the backward pass, as soon as its gradient is there, and the gradient
+    is thrown away; so there are never more than a few gradients. The whole gradient's norm is known
+    only afterwards, so it cannot be clipped; Adafactor limits each update by itself.
+    Source: Lv et al., Full Parameter Fine-tuning for Large Language Models with Limited Resources,
+    arXiv 2306.09782.
+
+    Raises TrainingError as `training_step` does. (A gradient that is not finite in spite of a
+    finite loss is found in the middle: the error then says that some weights have changed.)
+    """
+    looked_up: list[Tensor] = []
+    from_head: list[Tensor] = []
+    table = model.get_input_embeddings().weight
+    supervised, squares = _supervised(batch), 0.0
+
+    def cut(module: torch.nn.Module, inputs: tuple, vectors: Tensor) -> Tensor:
+        looked_up.append(vectors.detach().requires_grad_())
+        return looked_up[0]
+
+    def update(parameter: Tensor) -> None:
+        nonlocal squares
+        norm = parameter.grad.norm().item()
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"A gradient has the norm {norm} in spite of a finite loss. Some weights have "
+                "changed in this step already: load the model again and train with a lower "
+                "learning rate."
+            )
+        squares += norm**2
+        optimizer.step()  # only this parameter has a gradient
+        parameter.grad = None
+
+    def put_by(parameter: Tensor) -> None:
+        from_head.append(parameter.grad)
+        parameter.grad = None
+
+    # The table of embeddings is the largest tensor. Its gradient from looking tokens up is zero but
+    # for the tokens of this batch: cut off here, and added below to the one that the head left.
+    hooks = [model.get_input_embeddings().register_forward_hook(cut)]
+    try:
+        with _arithmetic(model, precision):
+            summed, _ = loss_sum(model, batch)
+        _check_finite(summed.item(), supervised)
+        hooks += [
+            parameter.register_post_accumulate_grad_hook(put_by if parameter is table else update)
+            for parameter in model.parameters()
+        ]
+        (summed / supervised).backward()
+        table.grad = from_head[0] if from_head else torch.zeros_like(table)
+        ids, gradient = batch["input_ids"].flatten(), looked_up[0].grad.flatten(0, 1)
+        with torch.no_grad():
+            table.grad.index_add_(0, ids, gradient.to(table.dtype))
+        update(table)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        optimizer.zero_grad()
+    return summed.item() / supervised, math.sqrt(squares)
 
 
 @torch.no_grad()
@@ -246,12 +334,15 @@ def train(
     An interrupt (the stop button of the notebook) ends the run early: the history so far is
     returned and the model has the best weights so far.
 
-    Raises TrainingError for empty sets, settings out of range, a loss that is not finite, or a
-    folder without space or permission.
+    Raises TrainingError for empty sets, settings out of range, a loss that is not finite (it names
+    the rows of that step), or a folder without space or permission; EncodingError for examples that
+    this model cannot learn from.
     """
     _check(train_set, validation_set, settings)
+    for encoded in (train_set, validation_set):
+        check_encoded(encoded, model.get_input_embeddings().num_embeddings)
     folder = Path(folder)
-    _check_space(model, folder)
+    _check_space(model, folder, settings)
     plan = [
         batch
         for epoch in range(settings.epochs)
@@ -266,24 +357,38 @@ def train(
     history = History(total_steps=len(plan), steps_per_epoch=steps_per_epoch)
     run = _fingerprint(model, train_set, settings)
     checkpoint, best = folder / "checkpoint.safetensors", folder / "best.safetensors"
-    resumed = _resume(model, optimizer, checkpoint, run)
-    due = _validation_steps(len(plan), steps_per_epoch, settings.validations)
+    resumed = _resume(model, optimizer, checkpoint, best, run)
+    # When the last checkpoint was written, and how long that took.
+    written, writing = time.perf_counter(), 0.0
+    looks = _validation_steps(len(plan), steps_per_epoch, settings.validations)
 
     def validate(step: int) -> None:
+        nonlocal written, writing
         start = time.perf_counter()
         loss = mean_loss(model, validation_set, pad_id)
         accuracy = score(model) if score else None
         seconds = time.perf_counter() - start
         # Saved before it is noted: an interrupt never leaves a best step without weights.
-        if not history.validations or loss < history.best.loss:
+        better = not history.validations or loss < history.best.loss
+        if better:
             # These weights are no longer those of a run that was finished here before.
             (folder / FINISHED).unlink(missing_ok=True)
             _save(best, dict(model.named_parameters()), {"step": str(step)})
         history.validations.append(ValidationRecord(step, loss, accuracy, seconds))
-        _save_checkpoint(checkpoint, model, optimizer, history, run)
+        # With each new best, so that a checkpoint always finds the best weights that it speaks of;
+        # not after the last step, when all is kept anyway.
+        start = time.perf_counter()
+        due = start - written >= TRAINING_PER_WRITING * writing
+        if step < len(plan) and (better or due):
+            _save_checkpoint(checkpoint, model, optimizer, history, run)
+            written = time.perf_counter()
+            writing = written - start
         if watch:
             watch(history)
 
+    if settings.memory == "small":
+        give_memory_back()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         if resumed:
             history = resumed
@@ -296,16 +401,20 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, len(plan), settings)
             chosen = [train_set[index] for index in plan[step]]
-            loss, norm = training_step(
-                model, optimizer, _micro_batches(chosen, settings, pad_id, model), settings.clip
-            )
+            try:
+                loss, norm = _step(model, optimizer, chosen, settings, pad_id)
+            except TrainingError as error:
+                rows = ", ".join(map(str, plan[step]))
+                raise TrainingError(
+                    f"Step {step + 1}, with the training examples at index {rows}: {error}"
+                ) from error
             tokens = sum(len(one.input_ids) for one in chosen)
             seconds = time.perf_counter() - start
             rate = optimizer.param_groups[0]["lr"]
             history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
             if watch:
                 watch(history)
-            if step + 1 in due:
+            if step + 1 in looks:
                 validate(step + 1)
                 losses = [look.loss for look in history.validations]
                 if out_of_patience(losses, settings.patience):
@@ -322,11 +431,13 @@ def train(
             f"the model has the best weights so far (step {history.best.step}). Train again with "
             "the same settings to go on from the last checkpoint."
         )
-    _load_weights(model, load_file(best))
+    finally:
+        if settings.memory == "small":
+            model.gradient_checkpointing_disable()
+    _load_best(model, best, history)
     model.eval()
     if history.stopped != "interrupted":
-        _write_finished(folder, run, history)
-        checkpoint.unlink(missing_ok=True)
+        _finish(folder, run, history)
     if watch:
         watch(history)
     return history
@@ -337,29 +448,70 @@ def load_finished(
 ) -> History | None:
     """Give `model` the best weights of a finished run, if `folder` has one with these settings.
 
-    Returns the run's history, or None (and the model unchanged) if there is no such run.
+    Returns the run's history, or None (and the model unchanged) if there is no such run. A damaged
+    file is kept aside, which is printed.
     """
+    finished = Path(folder) / FINISHED
     try:
-        kept = json.loads((Path(folder) / FINISHED).read_text(encoding="utf-8"))
+        kept = json.loads(finished.read_text(encoding="utf-8"))
         if kept["run"] != _fingerprint(model, train_set, settings):
             return None
-        weights = load_file(Path(folder) / "best.safetensors")
         history = History.from_json(kept["history"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        # Missing or damaged: the same as no run.
+    except OSError:  # no such run
         return None
-    _load_weights(model, weights)
+    except (ValueError, KeyError, TypeError) as error:
+        _keep_aside(finished, f"is damaged ({error})")
+        return None
+    try:
+        _load_best(model, Path(folder) / "best.safetensors", history)
+    except TrainingError:
+        return None
     return history
 
 
-def _write_finished(folder: Path, run: str, history: History) -> None:
-    part = folder / f"{FINISHED}.part"
-    part.write_text(json.dumps({"run": run, "history": history.to_json()}), encoding="utf-8")
-    os.replace(part, folder / FINISHED)
+def _supervised(batch: dict[str, Tensor]) -> int:
+    return int((batch["labels"][:, 1:] != IGNORE).sum())
+
+
+def _arithmetic(model: PreTrainedModel, precision: str) -> torch.autocast:
+    """Multiply with 16-bit numbers inside, where `precision` says so."""
+    on = precision == "bfloat16"
+    # Its memory of converted weights would double the small mode's peak and saves nothing here:
+    # each weight is used once a pass.
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+
+
+def _check_finite(total: float, supervised: int, norm: float = 0.0) -> None:
+    if not supervised:
+        raise TrainingError(
+            "No token of this batch has a label that counts, so it has no loss. Look for "
+            "completions that were cut off or masked."
+        )
+    if not math.isfinite(total) or not math.isfinite(norm):
+        raise TrainingError(
+            f"The loss of this step is {total / supervised} and its gradient norm {norm}: no "
+            "update can be made from that, and the weights were left as they are. Try a lower "
+            "learning rate, and look at the texts of this batch."
+        )
 
 
 def _to_device(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def _step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    chosen: list[Encoded],
+    settings: TrainSettings,
+    pad_id: int,
+) -> tuple[float, float]:
+    """One update from these examples, in the way that the settings ask for."""
+    if settings.memory == "small":
+        batch = _to_device(pad_batch(chosen, pad_id), model)
+        return small_step(model, optimizer, batch, settings.precision)
+    parts = _micro_batches(chosen, settings, pad_id, model)
+    return training_step(model, optimizer, parts, settings.clip, settings.precision)
 
 
 def _micro_batches(
@@ -408,9 +560,15 @@ def _check(
             raise TrainingError(
                 f"TrainSettings.{name} is {getattr(settings, name)}; it must be more than 0."
             )
+    for name, known in (("precision", ("float32", "bfloat16")), ("memory", ("normal", "small"))):
+        if getattr(settings, name) not in known:
+            raise TrainingError(
+                f"TrainSettings.{name} is {getattr(settings, name)!r}; it can be "
+                f"{' or '.join(map(repr, known))}."
+            )
 
 
-def _check_space(model: PreTrainedModel, folder: Path) -> None:
+def _check_space(model: PreTrainedModel, folder: Path, settings: TrainSettings) -> None:
     """Refuse before training what could not be kept after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -421,9 +579,10 @@ def _check_space(model: PreTrainedModel, folder: Path) -> None:
             f"The folder {folder} cannot be written to: {error}. Choose another folder for the "
             "run, or set COURSE_RUNS to one that you may write to. Nothing was trained."
         ) from error
-    # best weights, and a checkpoint of weights and two optimizer states that is written anew
-    # before the old one goes: 1 + 2 × 3 copies of the model.
-    needed = 7 * sum(p.numel() * p.element_size() for p in model.parameters())
+    # Best weights and checkpoint, each with the one before it and a new one being written. A
+    # checkpoint has the weights, and of AdamW two numbers more for each.
+    copies = 2 + 3 * (1 if settings.memory == "small" else 3)
+    needed = copies * sum(p.numel() * p.element_size() for p in model.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TrainingError(
@@ -439,12 +598,26 @@ def _fingerprint(model: PreTrainedModel, train_set: list[Encoded], settings: Tra
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def _previous(path: Path) -> Path:
+    """Where the file that was written before this one is kept."""
+    return path.with_suffix(".previous.safetensors")
+
+
 def _save(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Write a safetensors file under its name only when it is whole."""
+    """Write a safetensors file under its name only when it is whole, with a hash of all in it.
+
+    It is flushed to the disk before it takes the name, and the file that had the name before is
+    kept as the previous one.
+    """
     part = path.with_suffix(".part")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata=notes)
+        save_file(tensors, part, metadata={**notes, "sha256": _digest(tensors, notes)})
+        flush_to_disk(part)
+        if path.exists():
+            os.replace(path, _previous(path))
         os.replace(part, path)
+        flush_to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise TrainingError(
@@ -452,6 +625,42 @@ def _save(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None
             "before is unharmed. Free some space and train again with the same settings: the run "
             "goes on from its last checkpoint."
         ) from error
+
+
+def _digest(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
+    """SHA-256 of names, shapes, kinds of number, bytes and notes."""
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and notes of a file that `_save` wrote; None if there is none.
+
+    A damaged file, or one of something else, is kept aside under another name, which is printed.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        _keep_aside(path, f"is damaged ({error})")
+        return None
+    if "sha256" not in notes:
+        _keep_aside(path, "was not written by this course")
+        return None
+    if notes.pop("sha256") != _digest(tensors, notes):
+        _keep_aside(path, "is damaged (its content does not have the hash that was noted)")
+        return None
+    return tensors, notes
+
+
+def _keep_aside(path: Path, why: str) -> None:
+    print(f"{path} {why}; it is not used, and kept as {set_aside(path).name}.")
 
 
 def _save_checkpoint(
@@ -465,28 +674,49 @@ def _save_checkpoint(
     for name, parameter in model.named_parameters():
         tensors[f"weight {name}"] = parameter
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key} {name}"] = value
+            tensors[f"{key} {name}"] = torch.as_tensor(value)
     _save(path, tensors, {"run": run, "history": history.to_json()})
 
 
 def _resume(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path, run: str
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Path,
+    best: Path,
+    run: str,
 ) -> History | None:
-    """Take up the run of this checkpoint; None if there is none, or it is of another run."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = file.metadata() or {}
-            if notes.get("run") != run:
-                print(f"{path} belongs to a run with other settings; it is not used.")
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        aside = path.with_suffix(".damaged")
-        os.replace(path, aside)
-        print(f"{path} is damaged ({error}); it is kept as {aside.name}, and training starts anew.")
-        return None
+    """Take up the run of the last checkpoint that can be used; None if there is none."""
+    for path in (checkpoint, _previous(checkpoint)):
+        found = _read(path)
+        if found is None:
+            continue
+        tensors, notes = found
+        if notes.get("run") != run:
+            _keep_aside(path, "belongs to a run with other settings or examples")
+            continue
+        history = History.from_json(notes["history"])
+        if not _find_best(best, history):
+            _keep_aside(path, f"has lost its best weights, those of step {history.best.step}")
+            continue
+        _take_up(model, optimizer, tensors)
+        return history
+    return None
+
+
+def _find_best(best: Path, history: History) -> bool:
+    """Whether the best weights of this history are there; a kill may have put newer ones on top."""
+    for path in (best, _previous(best)):
+        found = _read(path)
+        if found is not None and found[1].get("step") == str(history.best.step):
+            if path != best:
+                os.replace(path, best)
+            return True
+    return False
+
+
+def _take_up(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     torch.set_rng_state(tensors.pop("random state"))
     parameters = dict(model.named_parameters())
     weights = {}
@@ -498,10 +728,27 @@ def _resume(
             moved = tensor if kind == "step" else tensor.to(model.device)
             optimizer.state[parameters[name]][kind] = moved
     _load_weights(model, weights)
-    return History.from_json(notes["history"])
+
+
+def _load_best(model: PreTrainedModel, best: Path, history: History) -> None:
+    found = _read(best)
+    if found is None or found[1].get("step") != str(history.best.step):
+        raise TrainingError(
+            f"The best weights of this run, those of step {history.best.step}, are not in {best} "
+            "any more. Load the starting model again and train anew."
+        )
+    _load_weights(model, found[0])
 
 
 @torch.no_grad()
 def _load_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
+
+
+def _finish(folder: Path, run: str, history: History) -> None:
+    """Note that the run is finished; what was only kept to go on from is then not needed."""
+    write_whole(folder / FINISHED, json.dumps({"run": run, "history": history.to_json()}))
+    for name in ("checkpoint.safetensors", "best.safetensors"):
+        _previous(folder / name).unlink(missing_ok=True)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""What this machine can do: how fast it multiplies, and how much memory this process may use."""
+
+import ctypes
+import platform
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+import torch
+
+# With less than this, training keeps no second copy of anything (bytes).
+SMALL = 4_000_000_000
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> float:
+    """Speed of matrix multiplication on this machine's processor, in GFLOP/s.
+
+    seconds: for how long to measure. dtype: of the numbers that are multiplied.
+    """
+    size = 1024
+    a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
+    _ = a @ b
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        _ = a @ b
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
+
+
+@lru_cache(maxsize=1)
+def fastest_precision() -> str:
+    """ "bfloat16" if this processor multiplies 16-bit numbers clearly faster, else "float32".
+
+    Measured, because a processor without the instructions for it may be a hundred times slower.
+    Half as fast again is asked for: turning numbers into 16 bits and back takes time as well.
+    """
+    size, best = 256, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, times = torch.rand(size, size).to(dtype), []
+        for _ in range(5):
+            begin = time.perf_counter()
+            _ = a @ a
+            times.append(time.perf_counter() - begin)
+        best[dtype] = min(times)
+    return "bfloat16" if best[torch.float32] > 1.5 * best[torch.bfloat16] else "float32"
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less where a limit is set.
+
+    The limit is that of the control group (containers, Binder), of either version, or of the
+    process itself (ulimit). What other programs use of it is not counted.
+    """
+    limits = [psutil.virtual_memory().total]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int((CGROUPS / file).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    if sys.platform != "win32":
+        import resource
+
+        for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            limit = resource.getrlimit(kind)[0]
+            if limit != resource.RLIM_INFINITY:
+                limits.append(limit)
+    return min(limits)
+
+
+def memory_mode() -> str:
+    """How training should treat memory here: "small" below 4 GB, else "normal"."""
+    return "small" if usable_memory() < SMALL else "normal"
+
+
+def peak_memory() -> int:
+    """Most resident memory that this process has had so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def give_memory_back() -> None:
+    """From now on, let large blocks go back to the system as soon as they are freed.
+
+    The C library of Linux keeps them otherwise, a hundred megabytes and more, for later use. Other
+    systems have other ways, and there nothing is changed.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mmap_threshold = -3  # M_MMAP_THRESHOLD in malloc.h
+        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 20)
