@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -32,13 +31,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers.course import course_split, course_template
 from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
+from helpers.machine import fastest_precision, matrix_speed, peak_memory
 from helpers.models import load_model
 from helpers.templates import Example, make_examples
 from helpers.training import TrainSettings, make_optimizer, training_step
 
 BATCH, TIMED, REPEATS = 8, 4, 5
-SETTINGS = TrainSettings()
 FP32, BF16 = "float32", "bfloat16"
+SETTINGS = TrainSettings(memory="normal")
 
 Batch = list[tuple[Example, Encoded]]
 
@@ -82,7 +82,7 @@ def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -
     for batch in data:
         begin = time.perf_counter()
         part = pad_batch([encoded for _, encoded in batch], tokenizer.pad_token_id)
-        training_step(model, optimizer, [part], SETTINGS.clip)
+        training_step(model, optimizer, [part], SETTINGS.clip, precision)
         seconds.append(time.perf_counter() - begin)
     return seconds
 
@@ -190,6 +190,7 @@ class Line:
 OURS = {FP32: "ours, fp32", BF16: "ours, bf16"}
 LINES = {
     OURS[FP32]: Line(ours, by_length, FP32),
+    OURS[BF16]: Line(ours, by_length, BF16),
     "Trainer, our batches, fp32": Line(trainer, by_length, FP32),
     "Trainer, shuffled, fp32": Line(trainer, shuffled, FP32),
     "Trainer, group_by_length, fp32": Line(trainer, grouped, FP32),
@@ -209,7 +210,7 @@ def measure(name: str) -> dict[str, float]:
     work = sum(operations(model, one) for one in timed)
     return {
         "tokens": sum(len(one.input_ids) for one in timed) / seconds,
-        "peak": _peak_memory() / 1e9,
+        "peak": peak_memory() / 1e9,
         "gflops": work / seconds / 1e9,
     }
 
@@ -228,32 +229,10 @@ def operations(model: PreTrainedModel, one: Encoded) -> int:
     return 6 * (body * len(one.input_ids) + head * supervised)
 
 
-def matrix_speed(precision: str, seconds: float = 2.0) -> float:
-    """Speed of matrix multiplication on this machine's processor, in GFLOP/s."""
-    size = 1024
-    a, b = torch.rand(2, size, size).to(getattr(torch, precision))
-    _ = a @ b
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        _ = a @ b
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
-
-
-def _peak_memory() -> int:
-    """Most resident memory that this process has had, in bytes."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def in_its_own_process(name: str) -> dict[str, float]:
     """What `measure` finds, in a new process of this group."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.loop", name],
+        [sys.executable, "-W", "ignore::FutureWarning", "-m", "benchmarks.loop", name],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -264,13 +243,13 @@ def in_its_own_process(name: str) -> dict[str, float]:
 def main() -> None:
     """Let the lines take turns; print medians and ranges."""
     # Where the processor has no bf16 arithmetic, one batch would take minutes.
-    precisions = [FP32, BF16] if matrix_speed(BF16) > matrix_speed(FP32) else [FP32]
+    precisions = [FP32, BF16] if fastest_precision() == BF16 else [FP32]
     lines = {name: line for name, line in LINES.items() if line.precision in precisions}
     limits: dict[str, list[float]] = {precision: [] for precision in precisions}
     results: dict[str, list[dict]] = {name: [] for name in lines}
     for turn in range(1, REPEATS + 1):
         for precision, speeds in limits.items():
-            speeds.append(matrix_speed(precision))
+            speeds.append(matrix_speed(dtype=getattr(torch, precision)))
         for name, measured in results.items():
             measured.append(in_its_own_process(name))
             print(f"turn {turn}: {name}: {measured[-1]['tokens']:.0f} tokens/s", flush=True)
@@ -287,29 +266,29 @@ def report(
     }
     print(
         f"\nTraining: {TIMED} batches of {BATCH} rows, medians of {REPEATS} turns (lowest to "
-        f"highest), {torch.get_num_threads()} threads.\n\n"
-        f"{'':48} {'real tokens/s':>18} {'peak GB':>8} {'of the limit':>13}"
+        f"highest), {torch.get_num_threads()} threads.\n"
+        "Of the limit: share of what matrix multiplication in the same precision could do.\n\n"
+        f"{'':47}{'real tokens/s':>18}{'peak GB':>9}{'of the limit':>14}"
+        + "".join(f"{f'{OURS[precision]} /':>14}" for precision in limits)
     )
     for name, line in lines.items():
         speeds = [one["tokens"] for one in results[name]]
+        speed = middle[name]["tokens"]
         share = middle[name]["gflops"] / statistics.median(limits[line.precision])
+        ratios = [middle[OURS[precision]]["tokens"] / speed for precision in limits]
         print(
-            f"{name:48} {middle[name]['tokens']:6.0f} ({min(speeds):.0f} to {max(speeds):.0f})"
-            f"{middle[name]['peak']:10.1f} {share:13.0%}"
+            f"{name:47}{f'{speed:.0f} ({min(speeds):.0f} to {max(speeds):.0f})':>18}"
+            f"{middle[name]['peak']:9.1f}{share:14.0%}" + "".join(f"{r:14.2f}" for r in ratios)
         )
-    # All lines do the same arithmetic for a token, so any of them tells how much that is.
+    # Each line needs the same arithmetic for a token, so any of them tells how much that is.
     fp32 = middle[OURS[FP32]]
     for precision, speeds in limits.items():
         speed = statistics.median(speeds)
-        limit = speed * fp32["tokens"] / fp32["gflops"]
-        print(f"limit: {precision} multiplication, {speed:.0f} GFLOP/s{'':6} {limit:6.0f}")
+        limit = f"{speed * fp32['tokens'] / fp32['gflops']:.0f}"
+        print(f"{f'limit: {precision} multiplication, {speed:.0f} GFLOP/s':47}{limit:>5}")
     if BF16 not in limits:
-        print("This processor multiplies bf16 no faster than fp32: lines with bf16 are left out.")
+        print("bf16 is not clearly faster on this processor: the lines with it are left out.")
     print()
-    for name, line in lines.items():
-        if line.run is not ours:
-            ratio = middle[OURS[line.precision]]["tokens"] / middle[name]["tokens"]
-            print(f"{OURS[line.precision]} / {name}: {ratio:.2f}")
 
 
 if __name__ == "__main__":
