@@ -454,6 +454,8 @@ def load_finished(
     finished = Path(folder) / FINISHED
     try:
         kept = json.loads(finished.read_text(encoding="utf-8"))
+        if kept["sha256"] != _history_digest(kept["run"], kept["history"]):
+            raise ValueError("its content does not have the hash that was noted")
         if kept["run"] != _fingerprint(model, train_set, settings):
             return None
         history = History.from_json(kept["history"])
@@ -695,7 +697,7 @@ def _resume(
             _keep_aside(path, "belongs to a run with other settings or examples")
             continue
         history = History.from_json(notes["history"])
-        if not _find_best(best, history):
+        if _find_best(best, history) is None:
             _keep_aside(path, f"has lost its best weights, those of step {history.best.step}")
             continue
         _take_up(model, optimizer, tensors)
@@ -703,15 +705,18 @@ def _resume(
     return None
 
 
-def _find_best(best: Path, history: History) -> bool:
-    """Whether the best weights of this history are there; a kill may have put newer ones on top."""
+def _find_best(best: Path, history: History) -> dict[str, Tensor] | None:
+    """The best weights of this history, or None if they are lost.
+
+    A kill or an interrupt may have put newer ones on top of them.
+    """
     for path in (best, _previous(best)):
         found = _read(path)
         if found is not None and found[1].get("step") == str(history.best.step):
             if path != best:
                 os.replace(path, best)
-            return True
-    return False
+            return found[0]
+    return None
 
 
 def _take_up(
@@ -731,13 +736,13 @@ def _take_up(
 
 
 def _load_best(model: PreTrainedModel, best: Path, history: History) -> None:
-    found = _read(best)
-    if found is None or found[1].get("step") != str(history.best.step):
+    weights = _find_best(best, history)
+    if weights is None:
         raise TrainingError(
             f"The best weights of this run, those of step {history.best.step}, are not in {best} "
             "any more. Load the starting model again and train anew."
         )
-    _load_weights(model, found[0])
+    _load_weights(model, weights)
 
 
 @torch.no_grad()
@@ -748,7 +753,14 @@ def _load_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 
 def _finish(folder: Path, run: str, history: History) -> None:
     """Note that the run is finished; what was only kept to go on from is then not needed."""
-    write_whole(folder / FINISHED, json.dumps({"run": run, "history": history.to_json()}))
-    for name in ("checkpoint.safetensors", "best.safetensors"):
-        _previous(folder / name).unlink(missing_ok=True)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    text = history.to_json()
+    kept = {"run": run, "history": text, "sha256": _history_digest(run, text)}
+    write_whole(folder / FINISHED, json.dumps(kept))
+    checkpoint, best = folder / "checkpoint.safetensors", folder / "best.safetensors"
+    # The best weights before the last ones go last: a checkpoint may still need them.
+    for path in (_previous(checkpoint), checkpoint, _previous(best)):
+        path.unlink(missing_ok=True)
+
+
+def _history_digest(run: str, history: str) -> str:
+    return hashlib.sha256(f"{run} {history}".encode()).hexdigest()
