@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from helpers.machine import fastest_precision, give_memory_back, memory_mode
 FINISHED = "history.json"
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
+RANDOM_STATE = "random state"
 
 
 class TrainingError(CourseError):
@@ -614,7 +615,8 @@ def _save(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None
     part = path.with_suffix(".part")
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, part, metadata={**notes, "sha256": _digest(tensors, notes)})
+        hashed = _digest(sorted(tensors.items()), notes)
+        save_file(tensors, part, metadata={**notes, "sha256": hashed})
         flush_to_disk(part)
         if path.exists():
             os.replace(path, _previous(path))
@@ -629,17 +631,29 @@ def _save(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None
         ) from error
 
 
-def _digest(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
-    """SHA-256 of names, shapes, kinds of number, bytes and notes."""
+def _digest(tensors: Iterable[tuple[str, Tensor]], notes: dict[str, str]) -> str:
+    """SHA-256 of notes, names, shapes, kinds of number and bytes; names in alphabetical order."""
     digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Tensors and notes of a file that `_save` wrote; None if there is none.
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a safetensors file, in alphabetical order.
+
+    The file is opened anew for each, so that no more of it is in memory than one tensor.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = sorted(file.keys())
+    for name in names:
+        with safe_open(path, framework="pt") as file:
+            yield name, file.get_tensor(name)
+
+
+def _read_notes(path: Path) -> dict[str, str] | None:
+    """The notes of a file that `_save` wrote and that is as it was written; None if there is none.
 
     A damaged file, or one of something else, is kept aside under another name, which is printed.
     """
@@ -648,17 +662,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     try:
         with safe_open(path, framework="pt") as file:
             notes = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        hashed = notes.pop("sha256", None)
+        if hashed is None:
+            _keep_aside(path, "was not written by this course")
+        elif hashed != _digest(_tensors(path), notes):
+            _keep_aside(path, "is damaged (its content does not have the hash that was noted)")
+        else:
+            return notes
     except (SafetensorError, OSError) as error:
         _keep_aside(path, f"is damaged ({error})")
-        return None
-    if "sha256" not in notes:
-        _keep_aside(path, "was not written by this course")
-        return None
-    if notes.pop("sha256") != _digest(tensors, notes):
-        _keep_aside(path, "is damaged (its content does not have the hash that was noted)")
-        return None
-    return tensors, notes
+    return None
 
 
 def _keep_aside(path: Path, why: str) -> None:
@@ -672,7 +685,7 @@ def _save_checkpoint(
     history: History,
     run: str,
 ) -> None:
-    tensors: dict[str, Tensor] = {"random state": torch.get_rng_state()}
+    tensors: dict[str, Tensor] = {RANDOM_STATE: torch.get_rng_state()}
     for name, parameter in model.named_parameters():
         tensors[f"weight {name}"] = parameter
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -689,66 +702,60 @@ def _resume(
 ) -> History | None:
     """Take up the run of the last checkpoint that can be used; None if there is none."""
     for path in (checkpoint, _previous(checkpoint)):
-        found = _read(path)
-        if found is None:
+        notes = _read_notes(path)
+        if notes is None:
             continue
-        tensors, notes = found
         if notes.get("run") != run:
             _keep_aside(path, "belongs to a run with other settings or examples")
             continue
         history = History.from_json(notes["history"])
-        if _find_best(best, history) is None:
+        if not _find_best(best, history):
             _keep_aside(path, f"has lost its best weights, those of step {history.best.step}")
             continue
-        _take_up(model, optimizer, tensors)
+        _take_up(model, optimizer, path)
         return history
     return None
 
 
-def _find_best(best: Path, history: History) -> dict[str, Tensor] | None:
-    """The best weights of this history, or None if they are lost.
+def _find_best(best: Path, history: History) -> bool:
+    """Whether the best weights of this history are there, whole; they then have their name.
 
     A kill or an interrupt may have put newer ones on top of them.
     """
     for path in (best, _previous(best)):
-        found = _read(path)
-        if found is not None and found[1].get("step") == str(history.best.step):
+        notes = _read_notes(path)
+        if notes is not None and notes.get("step") == str(history.best.step):
             if path != best:
                 os.replace(path, best)
-            return found[0]
-    return None
+            return True
+    return False
 
 
-def _take_up(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    torch.set_rng_state(tensors.pop("random state"))
+@torch.no_grad()
+def _take_up(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Set weights, optimizer and random state as this checkpoint has them."""
     parameters = dict(model.named_parameters())
-    weights = {}
-    for key, tensor in tensors.items():
-        kind, name = key.split(" ", 1)
-        if kind == "weight":
-            weights[name] = tensor
+    for key, tensor in _tensors(path):
+        kind, _, name = key.partition(" ")
+        if key == RANDOM_STATE:
+            torch.set_rng_state(tensor)
+        elif kind == "weight":
+            parameters[name].copy_(tensor)
         else:
             moved = tensor if kind == "step" else tensor.to(model.device)
-            optimizer.state[parameters[name]][kind] = moved
-    _load_weights(model, weights)
+            optimizer.state[parameters[name]][kind] = moved.clone()
 
 
+@torch.no_grad()
 def _load_best(model: PreTrainedModel, best: Path, history: History) -> None:
-    weights = _find_best(best, history)
-    if weights is None:
+    if not _find_best(best, history):
         raise TrainingError(
             f"The best weights of this run, those of step {history.best.step}, are not in {best} "
             "any more. Load the starting model again and train anew."
         )
-    _load_weights(model, weights)
-
-
-@torch.no_grad()
-def _load_weights(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+    parameters = dict(model.named_parameters())
+    for name, tensor in _tensors(best):
+        parameters[name].copy_(tensor)
 
 
 def _finish(folder: Path, run: str, history: History) -> None:
