@@ -30,6 +30,7 @@ from helpers.files import flush_to_disk, set_aside, write_whole
 from helpers.machine import fastest_precision, give_memory_back, memory_mode
 
 FINISHED = "history.json"
+FOREIGN = "belongs to a run with other settings or examples"
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
 RANDOM_STATE = "random state"
@@ -52,8 +53,8 @@ class TrainSettings:
 
     precision: "float32", or "bfloat16" to multiply with 16-bit numbers (weights, gradients and
     losses stay in 32 bits); by itself whichever is faster here. memory: "normal", or "small" for
-    about a third of the memory (see `small_step`; micro_batch and clip are then not used); by
-    itself "small" where the process may use less than 4 GB.
+    less than half of the memory (see `small_step`; precision, micro_batch and clip are then not
+    used); by itself "small" where the process may use less than 4 GB.
     """
 
     epochs: int = 1
@@ -236,7 +237,6 @@ def small_step(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Tensor],
-    precision: str = "float32",
 ) -> tuple[float, float]:
     """One update of every weight in little memory. Returns the same as `training_step`.
 
@@ -279,8 +279,7 @@ def small_step(
     # for the tokens of this batch: cut off here, and added below to the one that the head left.
     hooks = [model.get_input_embeddings().register_forward_hook(cut)]
     try:
-        with _arithmetic(model, precision):
-            summed, _ = loss_sum(model, batch)
+        summed, _ = loss_sum(model, batch)
         _check_finite(summed.item(), supervised)
         hooks += [
             parameter.register_post_accumulate_grad_hook(put_by if parameter is table else update)
@@ -374,7 +373,7 @@ def train(
         if better:
             # These weights are no longer those of a run that was finished here before.
             (folder / FINISHED).unlink(missing_ok=True)
-            _save(best, dict(model.named_parameters()), {"step": str(step)})
+            _save(best, dict(model.named_parameters()), {"run": run, "step": str(step)})
         history.validations.append(ValidationRecord(step, loss, accuracy, seconds))
         # With each new best, so that a checkpoint always finds the best weights that it speaks of;
         # not after the last step, when all is kept anyway.
@@ -435,7 +434,7 @@ def train(
     finally:
         if settings.memory == "small":
             model.gradient_checkpointing_disable()
-    _load_best(model, best, history)
+    _load_best(model, best, history, run)
     model.eval()
     if history.stopped != "interrupted":
         _finish(folder, run, history)
@@ -466,7 +465,7 @@ def load_finished(
         _keep_aside(finished, f"is damaged ({error})")
         return None
     try:
-        _load_best(model, Path(folder) / "best.safetensors", history)
+        _load_best(model, Path(folder) / "best.safetensors", history, kept["run"])
     except TrainingError:
         return None
     return history
@@ -478,10 +477,7 @@ def _supervised(batch: dict[str, Tensor]) -> int:
 
 def _arithmetic(model: PreTrainedModel, precision: str) -> torch.autocast:
     """Multiply with 16-bit numbers inside, where `precision` says so."""
-    on = precision == "bfloat16"
-    # Its memory of converted weights would double the small mode's peak and saves nothing here:
-    # each weight is used once a pass.
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _check_finite(total: float, supervised: int, norm: float = 0.0) -> None:
@@ -512,7 +508,7 @@ def _step(
     """One update from these examples, in the way that the settings ask for."""
     if settings.memory == "small":
         batch = _to_device(pad_batch(chosen, pad_id), model)
-        return small_step(model, optimizer, batch, settings.precision)
+        return small_step(model, optimizer, batch)
     parts = _micro_batches(chosen, settings, pad_id, model)
     return training_step(model, optimizer, parts, settings.clip, settings.precision)
 
@@ -559,9 +555,10 @@ def _check(
             "split and the filter that made it."
         )
     for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "validations", "clip"):
-        if getattr(settings, name) <= 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise TrainingError(
-                f"TrainSettings.{name} is {getattr(settings, name)}; it must be more than 0."
+                f"TrainSettings.{name} is {getattr(settings, name)}; it must be a number more than "
+                "0."
             )
     for name, known in (("precision", ("float32", "bfloat16")), ("memory", ("normal", "small"))):
         if getattr(settings, name) not in known:
@@ -706,10 +703,10 @@ def _resume(
         if notes is None:
             continue
         if notes.get("run") != run:
-            _keep_aside(path, "belongs to a run with other settings or examples")
+            _keep_aside(path, FOREIGN)
             continue
         history = History.from_json(notes["history"])
-        if not _find_best(best, history):
+        if not _find_best(best, history, run):
             _keep_aside(path, f"has lost its best weights, those of step {history.best.step}")
             continue
         _take_up(model, optimizer, path)
@@ -717,14 +714,16 @@ def _resume(
     return None
 
 
-def _find_best(best: Path, history: History) -> bool:
+def _find_best(best: Path, history: History, run: str) -> bool:
     """Whether the best weights of this history are there, whole; they then have their name.
 
     A kill or an interrupt may have put newer ones on top of them.
     """
     for path in (best, _previous(best)):
         notes = _read_notes(path)
-        if notes is not None and notes.get("step") == str(history.best.step):
+        if notes is not None and notes.get("run") != run:
+            _keep_aside(path, FOREIGN)
+        elif notes is not None and notes["step"] == str(history.best.step):
             if path != best:
                 os.replace(path, best)
             return True
@@ -747,8 +746,8 @@ def _take_up(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Pat
 
 
 @torch.no_grad()
-def _load_best(model: PreTrainedModel, best: Path, history: History) -> None:
-    if not _find_best(best, history):
+def _load_best(model: PreTrainedModel, best: Path, history: History, run: str) -> None:
+    if not _find_best(best, history, run):
         raise TrainingError(
             f"The best weights of this run, those of step {history.best.step}, are not in {best} "
             "any more. Load the starting model again and train anew."
