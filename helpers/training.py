@@ -434,6 +434,7 @@ def train(
     finally:
         if settings.memory == "small":
             model.gradient_checkpointing_disable()
+            model.disable_input_require_grads()  # transformers leaves that hook behind
     _load_best(model, best, history, run)
     model.eval()
     if history.stopped != "interrupted":
