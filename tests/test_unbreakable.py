@@ -96,6 +96,8 @@ def run_to_the_end(folder: Path, settings: TrainSettings, doom=None) -> None:
     """What each process does: train, and keep what came out; with a doom it meets that instead."""
     with open(f"{folder}.said", "w") as said, contextlib.redirect_stdout(said):
         model = tiny_model()
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = 0.1  # so that the state of chance counts as well
         history = train(model, TRAIN, VALIDATION, settings, PAD, folder)
     if doom:
         doom()
