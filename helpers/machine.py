@@ -90,11 +90,10 @@ def peak_memory() -> int:
 
 
 def give_memory_back() -> None:
-    """From now on, let large blocks go back to the system as soon as they are freed.
+    """Let freed memory go back to the system now.
 
-    The C library of Linux keeps them otherwise, a hundred megabytes and more, for later use. Other
-    systems have other ways, and there nothing is changed.
+    The C library of Linux keeps it otherwise, some hundred megabytes after a backward pass, for
+    later use. Other systems have other ways, and there nothing is done.
     """
     if platform.libc_ver()[0] == "glibc":
-        mmap_threshold = -3  # M_MMAP_THRESHOLD in malloc.h
-        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 20)
+        ctypes.CDLL(None).malloc_trim(0)

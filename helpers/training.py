@@ -270,6 +270,8 @@ def small_step(
         squares += norm**2
         optimizer.step()  # only this parameter has a gradient
         parameter.grad = None
+        if parameter.ndim == 1:  # a norm's weights: there are two in each layer
+            give_memory_back()
 
     def put_by(parameter: Tensor) -> None:
         from_head.append(parameter.grad)
@@ -387,7 +389,6 @@ def train(
             watch(history)
 
     if settings.memory == "small":
-        give_memory_back()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         if resumed:
