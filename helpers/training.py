@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,8 @@ FOREIGN = "belongs to a run with other settings or examples"
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
 RANDOM_STATE = "random state"
+# Rows of up to so many tokens go through plain attention when numbers have 16 bits.
+SHORT_ROW = 128
 
 
 class TrainingError(CourseError):
@@ -218,7 +221,7 @@ def training_step(
     supervised = sum(_supervised(batch) for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
-        with _arithmetic(model, precision):
+        with _arithmetic(model, precision, batch["input_ids"].shape[1]):
             summed, _ = loss_sum(model, batch)
         total += summed.item()
         (summed / max(1, supervised)).backward()
@@ -477,9 +480,22 @@ def _supervised(batch: dict[str, Tensor]) -> int:
     return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
-def _arithmetic(model: PreTrainedModel, precision: str) -> torch.autocast:
-    """Multiply with 16-bit numbers inside, where `precision` says so."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+@contextmanager
+def _arithmetic(model: PreTrainedModel, precision: str, length: int) -> Iterator[None]:
+    """Multiply with 16-bit numbers inside, where `precision` says so. length: tokens of a row."""
+    if precision == "float32":
+        yield
+        return
+    # PyTorch's fused attention is the slow part with 16-bit numbers on a processor. The plain one
+    # is quicker while rows are short; its memory grows with the square of their length.
+    before = model.config._attn_implementation
+    if length <= SHORT_ROW:
+        model.set_attn_implementation("eager")
+    try:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _check_finite(total: float, supervised: int, norm: float = 0.0) -> None:
