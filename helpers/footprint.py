@@ -1,0 +1,193 @@
+"""How much memory a training takes, and for what: the course task in a process of its own.
+
+A process of its own, because only then is the most memory that it ever had that of the training.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from helpers.answering import score_choices
+from helpers.course import train_examples, validation_examples
+from helpers.encoding import encode_all, pad_batch
+from helpers.errors import CourseError
+from helpers.machine import peak_memory
+from helpers.models import load_model
+from helpers.scoring import choose
+from helpers.training import (
+    TrainSettings,
+    loss_sum,
+    make_optimizer,
+    small_step,
+    train,
+    training_step,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("weights", "gradients", "optimizer state", "activations")
+
+
+class FootprintError(CourseError):
+    """A measurement that did not come to its end."""
+
+
+def predicted(model: PreTrainedModel, memory: str, places: int) -> dict[str, int]:
+    """Bytes of each of PARTS that arithmetic alone expects during a step, in 32-bit numbers.
+
+    memory: "normal" or "small", as in TrainSettings. places: tokens of the batch with its padding.
+    The activations are those of a Llama-like layer, as transformers computes it: what the way back
+    needs of its two norms, its attention and its MLP.
+    """
+    shapes = [parameter.shape for parameter in model.parameters()]
+    count = sum(shape.numel() for shape in shapes)
+    config = model.config
+    keys = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
+    layer = 8 * config.hidden_size + 2 * keys + 4 * config.intermediate_size
+    if memory == "normal":  # a gradient and AdamW's two means for each weight
+        numbers = (count, count, 2 * count, config.num_hidden_layers * layer * places)
+    else:
+        # The table of embeddings, which waits for its second share, and the largest of the others.
+        table = model.get_input_embeddings().weight.numel()
+        others = max(shape.numel() for shape in shapes if shape.numel() < table)
+        # A number for each row and column of a matrix; one for each weight of a vector.
+        state = sum(shape.numel() if len(shape) < 2 else sum(shape) for shape in shapes)
+        # What goes into each layer; one layer at a time is computed again.
+        kept = config.num_hidden_layers * config.hidden_size + layer
+        numbers = (count, table + others, state, kept * places)
+    return {part: 4 * number for part, number in zip(PARTS, numbers, strict=True)}
+
+
+def measured(model: PreTrainedModel, batch: dict[str, Tensor], memory: str) -> dict[str, int]:
+    """Bytes of each of PARTS at its largest in one real step. The step is taken: weights change.
+
+    batch: input_ids, attention_mask and labels, as `pad_batch` makes them.
+    """
+    settings = TrainSettings(memory=memory, precision="float32")
+    optimizer, table = make_optimizer(model, settings), model.get_input_embeddings().weight
+    gradients, waiting = 0, 0
+
+    def count(parameter: Tensor) -> None:
+        nonlocal gradients, waiting
+        there = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+        gradients = max(gradients, waiting + there)
+        if memory == "small" and parameter is table:  # put by, until the end of the step
+            waiting = table.nbytes
+
+    model.train()
+    activations = _activations(model, batch, memory)
+    hooks = [p.register_post_accumulate_grad_hook(count) for p in model.parameters()]
+    with _checkpointing(model, memory):
+        if memory == "small":
+            small_step(model, optimizer, batch)
+        else:
+            training_step(model, optimizer, [batch], settings.clip)
+    for hook in hooks:
+        hook.remove()
+    state = [v for one in optimizer.state.values() for v in one.values() if torch.is_tensor(v)]
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    states = sum(value.nbytes for value in state)
+    return dict(zip(PARTS, (weights, gradients, states, activations), strict=True))
+
+
+def _activations(model: PreTrainedModel, batch: dict[str, Tensor], memory: str) -> int:
+    """Bytes that the forward pass keeps for the way back; weights are not counted."""
+    kept: dict[int, Tensor] = {}  # held until all is counted, so that no address comes twice
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    def bytes_of(tensors: Iterable[Tensor]) -> int:
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        return sum(one.nbytes() for one in storages if one.data_ptr() not in weights)
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    inputs: list[Tensor] = []
+    hooks = [m.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for m in layers]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        summed, _ = loss_sum(model, batch)
+    for hook in hooks:
+        hook.remove()
+    whole = bytes_of(kept.values())
+    del summed
+    # With checkpointing only each layer's input is kept; one layer at a time is computed again.
+    return whole if memory == "normal" else bytes_of(inputs) + whole // len(layers)
+
+
+@contextmanager
+def _checkpointing(model: PreTrainedModel, memory: str) -> Iterator[None]:
+    """Activation checkpointing inside, in the small mode: what `train` turns on for the run."""
+    if memory == "small":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if memory == "small":
+            model.gradient_checkpointing_disable()
+
+
+def train_apart(memory: str, rows: int) -> dict:
+    """Train on the first rows of the course task, in a process of its own, in 32-bit numbers.
+
+    memory: "normal" or "small". Returns {"before": bytes of memory with everything imported and no
+    model yet, "peak": most bytes of the whole training, "tokens a second", "right": for each
+    validation row whether the constrained answer was right, "places": tokens with padding of one
+    more step on the first eight rows, "parts": what `measured` returned for it}.
+    Raises FootprintError when that process did not come to its end.
+    """
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.footprint", memory, str(rows)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
+        raise FootprintError(
+            f"The training in a process of its own did not come to its end: {last}. If the memory "
+            "ran out, restart this notebook's kernel and run only the cells that this one needs."
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _train_here(memory: str, rows: int) -> dict:
+    before = peak_memory()
+    model, tokenizer = load_model()
+    window, pad = model.config.max_position_embeddings, tokenizer.pad_token_id
+    validation = validation_examples()
+    sets = [
+        encode_all(examples, tokenizer, window)
+        for examples in (train_examples()[:rows], validation)
+    ]
+    settings = TrainSettings(validations=1, precision="float32", memory=memory)
+    with tempfile.TemporaryDirectory() as folder:
+        history = train(model, *sets, settings, pad, Path(folder))
+    choices = validation[0].choices
+    scores = score_choices(model, tokenizer, [one.prompt for one in validation], choices)
+    answers = choose(scores, choices)
+    batch = pad_batch(sets[0][:8], pad)
+    result = {
+        "before": before,
+        "peak": peak_memory(),
+        "tokens a second": history.tokens_per_second,
+        "right": [a == one.completion for a, one in zip(answers, validation, strict=True)],
+    }
+    places = batch["input_ids"].numel()
+    return {**result, "places": places, "parts": measured(model, batch, memory)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_train_here(sys.argv[1], int(sys.argv[2]))))
