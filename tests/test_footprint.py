@@ -1,0 +1,67 @@
+"""The course's training in the small mode: real model, real rows, all its memory counted."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from helpers import footprint
+from helpers.footprint import PARTS, measured, predicted, train_apart
+from tests.tiny import tiny_model
+
+MOST = 1_600_000_000  # bytes; Binder gives two gigabytes, and JupyterLab needs its part
+LIMIT = 2_000_000_000  # of data that is not shared: a hard limit, kept by the system
+BATCH = {
+    "input_ids": torch.arange(40).reshape(4, 10),
+    "labels": torch.full((4, 10), -100).index_fill(1, torch.tensor([8, 9]), 7),
+}
+
+
+def run_limited(limit: int, *arguments: str) -> subprocess.CompletedProcess:
+    """helpers.footprint in a process whose data (heap, stacks, private pages) cannot grow more."""
+    code = (
+        "import resource, runpy, sys; "
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit})); "
+        f"sys.argv = ['footprint', *{list(arguments)!r}]; "
+        "runpy.run_module('helpers.footprint', run_name='__main__')"
+    )
+    paths = {**os.environ, "PYTHONPATH": str(footprint.ROOT), "COURSE_PROFILE": "quick"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such a limit is only kept by Linux")
+def test_the_training_of_04_stays_small_under_a_hard_limit():
+    # 240 rows: the training of notebook 04 at the quick profile.
+    done = run_limited(LIMIT, "small", "240")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["peak"] <= MOST
+    # It learned: far more right than the fifth that guessing brings.
+    assert sum(result["right"]) > 0.4 * len(result["right"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such a limit is only kept by Linux")
+def test_the_limit_is_one_that_the_normal_mode_breaks():
+    assert run_limited(LIMIT, "normal", "8").returncode != 0
+
+
+@pytest.mark.parametrize("memory", ["normal", "small"])
+def test_parts_are_as_large_as_predicted(memory):
+    model = tiny_model()
+    expected = predicted(model, memory, BATCH["input_ids"].numel())
+    found = measured(model, BATCH, memory)
+    assert found.keys() == set(PARTS) == expected.keys()
+    assert found["weights"] == expected["weights"]
+    assert found["gradients"] == expected["gradients"]
+    assert found["optimizer state"] == pytest.approx(expected["optimizer state"], rel=0.05)
+
+
+def test_a_training_that_breaks_off_says_why(monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", "none such")
+    with pytest.raises(footprint.FootprintError, match=r"did not come to its end: .*none such"):
+        train_apart("small", 8)
