@@ -51,6 +51,7 @@ class Profile:
     test_rows: most rows of the sealed test set to score. shots: numbers of shots to try.
     draws: how many draws of shots for each number. long_epochs, few_rows: the run of notebook 05
     that trains too long on too little. headline_rows: rows for the summarization task.
+    speed_turns: how often 04 measures each trick's speed.
     apart_rows: rows that 04 trains on in a process of its own, to see how much memory that takes.
     forget_rows: rows that each run of notebook 08 trains on. look_rows: most validation rows of
     each task that 08 scores again and again.
@@ -65,6 +66,7 @@ class Profile:
     few_rows: int
     long_epochs: int
     headline_rows: int
+    speed_turns: int
     apart_rows: int
     forget_rows: int
     look_rows: int
@@ -73,9 +75,9 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", 240, 48, 96, (1, 4), 1, 16, 5, 48, 48, 80, 32),
-        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 240, 240, 72),
-        Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 480, 1000, 190),
+        Profile("quick", 240, 48, 96, (1, 4), 1, 16, 5, 48, 1, 24, 80, 32),
+        Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 3, 240, 240, 72),
+        Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 3, 480, 1000, 190),
     )
 }
 
