@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from helpers.answering import score_choices
-from helpers.course import train_examples, validation_examples
+from helpers.course import ROOT, train_examples, validation_examples
 from helpers.encoding import encode_all, pad_batch
 from helpers.errors import CourseError
 from helpers.machine import peak_memory
@@ -26,6 +25,7 @@ from helpers.models import load_model
 from helpers.scoring import choose
 from helpers.training import (
     TrainSettings,
+    checkpointing,
     loss_sum,
     make_optimizer,
     small_step,
@@ -33,7 +33,6 @@ from helpers.training import (
     training_step,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("weights", "gradients", "optimizer state", "activations")
 
 
@@ -86,7 +85,7 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], memory: str) -> d
     model.train()
     activations = _activations(model, batch, memory)
     hooks = [p.register_post_accumulate_grad_hook(count) for p in model.parameters()]
-    with _checkpointing(model, memory):
+    with checkpointing(model, memory):
         if memory == "small":
             small_step(model, optimizer, batch)
         else:
@@ -123,18 +122,6 @@ def _activations(model: PreTrainedModel, batch: dict[str, Tensor], memory: str) 
     del summed
     # With checkpointing only each layer's input is kept; one layer at a time is computed again.
     return whole if memory == "normal" else bytes_of(inputs) + whole // len(layers)
-
-
-@contextmanager
-def _checkpointing(model: PreTrainedModel, memory: str) -> Iterator[None]:
-    """Activation checkpointing inside, in the small mode: what `train` turns on for the run."""
-    if memory == "small":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        if memory == "small":
-            model.gradient_checkpointing_disable()
 
 
 def train_apart(memory: str, rows: int) -> dict:

@@ -303,6 +303,23 @@ def small_step(
     return summed.item() / supervised, math.sqrt(squares)
 
 
+@contextmanager
+def checkpointing(model: PreTrainedModel, memory: str) -> Iterator[None]:
+    """With memory="small", keep only the input of each layer inside, and compute the rest again.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
+    """
+    if memory == "normal":
+        yield
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
+        model.disable_input_require_grads()  # transformers leaves that hook behind
+
+
 @torch.no_grad()
 def mean_loss(
     model: PreTrainedModel, encoded: list[Encoded], pad_id: int, batch_size: int = 16
@@ -391,54 +408,49 @@ def train(
         if watch:
             watch(history)
 
-    if settings.memory == "small":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        if resumed:
-            history = resumed
-            print(f"Going on from the checkpoint of step {len(history.steps)} in {folder}.")
-        else:
-            validate(0)
-        for step in range(len(history.steps), len(plan)):
-            start = time.perf_counter()
-            model.train()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, len(plan), settings)
-            chosen = [train_set[index] for index in plan[step]]
-            try:
-                loss, norm = _step(model, optimizer, chosen, settings, pad_id)
-            except TrainingError as error:
-                rows = ", ".join(map(str, plan[step]))
-                raise TrainingError(
-                    f"Step {step + 1}, with the training examples at index {rows}: {error}"
-                ) from error
-            tokens = sum(len(one.input_ids) for one in chosen)
-            seconds = time.perf_counter() - start
-            rate = optimizer.param_groups[0]["lr"]
-            history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
-            if watch:
-                watch(history)
-            if step + 1 in looks:
-                validate(step + 1)
-                losses = [look.loss for look in history.validations]
-                if out_of_patience(losses, settings.patience):
-                    history.stopped = "patience"
-                    break
-        else:
-            history.stopped = "finished"
-    except KeyboardInterrupt:
-        history.stopped = "interrupted"
-        if not history.validations:
-            raise
-        print(
-            f"Interrupted after step {len(history.steps)} of {len(plan)}. The history is kept, and "
-            f"the model has the best weights so far (step {history.best.step}). Train again with "
-            "the same settings to go on from the last checkpoint."
-        )
-    finally:
-        if settings.memory == "small":
-            model.gradient_checkpointing_disable()
-            model.disable_input_require_grads()  # transformers leaves that hook behind
+    with checkpointing(model, settings.memory):
+        try:
+            if resumed:
+                history = resumed
+                print(f"Going on from the checkpoint of step {len(history.steps)} in {folder}.")
+            else:
+                validate(0)
+            for step in range(len(history.steps), len(plan)):
+                start = time.perf_counter()
+                model.train()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, len(plan), settings)
+                chosen = [train_set[index] for index in plan[step]]
+                try:
+                    loss, norm = _step(model, optimizer, chosen, settings, pad_id)
+                except TrainingError as error:
+                    rows = ", ".join(map(str, plan[step]))
+                    raise TrainingError(
+                        f"Step {step + 1}, with the training examples at index {rows}: {error}"
+                    ) from error
+                tokens = sum(len(one.input_ids) for one in chosen)
+                seconds = time.perf_counter() - start
+                rate = optimizer.param_groups[0]["lr"]
+                history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
+                if watch:
+                    watch(history)
+                if step + 1 in looks:
+                    validate(step + 1)
+                    losses = [look.loss for look in history.validations]
+                    if out_of_patience(losses, settings.patience):
+                        history.stopped = "patience"
+                        break
+            else:
+                history.stopped = "finished"
+        except KeyboardInterrupt:
+            history.stopped = "interrupted"
+            if not history.validations:
+                raise
+            print(
+                f"Interrupted after step {len(history.steps)} of {len(plan)}. The history is kept, "
+                f"and the model has the best weights so far (step {history.best.step}). Train "
+                "again with the same settings to go on from the last checkpoint."
+            )
     _load_best(model, best, history, run)
     model.eval()
     if history.stopped != "interrupted":
