@@ -34,7 +34,7 @@ from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joi
 from helpers.machine import fastest_precision, matrix_speed, peak_memory
 from helpers.models import load_model
 from helpers.templates import Example, make_examples
-from helpers.training import TrainSettings, make_optimizer, training_step
+from helpers.training import TrainSettings, make_optimizer, training_memory, training_step
 
 BATCH, TIMED, REPEATS = 8, 4, 5
 FP32, BF16 = "float32", "bfloat16"
@@ -79,11 +79,12 @@ def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -
     seconds = []
     optimizer = make_optimizer(model, SETTINGS)
     model.train()
-    for batch in data:
-        begin = time.perf_counter()
-        part = pad_batch([encoded for _, encoded in batch], tokenizer.pad_token_id)
-        training_step(model, optimizer, [part], SETTINGS.clip, precision)
-        seconds.append(time.perf_counter() - begin)
+    with training_memory(model, SETTINGS.memory):
+        for batch in data:
+            begin = time.perf_counter()
+            part = pad_batch([encoded for _, encoded in batch], tokenizer.pad_token_id)
+            training_step(model, optimizer, [part], SETTINGS.clip, precision)
+            seconds.append(time.perf_counter() - begin)
     return seconds
 
 

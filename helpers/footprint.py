@@ -25,11 +25,11 @@ from helpers.models import load_model
 from helpers.scoring import choose
 from helpers.training import (
     TrainSettings,
-    checkpointing,
     loss_sum,
     make_optimizer,
     small_step,
     train,
+    training_memory,
     training_step,
 )
 
@@ -73,19 +73,21 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], memory: str) -> d
     """
     settings = TrainSettings(memory=memory, precision="float32")
     optimizer, table = make_optimizer(model, settings), model.get_input_embeddings().weight
-    gradients, waiting = 0, 0
+    gradients = 0
 
     def count(parameter: Tensor) -> None:
-        nonlocal gradients, waiting
+        nonlocal gradients
         there = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-        gradients = max(gradients, waiting + there)
-        if memory == "small" and parameter is table:  # put by, until the end of the step
-            waiting = table.nbytes
+        if memory == "small" and parameter is not table:
+            # The head's gradient, inside the backward pass: it waits for the look-up's, of the
+            # same weights, which comes last.
+            there += table.nbytes
+        gradients = max(gradients, there)
 
     model.train()
     activations = _activations(model, batch, memory)
     hooks = [p.register_post_accumulate_grad_hook(count) for p in model.parameters()]
-    with checkpointing(model, memory):
+    with training_memory(model, memory):
         if memory == "small":
             small_step(model, optimizer, batch)
         else:

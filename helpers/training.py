@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from transformers.optimization import Adafactor
 from helpers.encoding import IGNORE, Encoded, batches_by_length, check_encoded, pad_batch
 from helpers.errors import CourseError
 from helpers.files import flush_to_disk, set_aside, write_whole
-from helpers.machine import fastest_precision, give_memory_back, memory_mode
+from helpers.machine import fastest_precision, give_memory_back, keep_memory, memory_mode
 
 FINISHED = "history.json"
 FOREIGN = "belongs to a run with other settings or examples"
@@ -252,14 +252,7 @@ def small_step(
     Raises TrainingError as `training_step` does. (A gradient that is not finite in spite of a
     finite loss is found in the middle: the error then says that some weights have changed.)
     """
-    looked_up: list[Tensor] = []
-    from_head: list[Tensor] = []
-    table = model.get_input_embeddings().weight
     supervised, squares = _supervised(batch), 0.0
-
-    def cut(module: torch.nn.Module, inputs: tuple, vectors: Tensor) -> Tensor:
-        looked_up.append(vectors.detach().requires_grad_())
-        return looked_up[0]
 
     def update(parameter: Tensor) -> None:
         nonlocal squares
@@ -276,26 +269,12 @@ def small_step(
         if parameter.ndim == 1:  # a norm's weights: there are two in each layer
             give_memory_back()
 
-    def put_by(parameter: Tensor) -> None:
-        from_head.append(parameter.grad)
-        parameter.grad = None
-
-    # The table of embeddings is the largest tensor. Its gradient from looking tokens up is zero but
-    # for the tokens of this batch: cut off here, and added below to the one that the head left.
-    hooks = [model.get_input_embeddings().register_forward_hook(cut)]
+    hooks = []
     try:
         summed, _ = loss_sum(model, batch)
         _check_finite(summed.item(), supervised)
-        hooks += [
-            parameter.register_post_accumulate_grad_hook(put_by if parameter is table else update)
-            for parameter in model.parameters()
-        ]
+        hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
         (summed / supervised).backward()
-        table.grad = from_head[0] if from_head else torch.zeros_like(table)
-        ids, gradient = batch["input_ids"].flatten(), looked_up[0].grad.flatten(0, 1)
-        with torch.no_grad():
-            table.grad.index_add_(0, ids, gradient.to(table.dtype))
-        update(table)
     finally:
         for hook in hooks:
             hook.remove()
@@ -304,20 +283,28 @@ def small_step(
 
 
 @contextmanager
-def checkpointing(model: PreTrainedModel, memory: str) -> Iterator[None]:
-    """With memory="small", keep only the input of each layer inside, and compute the rest again.
+def training_memory(model: PreTrainedModel, memory: str) -> Iterator[None]:
+    """Arrange memory for training inside: the numbers stay the same, up to rounding.
 
+    "normal": freed memory is kept for the next step. "small": of each layer only the input is
+    kept, and the rest is computed again when it is needed.
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
-    if memory == "normal":
-        yield
-        return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    table = model.get_input_embeddings()
+    # The gradient of looking tokens up is zero but for the tokens of the batch. Kept sparse, it is
+    # added to the one of the head, which has the same weights, without a table full of zeros.
+    tied = table.weight is model.get_output_embeddings().weight
+    table.sparse = tied and table.weight.device.type == "cpu"
+    if memory == "small":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        yield
+        with keep_memory() if memory == "normal" else nullcontext():
+            yield
     finally:
-        model.gradient_checkpointing_disable()
-        model.disable_input_require_grads()  # transformers leaves that hook behind
+        table.sparse = False
+        if memory == "small":
+            model.gradient_checkpointing_disable()
+            model.disable_input_require_grads()  # transformers leaves that hook behind
 
 
 @torch.no_grad()
@@ -408,7 +395,7 @@ def train(
         if watch:
             watch(history)
 
-    with checkpointing(model, settings.memory):
+    with training_memory(model, settings.memory):
         try:
             if resumed:
                 history = resumed
