@@ -41,6 +41,7 @@ TASK = "opinion"
 # The wording that each task is tuned with; notebook 02 shows the others.
 WORDING = {"opinion": "plain", "department": "plain", "headline": "plain"}
 MINUTES = ROOT / "data" / "minutes.json"
+BANDS = ROOT / "data" / "bands.json"
 
 
 @dataclass(frozen=True)
@@ -225,34 +226,71 @@ class Tuned:
         return hashlib.sha256(self.history.to_json().encode()).hexdigest()[:16]
 
 
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TrainSettings,
+    folder: Path,
+    task: str = TASK,
+) -> History:
+    """Train a model on a task as notebook 04 does; see `train` for the rest."""
+    validation = validation_examples(task)
+
+    def score(model: PreTrainedModel) -> float:
+        return constrained_accuracy(model, tokenizer, validation)
+
+    return train(
+        model,
+        _encoded(train_examples(task), model, tokenizer),
+        _encoded(validation, model, tokenizer),
+        settings,
+        tokenizer.pad_token_id,
+        folder,
+        score=score if validation[0].choices else None,
+    )
+
+
+def _encoded(
+    examples: list[Example], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[Encoded]:
+    return encode_all(examples, tokenizer, model.config.max_position_embeddings)
+
+
+def run_elsewhere(task: str, settings: TrainSettings) -> dict | None:
+    """How 04's run ended with other roundings, and so where it is expected to end on any machine.
+
+    Returns {"runs": one dictionary for each run, "bands": a lowest and a highest value for the best
+    "validation loss" (nats per supervised token) and its "accuracy"}, or None if data/bands.json
+    (written by tools/bands.py) has nothing for this profile, task and settings. How numbers are
+    rounded (precision, micro_batch) does not count among the settings.
+    """
+    stored = json.loads(BANDS.read_text(encoding="utf-8")).get(profile().name)
+    return stored if stored and stored["of"] == run_key(task, settings) else None
+
+
+def run_key(task: str, settings: TrainSettings) -> str:
+    """A short hash of all that a run depends on, besides the starting model and rounding."""
+    decides = {k: v for k, v in asdict(settings).items() if k not in ("precision", "micro_batch")}
+    parts = [decides, train_examples(task), validation_examples(task)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 def tuned(task: str = TASK) -> Tuned:
     """The model tuned on a task with the default settings: from disk, or trained now.
 
     Raises CourseError when that training is interrupted.
     """
     model, tokenizer = load_model()
-    window = model.config.max_position_embeddings
-    train_set = encode_all(train_examples(task), tokenizer, window)
     settings, folder = TrainSettings(), runs() / task
-    history = load_finished(model, train_set, settings, folder)
+    history = load_finished(
+        model, _encoded(train_examples(task), model, tokenizer), settings, folder
+    )
     if history is None:
         print(
             f"No finished run for the task {task!r} on disk: training one now, with notebook "
             "04's settings."
         )
-        validation = validation_examples(task)
-        validation_set: list[Encoded] = encode_all(validation, tokenizer, window)
-        history = train(
-            model,
-            train_set,
-            validation_set,
-            settings,
-            tokenizer.pad_token_id,
-            folder,
-            score=(lambda m: constrained_accuracy(m, tokenizer, validation))
-            if validation[0].choices
-            else None,
-        )
+        history = fine_tune(model, tokenizer, settings, folder, task)
         if history.stopped == "interrupted":
             raise CourseError(
                 "The run was interrupted, so there is no tuned model yet. Run this cell again: "

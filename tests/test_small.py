@@ -13,7 +13,14 @@ from transformers.optimization import Adafactor
 
 from helpers import machine, training
 from helpers.encoding import pad_batch
-from helpers.training import TrainSettings, loss_sum, make_optimizer, small_step, train
+from helpers.training import (
+    TrainSettings,
+    loss_sum,
+    make_optimizer,
+    small_step,
+    train,
+    training_memory,
+)
 from tests.processes import another_process, how_it_ended
 from tests.test_unbreakable import (
     PAD,
@@ -275,3 +282,36 @@ def test_memory_is_given_back_to_the_system():
         assert process.memory_info().rss < held - 60_000_000
 
     assert how_it_ended(another_process(giving)) == 0
+
+
+@pytest.mark.skipif(not machine._GLIBC, reason="elsewhere nothing is done")
+def test_memory_is_kept_inside_and_given_back_afterwards():
+    def keeping():
+        process = machine.psutil.Process()
+        before = process.memory_info().rss
+        with machine.keep_memory():
+            block = torch.ones(200_000_000, dtype=torch.uint8)
+            del block
+            assert process.memory_info().rss > before + 190_000_000
+        assert process.memory_info().rss < before + 50_000_000
+
+    assert how_it_ended(another_process(keeping)) == 0
+
+
+@BOTH
+@pytest.mark.parametrize("memory", ["normal", "small"])
+def test_arranging_memory_leaves_gradients_and_model_as_they_are(make, memory):
+    def gradients():
+        model.zero_grad()
+        loss_sum(model, BATCH)[0].backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    model = make().train()
+    before, plain = hooks(model), gradients()
+    with training_memory(model, memory):
+        arranged = gradients()
+    for one, other in zip(arranged, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert hooks(model) == before
+    assert not model.get_input_embeddings().sparse
+    assert not model.is_gradient_checkpointing
