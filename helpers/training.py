@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,14 +29,13 @@ from helpers.encoding import IGNORE, Encoded, batches_by_length, check_encoded, 
 from helpers.errors import CourseError
 from helpers.files import flush_to_disk, set_aside, write_whole
 from helpers.machine import fastest_precision, give_memory_back, keep_memory, memory_mode
+from helpers.shared_prefix import hidden_after, shared_length
 
 FINISHED = "history.json"
 FOREIGN = "belongs to a run with other settings or examples"
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
 RANDOM_STATE = "random state"
-# Rows of up to so many tokens go through plain attention when numbers have 16 bits.
-SHORT_ROW = 128
 
 
 class TrainingError(CourseError):
@@ -147,18 +146,19 @@ def token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tens
     """Cross-entropy of each supervised token of a batch, and which tokens these are.
 
     The head, which turns each hidden vector into one score per word of the vocabulary, is applied
-    only where a label counts: the same losses as with all scores, for much less work.
+    only where a label counts, and what all rows begin with is read once: the same losses as with
+    all scores of all tokens, for much less work.
 
     batch: input_ids and labels, each int64 of shape (batch, length), padded on the right.
     Returns (float32 of shape (supervised tokens,) in nats, bool of shape (batch, length - 1) that
     is true at position t when the label at t + 1 counts).
     """
-    # No attention mask: a token looks only at those before it, and the padding stands behind all.
-    hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+    shared = shared_length(batch)
+    hidden = hidden_after(model, batch["input_ids"], shared)
     # The prediction made at position t is for the token at t + 1.
     targets = batch["labels"][:, 1:]
     counts = targets != IGNORE
-    logits = model.get_output_embeddings()(hidden[:, :-1][counts])
+    logits = model.get_output_embeddings()(hidden[:, :-1][counts[:, shared:]])
     return cross_entropy(logits.float(), targets[counts], reduction="none"), counts
 
 
@@ -221,7 +221,7 @@ def training_step(
     supervised = sum(_supervised(batch) for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
-        with _arithmetic(model, precision, batch["input_ids"].shape[1]):
+        with _arithmetic(model, precision):
             summed, _ = loss_sum(model, batch)
         total += summed.item()
         (summed / max(1, supervised)).backward()
@@ -479,22 +479,11 @@ def _supervised(batch: dict[str, Tensor]) -> int:
     return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
-@contextmanager
-def _arithmetic(model: PreTrainedModel, precision: str, length: int) -> Iterator[None]:
-    """Multiply with 16-bit numbers inside, where `precision` says so. length: tokens of a row."""
+def _arithmetic(model: PreTrainedModel, precision: str) -> AbstractContextManager:
+    """Multiply with 16-bit numbers inside, where `precision` says so."""
     if precision == "float32":
-        yield
-        return
-    # PyTorch's fused attention is the slow part with 16-bit numbers on a processor. The plain one
-    # is quicker while rows are short; its memory grows with the square of their length.
-    before = model.config._attn_implementation
-    if length <= SHORT_ROW:
-        model.set_attn_implementation("eager")
-    try:
-        with torch.autocast(model.device.type, torch.bfloat16):
-            yield
-    finally:
-        model.set_attn_implementation(before)
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 def _check_finite(total: float, supervised: int, norm: float = 0.0) -> None:

@@ -3,7 +3,7 @@
     python tools/bands.py                quick and laptop; about half an hour
     python tools/bands.py quick          one profile
 
-Needs what is in requirements-test.txt. The same training goes on several times, each time in a
+Needs what is in requirements-dev.txt. The same training goes on several times, each time in a
 process of its own, and rounded in another way: in 16 or 32 bits, added up in other micro-batches,
 with the instructions of an older processor. Another machine is one more such run.
 """
