@@ -23,6 +23,7 @@ from helpers.errors import CourseError
 from helpers.machine import peak_memory
 from helpers.models import load_model
 from helpers.scoring import choose
+from helpers.shared_prefix import shared_length
 from helpers.training import (
     TrainSettings,
     loss_sum,
@@ -40,20 +41,25 @@ class FootprintError(CourseError):
     """A measurement that did not come to its end."""
 
 
-def predicted(model: PreTrainedModel, memory: str, places: int) -> dict[str, int]:
+def predicted(
+    model: PreTrainedModel, memory: str, rows: int, length: int, shared: int
+) -> dict[str, int]:
     """Bytes of each of PARTS that arithmetic alone expects during a step, in 32-bit numbers.
 
-    memory: "normal" or "small", as in TrainSettings. places: tokens of the batch with its padding.
+    memory: "normal" or "small", as in TrainSettings. rows, length: of the batch with its padding;
+    shared: tokens that all rows begin with, which are read once.
     The activations are those of a Llama-like layer, as transformers computes it: what the way back
-    needs of its two norms, its attention and its MLP.
+    needs of its two norms, its attention and its MLP. Each row has its own copy of the keys and
+    values that it looks at, with those of the shared tokens.
     """
     shapes = [parameter.shape for parameter in model.parameters()]
     count = sum(shape.numel() for shape in shapes)
     config = model.config
-    keys = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
-    layer = 8 * config.hidden_size + 2 * keys + 4 * config.intermediate_size
+    places = shared + rows * (length - shared)
+    layer = (9 * config.hidden_size + 4 * config.intermediate_size) * places
+    layer += 2 * config.hidden_size * rows * length
     if memory == "normal":  # a gradient and AdamW's two means for each weight
-        numbers = (count, count, 2 * count, config.num_hidden_layers * layer * places)
+        numbers = (count, count, 2 * count, config.num_hidden_layers * layer)
     else:
         # The table of embeddings, which waits for its second share, and the largest of the others.
         table = model.get_input_embeddings().weight.numel()
@@ -61,8 +67,8 @@ def predicted(model: PreTrainedModel, memory: str, places: int) -> dict[str, int
         # A number for each row and column of a matrix; one for each weight of a vector.
         state = sum(shape.numel() if len(shape) < 2 else sum(shape) for shape in shapes)
         # What goes into each layer; one layer at a time is computed again.
-        kept = config.num_hidden_layers * config.hidden_size + layer
-        numbers = (count, table + others, state, kept * places)
+        kept = config.num_hidden_layers * config.hidden_size * places + layer
+        numbers = (count, table + others, state, kept)
     return {part: 4 * number for part, number in zip(PARTS, numbers, strict=True)}
 
 
@@ -131,8 +137,8 @@ def train_apart(memory: str, rows: int) -> dict:
 
     memory: "normal" or "small". Returns {"before": bytes of memory with everything imported and no
     model yet, "peak": most bytes of the whole training, "tokens a second", "right": for each
-    validation row whether the constrained answer was right, "places": tokens with padding of one
-    more step on the first eight rows, "parts": what `measured` returned for it}.
+    validation row whether the constrained answer was right, "shape": rows, length and shared tokens
+    of one more step on the first eight rows, "parts": what `measured` returned for it}.
     Raises FootprintError when that process did not come to its end.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -174,8 +180,8 @@ def _train_here(memory: str, rows: int) -> dict:
         "tokens a second": history.tokens_per_second,
         "right": [a == one.completion for a, one in zip(answers, validation, strict=True)],
     }
-    places = batch["input_ids"].numel()
-    return {**result, "places": places, "parts": measured(model, batch, memory)}
+    shape = [*batch["input_ids"].shape, shared_length(batch)]
+    return {**result, "shape": shape, "parts": measured(model, batch, memory)}
 
 
 if __name__ == "__main__":

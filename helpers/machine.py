@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -35,22 +34,15 @@ def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> fl
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
-@lru_cache(maxsize=1)
 def fastest_precision() -> str:
-    """ "bfloat16" if this processor multiplies 16-bit numbers clearly faster, else "float32".
+    """ "bfloat16" if this processor has instructions for 16-bit multiplication, else "float32".
 
-    Measured, because a processor without the instructions for it may be a hundred times slower.
-    Half as fast again is asked for: turning numbers into 16 bits and back takes time as well.
+    Without them the same multiplication may be a hundred times slower. Asked of the processor and
+    not measured: a machine that happens to be busy must not train with other numbers.
     """
-    size, best = 256, {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, times = torch.rand(size, size).to(dtype), []
-        for _ in range(5):
-            begin = time.perf_counter()
-            _ = a @ a
-            times.append(time.perf_counter() - begin)
-        best[dtype] = min(times)
-    return "bfloat16" if best[torch.float32] > 1.5 * best[torch.bfloat16] else "float32"
+    # PyTorch before 2.13 may not tell: 32 bits are right everywhere.
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
 def usable_memory() -> int:

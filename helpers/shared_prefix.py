@@ -20,6 +20,8 @@ from transformers.masking_utils import sdpa_mask
 from helpers.encoding import IGNORE
 
 NAME = "shared_prefix"
+# Architectures whose attention is no more than what `_attention` computes.
+SHARING = ("llama",)
 # Rows of up to so many tokens go through plain attention when numbers have 16 bits.
 SHORT_ROW = 128
 
@@ -41,7 +43,7 @@ def hidden_after(model: PreTrainedModel, ids: Tensor, shared: int) -> Tensor:
     ids: int64 of shape (batch, length), padded on the right, the same in all rows up to `shared`.
     Returns (batch, length - shared, hidden size).
     """
-    if not model._can_set_attn_implementation():  # an architecture with attention of its own
+    if model.config.model_type not in SHARING:
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, shared:]
     if model.config._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
@@ -84,8 +86,7 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
     rest, length = attention_mask.shape[-2:]
-    shared, groups = length - rest, query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    shared = length - rest
 
     def of_rows(line: Tensor) -> Tensor:  # (rows, heads, rest, head size)
         return line[0, :, shared:].unflatten(1, (rows, rest)).transpose(0, 1)
@@ -107,7 +108,9 @@ def _attention(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float, dropout: float
 ) -> Tensor:
-    device = query.device.type
+    """What each query finds among the keys that `seen` lets it see: (rows, heads, places, size)."""
+    groups, device = query.shape[1] // key.shape[1], query.device.type
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     short = query.shape[2] <= SHORT_ROW and device == "cpu"
     if not (short and torch.is_autocast_enabled(device)):
         return scaled_dot_product_attention(

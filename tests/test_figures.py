@@ -138,6 +138,10 @@ def test_distributions_and_batches_are_drawn_as_given():
     first, second = batch_shapes(["one", "two"], [[[0, 1, 2]], [[0, 0, 1, 1]]]).axes
     assert first.images[0].get_array().tolist() == [[0, 1, 2]]
     assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)
+    named = [text.get_text() for text in first.figure.legends[0].get_texts()]
+    assert named == ["prompt", "supervised", "padding"]
+    again = batch_shapes(["one"], [[[0, 1], [3, 1]]]).legends[0].get_texts()
+    assert [text.get_text() for text in again] == ["prompt", "supervised", "not read again"]
 
 
 def test_a_window_is_filled_by_shots_question_and_answer_in_this_order():

@@ -10,6 +10,7 @@ import torch
 
 from helpers import footprint
 from helpers.footprint import PARTS, measured, predicted, train_apart
+from helpers.shared_prefix import shared_length
 from tests.tiny import tiny_model
 
 MOST = 1_600_000_000  # bytes; Binder gives two gigabytes, and JupyterLab needs its part
@@ -55,7 +56,7 @@ def test_the_limit_is_one_that_the_normal_mode_breaks():
 @pytest.mark.parametrize("memory", ["normal", "small"])
 def test_parts_are_as_large_as_predicted(memory):
     model = tiny_model()
-    expected = predicted(model, memory, BATCH["input_ids"].numel())
+    expected = predicted(model, memory, *BATCH["input_ids"].shape, shared_length(BATCH))
     found = measured(model, BATCH, memory)
     assert found.keys() == set(PARTS) == expected.keys()
     assert found["weights"] == expected["weights"]

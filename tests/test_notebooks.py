@@ -187,8 +187,8 @@ def test_each_public_function_of_helpers_is_used():
 
 # The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
 ORDER = (
-    "errors files machine table templates splits models encoding prompting answering training"
-    " scoring forgetting figures widgets course footprint checks"
+    "errors files machine table templates splits models encoding shared_prefix prompting answering"
+    " training scoring forgetting figures widgets course footprint checks"
 ).split()
 # And within helpers.checks, which all the others do without; registry has the exercises' modules.
 FRAMEWORK = "exercise verdict record quizzes".split()

@@ -29,13 +29,17 @@ from tests.tiny import tiny_model
 PAD = 1
 
 
-def made_up(count: int, seed: int = 0) -> list[Encoded]:
-    """Examples of random ids, of varying length, with 1 to 4 supervised tokens."""
+def made_up(count: int, seed: int = 0, instruction: int = 0) -> list[Encoded]:
+    """Examples of random ids, of varying length, with 1 to 4 supervised tokens.
+
+    instruction: number of tokens that all of them begin with.
+    """
     draw = torch.Generator().manual_seed(seed)
     encoded = []
     for _ in range(count):
         prompt = torch.randint(2, 600, (int(torch.randint(3, 20, (1,), generator=draw)),))
         completion = torch.randint(2, 600, (int(torch.randint(1, 5, (1,), generator=draw)),))
+        prompt = torch.cat([torch.arange(2, 2 + instruction), prompt])
         ids = prompt.tolist() + completion.tolist()
         encoded.append(Encoded(ids, [IGNORE] * len(prompt) + completion.tolist()))
     return encoded
@@ -101,8 +105,8 @@ class InOrder(Trainer):
         return SequentialSampler(self.train_dataset)
 
 
-@pytest.mark.parametrize("micro_batch", [8, 4])
-def test_losses_equal_those_of_transformers_trainer(tmp_path, micro_batch):
+@pytest.mark.parametrize(("micro_batch", "instruction"), [(8, 0), (4, 0), (8, 12), (4, 12)])
+def test_losses_equal_those_of_transformers_trainer(tmp_path, micro_batch, instruction):
     settings = TrainSettings(
         epochs=1,
         batch_size=8,
@@ -112,7 +116,7 @@ def test_losses_equal_those_of_transformers_trainer(tmp_path, micro_batch):
         seed=3,
         **FIXED,
     )
-    examples = made_up(160, seed=5)
+    examples = made_up(160, seed=5, instruction=instruction)
     order = batches_by_length(
         [len(one.input_ids) for one in examples], 8, seed=1_000_003 * settings.seed
     )
