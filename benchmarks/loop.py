@@ -3,9 +3,9 @@
     make bench
 
 All train the same model on the same rows in batches of 8, with the same learning rate, weight decay
-and clipping. They differ in three ways, and each line of the table says how: the precision of the
-multiplications, the order of the rows, and activation checkpointing, which TRL has on by itself.
-Only the course's loop reads once what all rows of a batch begin with.
+and clipping. They differ in precision of the multiplications, order of the rows and activation
+checkpointing (which TRL has on by itself), and each line of the table says how. Besides, only the
+course's loop reads once what all rows of a batch begin with.
 
 An order is made for the whole training set, by the code that the line is about. Of its batches a
 few are timed, evenly spaced from the narrowest to the widest, so that padding weighs as much as in
@@ -32,7 +32,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers.course import course_split, course_template
 from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
-from helpers.machine import fastest_precision, matrix_speed, peak_memory
+from helpers.machine import matrix_speed, native_precision, peak_memory
 from helpers.models import load_model
 from helpers.shared_prefix import shared_length
 from helpers.templates import Example, make_examples
@@ -250,7 +250,7 @@ def in_its_own_process(name: str) -> dict[str, float]:
 def main() -> None:
     """Let the lines take turns; print medians and ranges."""
     # Where the processor has no bf16 arithmetic, one batch would take minutes.
-    precisions = [FP32, BF16] if fastest_precision() == BF16 else [FP32]
+    precisions = [FP32, BF16] if native_precision() == BF16 else [FP32]
     lines = {name: line for name, line in LINES.items() if line.precision in precisions}
     limits: dict[str, list[float]] = {precision: [] for precision in precisions}
     results: dict[str, list[dict]] = {name: [] for name in lines}
@@ -289,14 +289,14 @@ def report(
             f"{middle[name]['peak']:9.1f}{share:14.0%}" + "".join(f"{r:14.2f}" for r in ratios)
         )
     # Of two lines with the same batches, one with each need of arithmetic for a token.
-    needs = {"": OURS[FP32], ", prefix in each row": "Trainer, our batches, fp32"}
+    needs = {"": OURS[FP32], ", whole rows": "Trainer, our batches, fp32"}
     for precision, speeds in limits.items():
         speed = statistics.median(speeds)
         for how, name in needs.items():
             limit = f"{speed * middle[name]['tokens'] / middle[name]['gflops']:.0f}"
             print(f"{f'limit: {precision}, {speed:.0f} GFLOP/s{how}':47}{limit:>5}")
     if BF16 not in limits:
-        print("bf16 is not clearly faster on this processor: the lines with it are left out.")
+        print("This processor has no instructions for bf16: the lines with it are left out.")
     print()
 
 

@@ -38,7 +38,7 @@ from helpers.training import History, TrainSettings, load_finished, train
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "opinion"
-# The wording that every task is tuned with; notebook 02 shows the others. It begins with the
+# The wording that a task is tuned with; notebook 02 shows the others. It begins with the
 # instruction, which is the same for all rows: training reads it once a batch (shared_prefix).
 WORDING = "instruction"
 MINUTES = ROOT / "data" / "minutes.json"

@@ -365,16 +365,13 @@ def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
     """Batches as rectangles, side by side: one line an example, one square a place for a token.
 
     batches: for each picture its lines, and in each line 0 for a prompt's token, 1 for a
-    supervised one, 2 for padding and 3 for one that was read in another line already.
+    supervised one, 2 for padding and 3 for one that is read in another line already.
     """
     longest = max(len(line) for batch in batches for line in batch)
     figure = Figure(figsize=(9, 2.4))
     colours = ListedColormap([BLUE, ORANGE, "#DDDDDD", "#F7F7F7"])
     for axes, title, batch in zip(
-        figure.subplots(1, len(batches), sharey=True, squeeze=False)[0],
-        titles,
-        batches,
-        strict=True,
+        figure.subplots(1, len(batches), sharey=True), titles, batches, strict=True
     ):
         axes.imshow(batch, cmap=colours, vmin=0, vmax=3, aspect="auto", interpolation="none")
         axes.set(title=title, xlabel="position (tokens)", xlim=(-0.5, longest - 0.5))

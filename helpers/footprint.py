@@ -57,7 +57,7 @@ def predicted(
     config = model.config
     places = shared + rows * (length - shared)
     layer = (9 * config.hidden_size + 4 * config.intermediate_size) * places
-    layer += 2 * config.hidden_size * rows * length
+    layer += 2 * config.hidden_size * (rows * length + shared)
     if memory == "normal":  # a gradient and AdamW's two means for each weight
         numbers = (count, count, 2 * count, config.num_hidden_layers * layer)
     else:

@@ -34,13 +34,13 @@ def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> fl
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
-def fastest_precision() -> str:
-    """ "bfloat16" if this processor has instructions for 16-bit multiplication, else "float32".
+def native_precision() -> str:
+    """ "bfloat16" if this processor has AVX-512's or AMX's 16-bit multiplication, else "float32".
 
-    Without them the same multiplication may be a hundred times slower. Asked of the processor and
-    not measured: a machine that happens to be busy must not train with other numbers.
+    Without such instructions the same multiplication may be a hundred times slower. Asked of the
+    processor and not measured: a machine that happens to be busy must not train with other numbers.
     """
-    # PyTorch before 2.13 may not tell: 32 bits are right everywhere.
+    # An older PyTorch may not tell. 32 bits are right everywhere.
     has = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 

@@ -2,7 +2,8 @@
 
 A token looks only at itself and those before it. So where rows begin with the same tokens (the
 instruction of a template, say), the model computes the same there in each of them. Reading it once
-changes neither losses nor gradients; autograd adds up what comes back from all rows.
+changes neither losses nor gradients; autograd adds up what comes back from all rows. (With dropout,
+which the course's model has not, all rows would share what is dropped there.)
 
 The batch becomes one line: the prefix, then what is left of each row, one row after the other. All
 of a layer works on single tokens and does not mind, but for attention: each row looks at the prefix
@@ -22,7 +23,7 @@ from helpers.encoding import IGNORE
 NAME = "shared_prefix"
 # Architectures whose attention is no more than what `_attention` computes.
 SHARING = ("llama",)
-# Rows of up to so many tokens go through plain attention when numbers have 16 bits.
+# So many tokens of a row, behind the prefix, go through plain attention at most (16 bits only).
 SHORT_ROW = 128
 
 
@@ -39,6 +40,8 @@ def shared_length(batch: dict[str, Tensor]) -> int:
 
 def hidden_after(model: PreTrainedModel, ids: Tensor, shared: int) -> Tensor:
     """Last hidden vectors at all places but the first `shared` ones, which are read only once.
+
+    The model gets the attention of this module and keeps it: PyTorch's, but for such batches.
 
     ids: int64 of shape (batch, length), padded on the right, the same in all rows up to `shared`.
     Returns (batch, length - shared, hidden size).
@@ -87,6 +90,7 @@ def _attention(
         )
     rest, length = attention_mask.shape[-2:]
     shared = length - rest
+    seen = attention_mask if shared else None
 
     def of_rows(line: Tensor) -> Tensor:  # (rows, heads, rest, head size)
         return line[0, :, shared:].unflatten(1, (rows, rest)).transpose(0, 1)
@@ -94,30 +98,38 @@ def _attention(
     def with_prefix(line: Tensor) -> Tensor:  # (rows, heads, length, head size)
         return torch.cat([line[:, :, :shared].expand(rows, -1, -1, -1), of_rows(line)], 2)
 
-    found = _attend(
-        of_rows(query), with_prefix(key), with_prefix(value), attention_mask, scaling, dropout
-    )
+    found = _attend(of_rows(query), with_prefix(key), with_prefix(value), seen, scaling, dropout)
     found = found.transpose(0, 1).flatten(1, 2)[None]
     if shared:
         first = [line[:, :, :shared] for line in (query, key, value)]
-        causal = attention_mask.new_ones(shared, shared).tril()
-        found = torch.cat([_attend(*first, causal, scaling, dropout), found], 2)
+        found = torch.cat([_attend(*first, None, scaling, dropout), found], 2)
     return found.transpose(1, 2).contiguous(), None
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
-    """What each query finds among the keys that `seen` lets it see: (rows, heads, places, size)."""
+    """What each query finds among the keys that `seen` lets it see: (rows, heads, places, size).
+
+    seen: bool of shape (1, 1, queries, keys); None where each sees itself and those before it.
+    """
     groups, device = query.shape[1] // key.shape[1], query.device.type
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     short = query.shape[2] <= SHORT_ROW and device == "cpu"
     if not (short and torch.is_autocast_enabled(device)):
         return scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling
+            query,
+            key,
+            value,
+            attn_mask=seen,
+            is_causal=seen is None,
+            dropout_p=dropout,
+            scale=scaling,
         )
+    if seen is None:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=device).tril()
     # PyTorch's fused attention is the slow part with 16-bit numbers on a processor. The plain one
-    # is quicker while rows are short; its memory grows with the square of their length.
+    # is quicker while there are few queries; its memory grows with queries times keys.
     scores = (query * scaling) @ key.transpose(-1, -2)
     weights = scores.masked_fill(~seen, float("-inf")).softmax(-1, dtype=torch.float32)
     return drop_out(weights, dropout) @ value

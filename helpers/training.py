@@ -28,7 +28,7 @@ from transformers.optimization import Adafactor
 from helpers.encoding import IGNORE, Encoded, batches_by_length, check_encoded, pad_batch
 from helpers.errors import CourseError
 from helpers.files import flush_to_disk, set_aside, write_whole
-from helpers.machine import fastest_precision, give_memory_back, keep_memory, memory_mode
+from helpers.machine import give_memory_back, keep_memory, memory_mode, native_precision
 from helpers.shared_prefix import hidden_after, shared_length
 
 FINISHED = "history.json"
@@ -54,9 +54,10 @@ class TrainSettings:
     a row without a lower loss; None: never. seed: decides the order of the examples.
 
     precision: "float32", or "bfloat16" to multiply with 16-bit numbers (weights, gradients and
-    losses stay in 32 bits); by itself whichever is faster here. memory: "normal", or "small" for
-    less than half of the memory (see `small_step`; precision, micro_batch and clip are then not
-    used); by itself "small" where the process may use less than 4 GB.
+    losses stay in 32 bits); by itself what this processor has instructions for.
+    memory: "normal", or "small" for less than half of the memory (see `small_step`; precision,
+    micro_batch and clip are then not used); by itself "small" where the process may use less than
+    4 GB.
     """
 
     epochs: int = 1
@@ -69,7 +70,7 @@ class TrainSettings:
     validations: int = 4
     patience: int | None = None
     seed: int = 0
-    precision: str = field(default_factory=fastest_precision)
+    precision: str = field(default_factory=native_precision)
     memory: str = field(default_factory=memory_mode)
 
 

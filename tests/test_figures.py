@@ -140,7 +140,7 @@ def test_distributions_and_batches_are_drawn_as_given():
     assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)
     named = [text.get_text() for text in first.figure.legends[0].get_texts()]
     assert named == ["prompt", "supervised", "padding"]
-    again = batch_shapes(["one"], [[[0, 1], [3, 1]]]).legends[0].get_texts()
+    again = batch_shapes(["one", "two"], [[[0, 1]], [[0, 1], [3, 1]]]).legends[0].get_texts()
     assert [text.get_text() for text in again] == ["prompt", "supervised", "not read again"]
 
 

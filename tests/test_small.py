@@ -255,9 +255,20 @@ def test_settings_choose_the_small_mode_below_4_gigabytes(control_group, limit, 
     assert TrainSettings(memory="normal").memory == "normal"
 
 
-def test_the_precision_is_one_of_two_and_stays():
-    assert machine.fastest_precision() in ("float32", "bfloat16")
-    assert TrainSettings().precision == machine.fastest_precision()
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_the_precision_is_what_the_processor_has_instructions_for(monkeypatch, has, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert machine.native_precision() == TrainSettings().precision == precision
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert machine.native_precision() == "float32"
 
 
 def test_peak_memory_grows_with_what_is_held_and_stays_when_it_is_freed():
