@@ -9,7 +9,7 @@ import torch
 from helpers import course
 from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompted
 from helpers.errors import CourseError
-from helpers.templates import make_examples
+from helpers.templates import TEMPLATES, load_library, make_examples
 from helpers.training import History
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -43,8 +43,9 @@ def choice(**changes) -> PromptChoice:
 def test_a_full_prompt_holds_training_shots_then_the_question(small):
     _, tokenizer = small
     rows = course.validation_rows()
-    plain = make_examples(course.course_template(), rows)
-    training = course.train_examples()
+    wording = load_library(TEMPLATES / "opinion.yaml")["plain"]
+    plain = make_examples(wording, rows)
+    training = make_examples(wording, course.train_rows())
     for example, alone in zip(prompted(choice(), rows, tokenizer), plain, strict=True):
         *shots, question = example.prompt.split("\n\n")
         assert question == alone.prompt and example.completion == alone.completion
