@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -222,7 +222,7 @@ def training_step(
     supervised = sum(_supervised(batch) for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
-        with _arithmetic(model, precision):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             summed, _ = loss_sum(model, batch)
         total += summed.item()
         (summed / max(1, supervised)).backward()
@@ -478,13 +478,6 @@ def load_finished(
 
 def _supervised(batch: dict[str, Tensor]) -> int:
     return int((batch["labels"][:, 1:] != IGNORE).sum())
-
-
-def _arithmetic(model: PreTrainedModel, precision: str) -> AbstractContextManager:
-    """Multiply with 16-bit numbers inside, where `precision` says so."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 def _check_finite(total: float, supervised: int, norm: float = 0.0) -> None:

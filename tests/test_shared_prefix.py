@@ -30,9 +30,9 @@ def batches(draw):
     return pad_batch(rows, PAD)
 
 
-def batch_of(*rows: list[int], prompt: int, pad: int = PAD) -> dict[str, torch.Tensor]:
+def batch_of(*rows: list[int], prompt: int) -> dict[str, torch.Tensor]:
     """Rows with labels that count after the first `prompt` tokens."""
-    return pad_batch([Encoded(ids, [IGNORE] * prompt + ids[prompt:]) for ids in rows], pad)
+    return pad_batch([Encoded(ids, [IGNORE] * prompt + ids[prompt:]) for ids in rows], PAD)
 
 
 def gradient(model, loss) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_as_with_recomputed_activations():
         # Place 1 predicts a label that counts, so each row needs its own hidden vector there.
         (batch_of([5, 6, 7, 8], [5, 6, 7, 9], prompt=2), 1),
         # The filling of a short row is no beginning, though another row has the same token there.
-        (batch_of([5, 6, 8], [5, 6, 8, 1, 9], prompt=2, pad=1), 1),
+        (batch_of([5, 6, 8], [5, 6, 8, 1, 9], prompt=2), 1),
         # A single row is all its own beginning, up to the first prediction that counts.
         (batch_of([5, 6, 7, 8], prompt=3), 2),
         # Nothing counts: the last place stays out even so.
