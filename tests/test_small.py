@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import resource
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ from tests.test_unbreakable import (
 )
 from tests.tiny import tiny_model
 
+resource = pytest.importorskip("resource", reason="Windows knows no such limits")
 SMALL = dataclasses.replace(SETTINGS, memory="small")
 BATCH = pad_batch(TRAIN[:8], PAD)
 
