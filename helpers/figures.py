@@ -136,7 +136,7 @@ def change_map(layered: dict[str, dict[int, float]], single: dict[str, float]) -
     moved = [value for row in table for value in row if value > 0] or [1.0]
     low, high = min(moved), max(*moved, 1.01 * min(moved))
     scale = LogNorm(low, high)
-    image = top.imshow(table, cmap="cividis", aspect="auto", norm=scale)
+    image = top.imshow(table, cmap="viridis", aspect="auto", norm=scale)
     top.set_yticks(range(len(layered)), list(layered))
     top.set_xlabel("layer (0 is next to the embeddings)")
     top.xaxis.get_major_locator().set_params(integer=True)
@@ -353,7 +353,8 @@ def gradient_figure(words: list[str], ours: list[float], autograd: list[float]) 
         bars = axes.barh(range(len(words)), values, color=colours)
         axes.bar_label(bars, fmt="{:+.3f}", padding=3)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(xlim=(-1.6, 1.6), title=title, xlabel="gradient of the loss at this logit")
+        axes.set(xlim=(-1.4, 0.6), title=title, xlabel="gradient of the loss at this logit")
+        axes.set_xticks([-1, -0.5, 0, 0.5])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(words)), _as_text(words))
     panels[0].set_ylabel("next token")
@@ -365,22 +366,28 @@ def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
     """Batches as rectangles, side by side: one line an example, one square a place for a token.
 
     batches: for each picture its lines, and in each line 0 for a prompt's token, 1 for a
-    supervised one, 2 for padding and 3 for one that is read in another line already.
+    supervised one, 2 for padding and, only at its beginning, 3 for one that is read in another line
+    already.
     """
     longest = max(len(line) for batch in batches for line in batch)
     figure = Figure(figsize=(9, 2.4))
-    colours = ListedColormap([BLUE, ORANGE, "#DDDDDD", "#F7F7F7"])
+    colours, hatches = ListedColormap([BLUE, ORANGE, "#DDDDDD", "white"]), ("", "", "", "////")
     for axes, title, batch in zip(
         figure.subplots(1, len(batches), sharey=True), titles, batches, strict=True
     ):
         axes.imshow(batch, cmap=colours, vmin=0, vmax=3, aspect="auto", interpolation="none")
+        again = [line.count(3) for line in batch]
+        axes.barh(range(len(batch)), again, 1, -0.5, fc="none", ec=GREY, lw=0, hatch=hatches[3])
         axes.set(title=title, xlabel="position (tokens)", xlim=(-0.5, longest - 0.5))
+        axes.set_ylim(len(batch) - 0.5, -0.5)
         axes.set_yticks([])
     figure.axes[0].set_ylabel("examples")
     names = ("prompt", "supervised", "padding", "not read again")
     there = sorted({kind for batch in batches for line in batch for kind in line})
     figure.legend(
-        handles=[Patch(fc=colours(k), ec=GREY, lw=0.5, label=names[k]) for k in there],
+        handles=[
+            Patch(fc=colours(k), ec=GREY, lw=0.5, label=names[k], hatch=hatches[k]) for k in there
+        ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
         ncols=4,
@@ -397,6 +404,7 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
     looks = history.validations
     scored = [look for look in looks if look.accuracy is not None]
     figure = Figure(figsize=(9, 3.2) if scored else (6, 3.2), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08)
     axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
     axes[0].plot(
         [one.step for one in history.steps],
@@ -413,7 +421,8 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
         label="validation",
     )
     best = history.best
-    axes[0].plot(best.step, best.loss, "*", color=RED, markersize=14, label="best validation")
+    star = {"markersize": 14, "label": "best validation", "clip_on": False, "zorder": 3}
+    axes[0].plot(best.step, best.loss, "*", color=RED, **star)
     _loss_axis(axes[0])
     if scored:
         _accuracies(axes[1], scored, validation_rows)
@@ -452,6 +461,7 @@ def _accuracies(axes: Axes, scored: list, rows: int) -> None:
         fmt="o-",
         color=GREEN,
         capsize=4,
+        clip_on=False,
     )
     axes.set(ylabel=f"validation accuracy ({rows} rows, 95 %)", ylim=(0, 1))
 

@@ -301,7 +301,9 @@ def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
     if right.error:
         lines.append(f"  expected  a {type(right.error).__name__} is raised")
     elif not _agree(exercise, got, right):
-        lines.append(f"  expected  {kind_of(right.value)}")
+        tried = not got.error and not got.too_long
+        same_kind = tried and kind_of(got.value) == kind_of(right.value)
+        lines.append(f"  expected  {kind_of(right.value)}{', but another one' * same_kind}")
     if got.changed and not exercise.may_change and not _agree(exercise, got, right):
         lines.append(f"  Also, the call changed its argument {got.changed}. Work on a copy.")
     if got.printed.strip():
