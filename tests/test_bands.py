@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
-from helpers.course import BANDS, TASK, run_elsewhere
+from helpers.course import BANDS, ROOT, TASK, run_elsewhere
 from helpers.training import TrainSettings
 from tools.bands import CONFIDENCE, WAYS, band, run_apart
 
@@ -46,6 +47,16 @@ def test_the_stored_bands_are_of_the_course_as_it_is(monkeypatch, name):
     stored = STORED[name]
     for precision in ("float32", "bfloat16"):
         assert run_elsewhere(TASK, replace(NORMAL, precision=precision, micro_batch=2)) == stored
+
+
+def test_the_published_run_lies_inside_the_bands():
+    # If this fails, the loop may compute in another way than when the bands were measured.
+    path = ROOT / "notebooks" / "04_fine_tune.ipynb"
+    outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+    lines = "".join(one.get("text", "") for one in outputs).splitlines()
+    compared = [line for line in lines if ", expected " in line]
+    assert len(compared) == 2
+    assert all(line.endswith(": inside") for line in compared), compared
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"memory": "small"}, {"seed": 1}])

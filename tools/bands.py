@@ -39,10 +39,12 @@ OLDER = {
 WAYS = [
     ("float32", 8, {}),
     ("float32", 4, {}),
+    ("float32", 2, {}),
     ("float32", 8, OLDER),
     ("bfloat16", 8, {}),
     ("bfloat16", 4, {}),
     ("bfloat16", 2, {}),
+    ("bfloat16", 1, {}),
 ]
 CONFIDENCE = 0.99
 
