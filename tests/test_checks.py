@@ -288,7 +288,7 @@ def test_an_argument_that_was_changed_is_named_also_when_the_answer_is_right(mad
 def test_a_wrong_type_is_told_in_words(made_up, capsys):
     text = said(capsys, "doubled", lambda numbers: 2 * torch.tensor(numbers))
     assert "a tensor of shape (1,), int64" in text
-    assert "expected  a list of 1, each a whole number" in text
+    assert "expected  a list of 1, each a whole number\n" in text + "\n"
     assert "a generator" in said(capsys, "doubled", lambda numbers: (n for n in numbers))
     assert 'check("doubled", doubled)' in said(capsys, "doubled", [4])
     assert "has to be a value (a number)" in said(capsys, "start_loss", lambda: 0.5)
