@@ -371,7 +371,8 @@ def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
     """
     longest = max(len(line) for batch in batches for line in batch)
     figure = Figure(figsize=(9, 2.4))
-    colours, hatches = ListedColormap([BLUE, ORANGE, "#DDDDDD", "white"]), ("", "", "", "////")
+    colours = ListedColormap([BLUE, ORANGE, "#DDDDDD", "white"])
+    hatches = (None, None, None, "////")
     for axes, title, batch in zip(
         figure.subplots(1, len(batches), sharey=True), titles, batches, strict=True
     ):
@@ -421,8 +422,16 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
         label="validation",
     )
     best = history.best
-    star = {"markersize": 14, "label": "best validation", "clip_on": False, "zorder": 3}
-    axes[0].plot(best.step, best.loss, "*", color=RED, **star)
+    axes[0].plot(
+        best.step,
+        best.loss,
+        "*",
+        color=RED,
+        markersize=14,
+        label="best validation",
+        clip_on=False,
+        zorder=3,
+    )
     _loss_axis(axes[0])
     if scored:
         _accuracies(axes[1], scored, validation_rows)

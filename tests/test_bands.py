@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 
 from helpers.course import BANDS, ROOT, TASK, run_elsewhere
 from helpers.training import TrainSettings
+from tests.test_notebooks import cells
 from tools.bands import CONFIDENCE, WAYS, band, run_apart
 
 NORMAL = replace(TrainSettings(), memory="normal")
@@ -51,9 +51,8 @@ def test_the_stored_bands_are_of_the_course_as_it_is(monkeypatch, name):
 
 def test_the_published_run_lies_inside_the_bands():
     # If this fails, the loop may compute in another way than when the bands were measured.
-    path = ROOT / "notebooks" / "04_fine_tune.ipynb"
-    outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
-    lines = "".join(one.get("text", "") for one in outputs).splitlines()
+    code = cells(ROOT / "notebooks" / "04_fine_tune.ipynb", "code")
+    lines = "".join(one.get("text", "") for cell in code for one in cell.outputs).splitlines()
     compared = [line for line in lines if ", expected " in line]
     assert len(compared) == 2
     assert all(line.endswith(": inside") for line in compared), compared
