@@ -1,6 +1,6 @@
 """Measure how far rounding alone moves the results of notebook 04; write data/bands.json.
 
-    python tools/bands.py                quick and laptop; about half an hour
+    python tools/bands.py                quick and laptop; about forty minutes
     python tools/bands.py quick          one profile
 
 Needs what is in requirements-dev.txt. The same training goes on several times, each time in a
