@@ -1,4 +1,4 @@
-"""What this machine can do: how fast it multiplies, and how much memory this process may use."""
+"""What this machine can do: where to compute, how fast, and how much memory there is to use."""
 
 import ctypes
 import platform
@@ -34,12 +34,29 @@ def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> fl
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
-def native_precision() -> str:
-    """ "bfloat16" if this processor has AVX-512's or AMX's 16-bit multiplication, else "float32".
+def best_device() -> torch.device:
+    """Where to compute: on the GPU of NVIDIA or AMD, on Apple's, or on the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
-    Without such instructions the same multiplication may be a hundred times slower. Asked of the
-    processor and not measured: a machine that happens to be busy must not train with other numbers.
+
+def native_precision(device: torch.device | str | None = None) -> str:
+    """ "bfloat16" if the device multiplies 16-bit numbers in hardware, else "float32".
+
+    device: best_device() if it is not given. A processor needs AVX-512's or AMX's instructions,
+    a GPU compute capability 8.0 (Ampere). Without them the same multiplication may be a hundred
+    times slower. Asked of the device and not measured: a machine that happens to be busy must not
+    train with other numbers. torch.cuda.is_bf16_supported() is no answer: it also says yes where
+    the numbers are only emulated.
     """
+    device = torch.device(device) if device is not None else best_device()
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    if device.type != "cpu":
+        return "float32"
     # An older PyTorch may not tell. 32 bits are right everywhere.
     has = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"

@@ -1,0 +1,143 @@
+"""Sizes of the runs, the folders for their results, and the first line of each notebook."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from helpers.errors import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+MINUTES = ROOT / "data" / "minutes.json"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of the runs. A profile changes nothing else.
+
+    model: what load_model() loads. train_rows: rows to train on. validation_rows: rows for choosing
+    (epoch, learning rate, prompt). test_rows: most rows of the locked test set to score. shots:
+    numbers of shots to try. draws: how many draws of shots for each number. few_rows, long_epochs:
+    the run of notebook 05 that trains too long on too little. speed_turns: how often 04 measures
+    each trick's speed. ledger_rows: rows that 04 trains on in a process of its own, to see how much
+    memory that takes. forget_rows: rows that each run of notebook 08 trains on. eval_rows: most
+    rows of each task that 08 scores again and again.
+    """
+
+    name: str
+    model: str
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    shots: tuple[int, ...]
+    draws: int
+    few_rows: int
+    long_epochs: int
+    speed_turns: int
+    ledger_rows: int
+    forget_rows: int
+    eval_rows: int
+
+
+_MODEL = "smollm2-135m"
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
+        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 1, 8, 16, 8),
+        Profile("quick", _MODEL, 240, 48, 96, (1, 4), 1, 16, 5, 1, 24, 80, 32),
+        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 3, 240, 240, 72),
+        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 3, 480, 1000, 190),
+    )
+}
+
+
+def profile() -> Profile:
+    """The sizes in force: COURSE_PROFILE, "laptop" if that is not set.
+
+    Raises CourseError for a profile that does not exist.
+    """
+    name = os.environ.get("COURSE_PROFILE") or "laptop"
+    if name not in PROFILES:
+        raise CourseError(
+            f"There is no profile {name!r}. COURSE_PROFILE can be one of: {', '.join(PROFILES)}. "
+            "Set it before Jupyter starts, or leave it unset for 'laptop'."
+        )
+    return PROFILES[name]
+
+
+def runs_folder(task: str | None = None) -> Path:
+    """The folder for the results of this profile, or of one task in it (COURSE_RUNS moves them)."""
+    folder = Path(os.environ.get("COURSE_RUNS") or ROOT / "runs") / profile().name
+    return folder / task if task else folder
+
+
+def setup_notebook(name: str) -> None:
+    """First line of each notebook: say what will run and for how long, and make it repeatable.
+
+    Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
+    Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
+    bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
+    after a helper was edited.
+    """
+    import datasets
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT / "notebooks")
+    print(f"Notebook {name}, profile {profile().name!r}, {predicted_minutes(name)}.")
+
+
+def predicted_minutes(name: str) -> str:
+    """How long a notebook took on the reference machine, and what to expect here, in words.
+
+    The times are measured (data/minutes.json); the guess for this machine scales them by the speed
+    of a two-second matrix multiplication.
+    """
+    measured = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
+    times = measured.get(profile().name, {"minutes": {}})
+    reference = times["minutes"].get(name)
+    if reference is None:
+        return "not timed with these sizes"
+    here = max(0.1, reference * times["gflops"] / _speed_here())
+    return f"{reference:.1f} minutes on the reference machine, about {here:.1f} on this one"
+
+
+@lru_cache(maxsize=1)
+def _speed_here() -> float:
+    """Measured once in each notebook: the map of all notebooks asks for it many times."""
+    from helpers.machine import matrix_speed
+
+    return matrix_speed()
+
+
+def machine_facts() -> dict[str, str]:
+    """What this machine has, for people to read."""
+    import psutil
+    import torch
+
+    from helpers.machine import best_device
+
+    device = best_device()
+    gpu = {"cpu": "none", "mps": "Apple's (MPS)"}.get(device.type)
+    return {
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "processor cores used": str(torch.get_num_threads()),
+        "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
+        "memory free": f"{psutil.virtual_memory().available / 1e9:.1f} GB",
+        "disk free": f"{shutil.disk_usage(ROOT).free / 1e9:.1f} GB",
+        "GPU": gpu or torch.cuda.get_device_name(device),
+    }
