@@ -4,7 +4,6 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from itertools import cycle
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from IPython.display import display
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers (Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+# Runs and methods differ by mark and line as well.
+STYLES = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"), (ORANGE, "D", "-."))
 
 STYLE = {
     "axes.spines.top": False,
@@ -77,6 +79,23 @@ def as_output(chart: Figure, summary: str) -> tuple[dict[str, str], dict[str, di
     return {"image/png": picture, "text/plain": summary}, {"image/png": {"alt": summary}}
 
 
+def intervals(
+    axes: Axes,
+    positions: Sequence[float],
+    scores: Sequence[tuple[float, float, float]],
+    flat: bool = False,
+    **style: Any,
+) -> None:
+    """Draw each score (score, low, high) as a mark with its interval. flat: from left to right."""
+    middle, low, high = zip(*scores, strict=True)
+    below = [m - end for m, end in zip(middle, low, strict=True)]
+    above = [end - m for m, end in zip(middle, high, strict=True)]
+    if flat:
+        axes.errorbar(middle, positions, xerr=[below, above], capsize=3, **style)
+    else:
+        axes.errorbar(positions, middle, yerr=[below, above], capsize=3, **style)
+
+
 def interval_chart(series: dict[str, dict[str, tuple[float, float, float]]], score: str) -> Figure:
     """Scores with their intervals, one row of the chart for each method.
 
@@ -86,20 +105,11 @@ def interval_chart(series: dict[str, dict[str, tuple[float, float, float]]], sco
     methods = list(next(iter(series.values())))
     chart = figure(8, 0.9 + 0.22 * len(methods) * (len(series) + 1))
     (axes,) = chart.axes
-    styles = cycle(zip((BLUE, RED, GREEN, ORANGE), "os^D", strict=True))
     for number, (name, values) in enumerate(series.items()):
-        colour, marker = next(styles)
+        colour, marker, _ = STYLES[number % len(STYLES)]
         shift = 0.22 * (number - (len(series) - 1) / 2)
-        middle, low, high = zip(*(values[method] for method in methods), strict=True)
-        axes.errorbar(
-            middle,
-            [row + shift for row in range(len(methods))],
-            xerr=error_bars(middle, low, high),
-            fmt=marker,
-            color=colour,
-            capsize=3,
-            label=name,
-        )
+        rows, scores = [row + shift for row in range(len(methods))], [values[m] for m in methods]
+        intervals(axes, rows, scores, flat=True, fmt=marker, color=colour, label=name)
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(left=0)
@@ -107,15 +117,6 @@ def interval_chart(series: dict[str, dict[str, tuple[float, float, float]]], sco
     axes.grid(axis="x", alpha=0.4)
     legend(axes, beside=True)
     return chart
-
-
-def error_bars(
-    middle: Sequence[float], low: Sequence[float], high: Sequence[float]
-) -> list[list[float]]:
-    """Intervals as matplotlib wants them: the distances below and above the middle."""
-    below = [m - end for m, end in zip(middle, low, strict=True)]
-    above = [end - m for m, end in zip(middle, high, strict=True)]
-    return [below, above]
 
 
 def confusion_figure(tables: dict[str, list[list[int]]], labels: Sequence[str]) -> Figure:
@@ -190,11 +191,9 @@ def two_distributions(words: list[str], model: list[float], label: list[float]) 
     chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
     drawn = (model, BLUE, "model"), (label, ORANGE, "label")
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
-        bars = axes.barh(range(len(words)), values, color=colour)
-        axes.bar_label(bars, fmt="{:.3f}", padding=3)
-        axes.set(xlim=(0, 1.15), title=title, xlabel="probability")
-        axes.set_xticks([0, 0.5, 1])
-    _name_words(chart.axes[0], words)
+        _word_bars(axes, words, values, "{:.3f}", color=colour)
+        axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
+    chart.axes[0].set_ylabel("next token")
     return chart
 
 
@@ -208,36 +207,37 @@ def distribution_strip(words: list[str], model: dict[int, list[float]], label: i
     chart = figure(10, 0.26 * len(words) + 0.9, len(model), columns, sharey=True)
     names = [f"✓ {word}" if i == label else word for i, word in enumerate(words)]
     for axes, (step, values) in zip(chart.axes, model.items(), strict=True):
-        bars = axes.barh(range(len(words)), values, color=BLUE)
+        bars = _word_bars(axes, names, values, "{:.2f}", color=BLUE)
         bars[label].set(facecolor=ORANGE, hatch="//", edgecolor="black")
-        axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
-        axes.set(xlim=(0, 1.25), title=f"step {step}")
-        axes.set_xticks([0, 0.5, 1])
-    _name_words(chart.axes[0], names)
+        axes.set(xlim=(0, 1.25), xticks=[0, 0.5, 1], title=f"step {step}")
     chart.supxlabel("probability that the model gives to the next token", fontsize=10)
     return chart
 
 
 def gradient_figure(words: list[str], ours: list[float], autograd: list[float]) -> Figure:
     """p − q beside the gradient that autograd found, for the same words."""
-    chart = figure(8, 0.35 * len(words) + 1, 2, sharex=True, sharey=True)
+    chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
     drawn = (ours, "p − q"), (autograd, "autograd")
     for axes, (values, title) in zip(chart.axes, drawn, strict=True):
         colours = [BLUE if value >= 0 else ORANGE for value in values]
-        bars = axes.barh(range(len(words)), values, color=colours)
-        axes.bar_label(bars, fmt="{:+.3f}", padding=3)
+        _word_bars(axes, words, values, "{:+.3f}", color=colours)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(xlim=(-1.4, 0.6), title=title, xlabel="gradient of the loss at this logit")
-        axes.set_xticks([-1, -0.5, 0, 0.5])
-    _name_words(chart.axes[0], words)
+        axes.set(xlim=(-1.4, 0.6), xticks=[-1, -0.5, 0, 0.5])
+        axes.set(title=title, xlabel="gradient of the loss at this logit")
+    chart.axes[0].set_ylabel("next token")
     return chart
 
 
-def _name_words(axes: Axes, words: list[str]) -> None:
-    """Words from top to bottom; a dollar sign in them begins no formula."""
+def _word_bars(
+    axes: Axes, words: list[str], values: list[float], number: str, **style: Any
+) -> BarContainer:
+    """A bar for each word, from top to bottom, with its value as a number."""
+    bars = axes.barh(range(len(words)), values, **style)
+    axes.bar_label(bars, fmt=number, padding=3, fontsize=9)
+    # A dollar sign in a word begins no formula.
     axes.set_yticks(range(len(words)), [word.replace("$", r"\$") for word in words])
-    axes.set_ylabel("next token")
-    axes.invert_yaxis()
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    return bars
 
 
 def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
@@ -294,9 +294,8 @@ def balance(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
     widths = [len(next(iter(parts.values()))) for parts in shares.values()]
     chart = figure(10, 3.4, len(shares), sharey=True, width_ratios=widths)
     for axes, (column, parts) in zip(chart.axes, shares.items(), strict=True):
-        styles = zip((BLUE, ORANGE, GREY), ("", "//", ".."), strict=True)
         for number, (part, share) in enumerate(parts.items()):
-            colour, hatch = next(styles)
+            colour, hatch = ((BLUE, ""), (ORANGE, "//"), (GREY, ".."))[number]
             centres = [value + 0.27 * (number - 1) for value in range(len(share))]
             heights = [100 * one for one in share.values()]
             axes.bar(centres, heights, 0.25, color=colour, hatch=hatch, ec="white", label=part)

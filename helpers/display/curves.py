@@ -1,18 +1,17 @@
 """Pictures of runs: losses, accuracies and other scores over the steps, and what they add up to."""
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
-from helpers.display.charts import BLUE, GREEN, GREY, ORANGE, RED, error_bars, figure, legend
+from helpers.display.charts import BLUE, GREEN, GREY, RED, STYLES, figure, intervals, legend
 from helpers.evaluation.uncertainty import share_of, wilson_interval
 
 if TYPE_CHECKING:
-    from helpers.training import EvaluationRecord, History
+    from helpers.training import EvaluationRecord, History, StepRecord
 
 
 def training_curve(history: "History", validation_rows: int) -> Figure:
@@ -23,31 +22,22 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
     validation_rows: how many rows each accuracy was counted on.
     """
     scored = [one for one in history.evaluations if one.accuracy is not None]
-    panels = 2 if scored else 1
-    chart = figure(9 if scored else 6, 3.2, panels)
+    chart = figure(9 if scored else 6, 3.2, panels=2 if scored else 1)
     chart.get_layout_engine().set(wspace=0.08)
     losses = chart.axes[0]
-    steps, evaluations = history.steps, history.evaluations
-    losses.plot(
-        [one.step for one in steps],
-        [one.loss for one in steps],
-        ".-",
-        color=GREY,
-        label="training, this step's rows",
-    )
-    losses.plot(
-        [one.step for one in evaluations],
-        [one.loss for one in evaluations],
-        "o-",
-        color=BLUE,
-        label="validation",
-    )
-    if evaluations:
+    steps, evaluations = _steps_and_losses(history.steps), _steps_and_losses(history.evaluations)
+    losses.plot(*steps, ".-", color=GREY, label="training, this step's rows")
+    losses.plot(*evaluations, "o-", color=BLUE, label="validation")
+    if history.evaluations:
         best, star = history.best, {"color": RED, "markersize": 14, "clip_on": False, "zorder": 3}
         losses.plot(best.step, best.loss, "*", label="best validation", **star)
     _loss_axis(losses)
     if scored:
-        _accuracies(chart.axes[1], scored, validation_rows)
+        shares, n = [one.accuracy for one in scored], validation_rows
+        scores = [(share, *wilson_interval(round(share * n), n)) for share in shares]
+        style = {"fmt": "o-", "color": GREEN, "clip_on": False}
+        intervals(chart.axes[1], [one.step for one in scored], scores, **style)
+        chart.axes[1].set(ylabel=f"validation accuracy ({n} rows, 95 %)", ylim=(0, 1))
     for axes in chart.axes:
         axes.set_xlim(-0.5, history.total_steps + 0.5)
         _step_axis(axes)
@@ -56,19 +46,10 @@ def training_curve(history: "History", validation_rows: int) -> Figure:
     return chart
 
 
-def _accuracies(axes: Axes, scored: "list[EvaluationRecord]", rows: int) -> None:
-    shares = [one.accuracy for one in scored]
-    low, high = zip(*(wilson_interval(round(share * rows), rows) for share in shares), strict=True)
-    axes.errorbar(
-        [one.step for one in scored],
-        shares,
-        yerr=error_bars(shares, low, high),
-        fmt="o-",
-        color=GREEN,
-        capsize=4,
-        clip_on=False,
-    )
-    axes.set(ylabel=f"validation accuracy ({rows} rows, 95 %)", ylim=(0, 1))
+def _steps_and_losses(
+    records: "Sequence[StepRecord | EvaluationRecord]",
+) -> tuple[list[int], list[float]]:
+    return [one.step for one in records], [one.loss for one in records]
 
 
 def _loss_axis(axes: Axes) -> None:
@@ -108,13 +89,10 @@ def run_curves(histories: dict[str, "History"]) -> Figure:
     """Validation loss of several runs over the steps; a name for each run stands in the legend."""
     chart = figure(7, 3.2)
     (axes,) = chart.axes
-    styles = cycle(zip((BLUE, RED, GREEN, ORANGE), ("o-", "s--", "^:", "d-."), strict=True))
-    for name, history in histories.items():
-        colour, style = next(styles)
-        steps = [one.step for one in history.evaluations]
-        axes.plot(
-            steps, [one.loss for one in history.evaluations], style, color=colour, label=name
-        )
+    for number, (name, history) in enumerate(histories.items()):
+        colour, marker, line = STYLES[number % len(STYLES)]
+        curve = _steps_and_losses(history.evaluations)
+        axes.plot(*curve, marker + line, color=colour, label=name)
     _loss_axis(axes)
     _step_axis(axes)
     axes.set_title("validation loss")
@@ -132,20 +110,15 @@ def loss_by_position(
     chart = figure(8, 3.2)
     (axes,) = chart.axes
     half = (starts[1] - starts[0]) / 2
-    inside = [start < window for start in starts]
     styles = ((True, BLUE, "o", "inside the window"), (False, RED, "s", "past the window"))
-    for wanted, colour, marker, name in styles:
-        chosen = [i for i, one in enumerate(inside) if one is wanted]
-        axes.errorbar(
-            [starts[i] + half for i in chosen],
-            [losses[i] for i in chosen],
-            yerr=[2 * errors[i] for i in chosen],
-            fmt=marker,
-            color=colour,
-            label=name,
-            capsize=2,
-            markersize=5,
-        )
+    for inside, colour, marker, name in styles:
+        chosen = [i for i, start in enumerate(starts) if (start < window) is inside]
+        middles = [starts[i] + half for i in chosen]
+        scores = [
+            (losses[i], losses[i] - 2 * errors[i], losses[i] + 2 * errors[i]) for i in chosen
+        ]
+        if chosen:
+            intervals(axes, middles, scores, fmt=marker, color=colour, label=name, markersize=5)
     axes.axvline(window, color="black", linestyle="--", linewidth=1)
     axes.set(xlabel="position in the text (tokens)", ylabel="mean loss (nats per token)")
     axes.set_ylim(bottom=0)
@@ -164,11 +137,9 @@ def evaluations_figure(
     """
     chart = figure(9, 2.5, len(scores), columns=3)
     for axes, (name, values) in zip(chart.axes, scores.items(), strict=True):
-        middle, low, high = zip(*values, strict=True)
         colour, marker = (GREEN, "s-") if name == trained else (BLUE, "o-")
-        axes.axhline(middle[0], color="black", linestyle="--", linewidth=0.8)
-        errors = error_bars(middle, low, high)
-        axes.errorbar(steps, middle, yerr=errors, fmt=marker, color=colour, capsize=4)
+        axes.axhline(values[0][0], color="black", linestyle="--", linewidth=0.8)
+        intervals(axes, steps, values, fmt=marker, color=colour)
         axes.set_title(name)
         axes.set_xticks(list(steps))
         axes.margins(x=0.1)
@@ -187,11 +158,9 @@ def price_chart(
     runs = list(next(iter(changes.values())))
     chart = figure(9, 1.3 + 0.3 * len(runs), len(changes), columns=3, sharey=True)
     for axes, (name, values) in zip(chart.axes, changes.items(), strict=True):
-        styles = cycle(zip((BLUE, RED, GREEN, ORANGE), "os^D", strict=True))
-        for row, (mean, low, high) in enumerate(values.values()):
-            colour, marker = next(styles)
-            errors = error_bars([mean], [low], [high])
-            axes.errorbar(mean, row, xerr=errors, fmt=marker, color=colour, capsize=4)
+        for row, change in enumerate(values.values()):
+            colour, marker, _ = STYLES[row % len(STYLES)]
+            intervals(axes, [row], [change], flat=True, fmt=marker, color=colour)
         axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
         reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
         axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))

@@ -72,17 +72,17 @@ def solution_of(exercise: Exercise) -> str:
     """Source text of a solution, with the private helpers and constants that it uses."""
     if exercise.answer:
         return exercise.answer.strip("\n")
-    if not isinstance(exercise.reference, FunctionType):
-        return f"{exercise.name} = {exercise.reference!r}"
-    module = sys.modules[exercise.reference.__module__]
+    reference = inspect.unwrap(exercise.reference)  # what stands behind a cache or torch.no_grad
+    if not isinstance(reference, FunctionType):
+        return f"{exercise.name} = {reference!r}"
+    module = sys.modules[reference.__module__]
     parts: dict[str, str] = {}
-    _collect(exercise.reference, module, parts)
-    where = f"# {exercise.reference.__name__} in {module.__name__.replace('.', '/')}.py"
+    _collect(reference, module, parts)
+    where = f"# {reference.__name__} in {module.__name__.replace('.', '/')}.py"
     return "\n\n".join([where, *reversed(parts.values())])
 
 
 def _collect(function: Callable, module: Any, parts: dict[str, str]) -> None:
-    function = inspect.unwrap(function)  # what stands behind a cache or torch.no_grad
     parts[function.__name__] = inspect.getsource(function).rstrip()
     for name in _names(function.__code__):
         value = inspect.unwrap(vars(module).get(name))
