@@ -1,11 +1,12 @@
-"""What a new version of the model is, in words (the model card) and in numbers (what has moved)."""
+"""What a new version of the model is: in words (its card) and in numbers (what has moved)."""
 
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
 from helpers.model.load import ModelError
@@ -13,22 +14,33 @@ from helpers.model.load import ModelError
 
 def model_card(
     title: str,
-    starting: dict[str, str],
-    facts: dict[str, dict[str, object]],
+    starting: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, object]],
     prompt: str,
-    limits: list[str],
+    limits: Sequence[str],
+    metadata: Mapping[str, object] | None = None,
 ) -> str:
     """The text of a model card (README.md): what a new version is, came from, can and cannot do.
 
-    starting: the starting model's provenance: model, licence, source and changes.
+    starting: the starting model's `provenance`: model, licence, source, changes; hub_id and
+    language where known.
     facts: heading → {what: value}, for instance {"Data": {...}, "Scores": {...}}.
     prompt: an example of what the model is asked, word for word.
     limits: sentences on what it is not for.
+    metadata: more for the front matter that the Hugging Face Hub reads, by huggingface_hub's names
+    (ModelCardData): datasets, metrics, tags.
     Everything in the card comes from these arguments.
     """
+    front = {
+        "license": starting["licence"].lower(),
+        "language": starting.get("language"),
+        "base_model": starting.get("hub_id"),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **(metadata or {}),
+    }
     parts = [
-        f"---\nlicense: {starting['licence'].lower()}\nlibrary_name: transformers\n"
-        "pipeline_tag: text-generation\n---",
+        f"---\n{ModelCardData(**front).to_yaml()}\n---",
         f"# {title}",
         f"All weights of {starting['model']} ({starting['source']}; {starting['changes']}), "
         f"fine-tuned. Licence of the starting model: {starting['licence']}.",
@@ -43,20 +55,24 @@ def model_card(
 
 
 def card_scores(
-    kept: dict | None, version: str, names: tuple[str, ...] = ("tuned", "best prompt", "majority")
+    stored: Mapping | None,
+    version: str,
+    names: Sequence[str] = ("tuned", "best prompt", "majority"),
+    kinds: Sequence[str] = ("accuracy", "macro-F1"),
 ) -> dict[str, str]:
     """What a card may say about the test: scores of this very version, or that there are none yet.
 
-    kept: what notebook 06 kept, or None: {"version": ..., "rows": ..., "board": {name: {kind of
-    score: (score, low, high)}}}. Scores of another version would be a lie that nobody notices.
-    names: whose accuracy and macro-F1 go on the card.
+    stored: the result that notebook 06 stored, or None: {"version": ..., "rows": ..., "board":
+    {name: {kind of score: (score, low, high)}}}. Scores of another version would be a lie that
+    nobody notices.
+    names, kinds: which lines of that board go on the card, and which of their scores.
     """
-    if kept is None or kept["version"] != version:
+    if stored is None or stored["version"] != version:
         return {"test": "not scored yet"}
-    lines = {"sealed test rows (95 % intervals)": str(kept["rows"])}
-    for kind in ("accuracy", "macro-F1"):
+    lines = {"locked test rows (95 % intervals)": str(stored["rows"])}
+    for kind in kinds:
         for name in names:
-            score, low, high = kept["board"][name][kind]
+            score, low, high = stored["board"][name][kind]
             lines[f"{kind}, {name}"] = f"{score:.3f} ({low:.3f} to {high:.3f})"
     return lines
 
@@ -95,20 +111,23 @@ def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str,
         return {name: relative_change(old[name], new[name]) for name in old}
 
 
-def by_layer(changes: dict[str, float]) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+def by_layer(
+    changes: Mapping[str, float],
+) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
     """Sort `weight_changes` by kind of tensor and layer.
 
     Returns ({kind: {layer: change}}, {name: change} of tensors that belong to no layer, such as
-    the embeddings); both in the order of `changes`, with short names.
+    the embeddings); both in the order of `changes`, with short names. In an encoder–decoder a kind
+    begins with the side it is on, since both sides count their layers from 0.
     """
     layered: dict[str, dict[int, float]] = {}
     single = {}
     for name, change in changes.items():
         short = name.removeprefix("model.").removesuffix(".weight")
-        place = re.search(r"\.(\d+)\.(.+)", short)
-        if place:
-            layered.setdefault(place[2], {})[int(place[1])] = change
+        # What stands before the first number names the stack of layers, and the side at its start.
+        parts = re.fullmatch(r"(encoder\.|decoder\.)?.*?\.?(\d+)\.(.+)", short)
+        if parts:
+            layered.setdefault((parts[1] or "") + parts[3], {})[int(parts[2])] = change
         else:
             single[short] = change
     return layered, single
-

@@ -215,7 +215,8 @@ def provenance(name: str | Path | None = None) -> dict[str, str]:
     file = Path(prepare_starting_model() if name == STARTING_MODEL else name) / PROVENANCE
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
-    return {"model": name, "licence": "unknown", "source": name, "changes": "none"}
+    facts = {"model": name, "licence": "unknown", "source": name, "changes": "none"}
+    return facts if Path(name).exists() else {**facts, "hub_id": name}
 
 
 def cache_folder() -> Path:
