@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task
 from helpers.data.tokenize import IGNORE, collate, completion_ids, prompt_ids
@@ -55,19 +55,18 @@ def load_prose() -> list[str]:
 
 
 def tokenize_text(
-    text: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+    text: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> dict[str, list[int]]:
     """A plain text as input_ids and labels. Each token is labelled but the first of the input,
-    before which nothing stands.
-
-    An encoder–decoder reads the first half of the words and is labelled on the second.
+    before which nothing stands. An encoder–decoder reads the first half of the words, and its
+    labels are the second half.
     """
     if config.is_encoder_decoder:
         words = text.split()
-        first, second = (" ".join(half) for half in (words[: len(words) // 2], words[len(words) // 2 :]))
+        half = len(words) // 2
         return {
-            "input_ids": prompt_ids(first, tokenizer, config),
-            "labels": completion_ids(second, tokenizer),
+            "input_ids": prompt_ids(" ".join(words[:half]), tokenizer, config),
+            "labels": completion_ids(" " + " ".join(words[half:]), tokenizer),
         }
     ids = prompt_ids(text, tokenizer, config)
     return {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}

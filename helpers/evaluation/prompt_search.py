@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task, load_examples
+from helpers.data.templates import Template
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
@@ -110,50 +111,48 @@ def search_prompts(
     """All the ways to ask that the course tries, scored on validation rows; kept on disk.
 
     First every wording without shots, as it is and, where the tokenizer has a chat template, as a
-    message; then the two best of these with shots, in every number and draw of the profile.
-    Where all rows have the same choices, each counts twice, as it is and calibrated.
+    message; then the two best of these with shots, in every number and draw of the profile. Where
+    all rows have the same choices, each counts twice, as it is and calibrated. Texts take long to
+    write, so they are scored on no more rows than the profile's eval_rows.
 
-    Wordings that show or ask for other columns than the one for tuning are left out, to be fair, and
-    so are prompts with shots that cannot be built or do not fit into the window. Texts take long to
-    write, so they are scored on as many rows as the profile's eval_rows.
+    To be fair, wordings that show or ask for other columns than the tuned one are left out. So is,
+    with a line that says why, what cannot be made of all the rows or does not fit into the window.
     """
     examples = load_examples(task)
-    validation = examples["validation"]
+    train, validation = examples["train"], examples["validation"]
     if task.kind == "text":
         validation = validation.select(range(min(len(validation), profile().eval_rows)))
-    rendered = {}  # template → train and validation rows
-    for name, template in task.templates.items():
-        if _columns(template) == _columns(task.wording):
-            both = (examples["train"], validation)
-            rendered[name] = [list(task.render(rows, name)) for rows in both]
+    rendered = _render_all(task, train, validation)
 
     def try_all() -> list[dict]:
-        most = answer_length(examples["train"], tokenizer) if task.kind == "text" else None
-        chats = (False, True) if tokenizer.chat_template else (False,)
+        most = answer_length(train, tokenizer) if task.kind == "text" else None
+        trials: list[PromptChoice] = []
 
-        def attempt(choice: PromptChoice) -> list[PromptChoice]:
-            rows = _with_shots(choice, *rendered[choice.template])
-            return _scored(choice, model, tokenizer, task, rows, most)
+        def attempt(choice: PromptChoice) -> None:
+            try:
+                rows = _with_shots(choice, *rendered[choice.template])
+                trials.extend(_scored(choice, model, tokenizer, task, rows, most))
+            except CourseError as error:
+                print(f"{choice}: left out. {error}")
 
-        trials = []
         for name in rendered:
-            for chat in chats:
-                trials += attempt(PromptChoice(name, chat))
+            for chat in (False, True) if tokenizer.chat_template else (False,):
+                attempt(PromptChoice(name, chat))
+        if not trials:
+            raise CourseError(
+                f"No prompt of the task {task.name!r} could be tried: the lines above say why."
+            )
         ranked = sorted(trials, key=lambda trial: -trial.score)
         for name, chat in list(dict.fromkeys((one.template, one.chat) for one in ranked))[:2]:
             for shots in profile().shots:
                 for seed in range(profile().draws):
-                    choice = PromptChoice(name, chat, shots, seed)
-                    try:
-                        trials += attempt(choice)
-                    except CourseError as error:
-                        print(f"{choice}: left out. {error}")
+                    attempt(PromptChoice(name, chat, shots, seed))
         return [asdict(trial) for trial in trials]
 
     key = {
         "rows": {
-            name: [[(r["row_id"], r["prompt"], r["completion"]) for r in rows] for rows in both]
-            for name, both in rendered.items()
+            name: [[(r["row_id"], r["prompt"], r["completion"]) for r in rows] for rows in parts]
+            for name, parts in rendered.items()
         },
         "sizes": [profile().shots, profile().draws],
         "model": [model.name_or_path, _fingerprint(model), tokenizer.chat_template],
@@ -169,8 +168,23 @@ def best_prompt(
     return max(search_prompts(model, tokenizer, task), key=lambda trial: trial.score)
 
 
-def _columns(template: Any) -> tuple[set[str], set[str]]:
-    return set(template.prompt_fields), set(template.completion_fields)
+def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:
+    """Template → each of the parts in that wording; of the wordings that can be compared."""
+
+    def columns(template: Template) -> tuple[frozenset[str], frozenset[str]]:
+        return template.prompt_fields, template.completion_fields
+
+    rendered = {}
+    for name, template in task.templates.items():
+        if columns(template) != columns(task.wording):
+            continue
+        try:
+            rendered[name] = [list(task.render(part, template)) for part in parts]
+        except CourseError as error:
+            if template == task.wording:
+                raise
+            print(f"{name}: left out. {error}")
+    return rendered
 
 
 def _scored(
