@@ -81,8 +81,8 @@ def test_all_examples_can_be_drawn_and_a_dataset_is_as_good_as_a_list() -> None:
 def test_draws_are_repeatable_nested_and_varied() -> None:
     examples = many({"poor": 20, "okay": 20, "good": 20})
     assert draw_shots(examples, 8, seed=5) == draw_shots(examples, 8, seed=5)
-    for smaller, larger in [(1, 2), (2, 4), (4, 8)]:
-        assert set(ids(draw_shots(examples, smaller, 5))) < set(ids(draw_shots(examples, larger, 5)))
+    for few, more in [(1, 2), (2, 4), (4, 8)]:
+        assert set(ids(draw_shots(examples, few, 5))) < set(ids(draw_shots(examples, more, 5)))
     orders = {tuple(shot["answer"] for shot in draw_shots(examples, 3, s)) for s in range(100)}
     assert len(orders) == 6
     # Shuffled as a whole: not always one of each label before the second of any.

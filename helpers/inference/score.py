@@ -28,7 +28,8 @@ def score_choices(
     Raises InferenceError for an empty prompt, and when prompt and choice do not fit into the
     context window.
     """
-    return _score(model, tokenizer, prompts, [choices] * len(prompts), chat, batch_size)
+    scores = _score(model, tokenizer, prompts, [choices] * len(prompts), chat, batch_size)
+    return scores.reshape(len(prompts), len(choices))
 
 
 @torch.no_grad()
@@ -113,8 +114,8 @@ def predict(
     if offsets is not None:
         if any(of_row != choices[0] for of_row in choices) or len(offsets) != len(choices[0]):
             raise InferenceError(
-                f"There are {len(offsets)} offsets, but the rows have other choices than these, or "
-                "not the same ones. Calibrate a task whose rows all have the same choices."
+                f"There are {len(offsets)} offsets. Give one for each choice, of a task whose rows "
+                "all have the same choices."
             )
         scores = scores - torch.tensor(offsets)
     return [
