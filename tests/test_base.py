@@ -1,16 +1,18 @@
-"""What all packages use: names in messages, sizes of runs, the first lines of notebooks, results."""
+"""What all packages use: names in messages, sizes of runs, first lines of notebooks, results."""
 
 import errno
 import json
-import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
+import helpers
 from helpers import profiles, results
 from helpers.errors import CourseError, format_names
 from helpers.profiles import PROFILES, profile, runs_folder
@@ -72,30 +74,27 @@ def test_minutes_are_scaled_to_this_machine(tmp_path, monkeypatch):
     assert profiles.predicted_minutes("04_fine_tune") == "not timed with these sizes"
 
 
-def test_a_notebook_is_set_up_from_any_folder_and_the_package_is_light(tmp_path):
-    code = f"""
-import os, sys
-sys.path.insert(0, {str(ROOT)!r})
-import helpers
-assert "torch" not in sys.modules
-from helpers import setup_notebook
-setup_notebook("00_start_here")
-import datasets, torch
-first = torch.rand(1)
-setup_notebook("00_start_here")
-assert torch.equal(torch.rand(1), first)
-assert not datasets.is_caching_enabled() and not datasets.is_progress_bar_enabled()
-print(os.getcwd())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "COURSE_PROFILE": "smoke"},
-        capture_output=True,
-        text=True,
-    )
-    line = "Notebook 00_start_here, profile 'smoke', not timed with these sizes."
-    assert done.stdout.splitlines() == [line, line, str(ROOT / "notebooks")], done.stderr
+def test_a_notebook_is_set_up_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    with warnings.catch_warnings():
+        helpers.setup_notebook("00_start_here")
+        first = torch.rand(1)
+        helpers.setup_notebook("00_start_here")
+        assert torch.equal(torch.rand(1), first)
+    line = "Notebook 00_start_here, profile 'smoke', not timed with these sizes.\n"
+    assert capsys.readouterr().out == line * 2
+    assert Path.cwd() == ROOT / "notebooks" and sys.path.count(str(ROOT)) == 1
+    assert not datasets.is_caching_enabled() and not datasets.is_progress_bar_enabled()
+    datasets.enable_caching()
+
+
+def test_importing_the_package_loads_no_pytorch():
+    code = "import sys, helpers, helpers.results; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="'helpers' has no attribute 'anything'"):
+        _ = helpers.anything
 
 
 def test_the_facts_of_the_machine_are_texts():
