@@ -104,7 +104,9 @@ def load_model(
             "must hold config.json, model.safetensors and a tokenizer. Without a network use the "
             f'starting model: load_model("{STARTING_MODEL}").'
         )
-        raise ModelError(f"No model could be loaded from {name!r}: {reason} {advice}") from error
+        raise ModelError(
+            f"No model could be loaded from {name!r}: {reason.rstrip('.')}. {advice}"
+        ) from error
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device or best_device()).eval(), tokenizer
