@@ -386,6 +386,9 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     )
     rows = rows_of(["a b c", "d"], title=["t", "t"], body=["w1 w2 w3 w4", None], stars=[1, 2])
     assert baseline_predictions(task, train, rows) == ["w1 w2 w3", ""]
+    task.wording.prompt_fields = {"prompt"}  # a column of the table, which render has moved
+    asked = rows_of(["a b"], prompt=["In two words: the lid"], table_prompt=["the lid sticks"])
+    assert baseline_predictions(task, asked, asked) == ["the lid"]
     task.wording.prompt_fields = {"stars"}
     assert baseline_predictions(task, train, rows) == ["one two"] * 2
     with pytest.raises(ScoringError, match="the list of labels is empty"):

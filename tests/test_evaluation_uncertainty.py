@@ -242,6 +242,8 @@ def test_an_interval_of_nothing_is_refused() -> None:
 
 
 def test_groups_are_those_of_the_task() -> None:
-    rows = [{"product": "A  kettle"}, {"product": "a Kettle"}, {"product": 3}]
-    assert groups_of(SimpleNamespace(group="product"), rows) == ("a kettle", "a kettle", "3")
+    rows = [{"product": name} for name in ("A  kettle", "a Kettle", 3, "", None)]
+    first, second, third, *empty = groups_of(SimpleNamespace(group="product"), rows)
+    assert (first, second, third) == ("a kettle", "a kettle", "3")
+    assert len({first, third, *empty}) == 4  # a row without a value is a group of its own
     assert groups_of(SimpleNamespace(group=None), rows) is None

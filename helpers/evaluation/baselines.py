@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from helpers.evaluation.metrics import UNSPACED, ScoringError
+from helpers.evaluation.metrics import UNSPACED, ScoringError, table_cell
 
 if TYPE_CHECKING:
     from helpers.data.task import Task
@@ -63,13 +63,13 @@ def baseline_predictions(
             next((label for label in ranked if label in row["choices"]), row["choices"][0])
             for row in examples
         ]
-    lengths = {
-        field: fmean(len(row[field] or "") for row in train_examples)
-        for field in sorted(task.wording.prompt_fields)
-        if all(isinstance(row[field], str | None) for row in train_examples)
-    }
-    if not lengths:
+    texts = {}
+    for field in sorted(task.wording.prompt_fields):
+        cells = [table_cell(row, field) or "" for row in train_examples]
+        if all(isinstance(cell, str) for cell in cells):
+            texts[field] = sum(map(len, cells))
+    if not texts:
         return [commonest for _ in examples]
-    longest = max(lengths, key=lengths.__getitem__)
+    longest = max(texts, key=texts.__getitem__)
     k = max(1, round(fmean(len(_PIECE.findall(answer)) for answer in answers)))
-    return [lead_words(row[longest] or "", k) for row in examples]
+    return [lead_words(table_cell(row, longest) or "", k) for row in examples]

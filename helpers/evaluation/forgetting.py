@@ -29,9 +29,7 @@ from helpers.training.loss import loss_of_each
 ANSWER_TOKENS = 20
 
 
-# ---------------------------------------------------------------------------------------------
-# Texts that nobody trains on
-# ---------------------------------------------------------------------------------------------
+# ---- texts that nobody trains on
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ def tokenize_text(
     return {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}
 
 
-# ---------------------------------------------------------------------------------------------
-# Everything measured of one model
-# ---------------------------------------------------------------------------------------------
+# ---- everything measured of one model
 
 
 @dataclass(frozen=True)
@@ -217,9 +213,7 @@ def answer_calibrated(
     return answers, losses
 
 
-# ---------------------------------------------------------------------------------------------
-# The repair
-# ---------------------------------------------------------------------------------------------
+# ---- the repair
 
 
 def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from helpers.data.task import Task
 
 MODULES = Path(__file__).resolve().parent / "evaluate_modules"
+RENDERED = ("prompt", "completion", "answer", "choices")  # columns that Task.render makes
 METRICS = ("accuracy", "macro_f1", "rouge")
 # Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = (
@@ -46,24 +47,18 @@ def split_words(text: str) -> list[str]:
     return [word for run in runs.split() for word in _WORD.findall(run)]
 
 
-# ---------------------------------------------------------------------------------------------
-# Free answers
-# ---------------------------------------------------------------------------------------------
+# ---- free answers
 
 
 def read_answer(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a free answer begins with. The share of these that is right is the free
-    accuracy.
+    """The choice that a free answer begins with, or None. The share of these that is right is the
+    free accuracy.
 
-    The answer counts as a choice when its first words (see split_words) are all the words of that
-    choice, whatever comes after them. When this holds for two choices ("home" and "home garden"),
-    the longer one counts. A choice further on in the answer ("It is good") does not count: to look
-    for it there would also find it in "not good".
+    The first words of the answer (see split_words) have to be all the words of the choice. When
+    this holds for two choices ("home" and "home garden"), the longer one counts. A choice further
+    on ("It is good") does not count: to look for it there would also find it in "not good".
 
-    Returns:
-        One of the choices, as it is written there, or None.
-    Raises:
-        ScoringError: a choice without a letter or digit, or two choices with the same words.
+    Raises ScoringError: a choice without a letter or digit, or two choices with the same words.
     """
     by_words: dict[tuple[str, ...], str] = {}
     for choice in choices:
@@ -85,10 +80,8 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a free answer holds one of the right ones, anywhere in it, as whole words.
-
-    Meant for questions with one short right answer, put to a model that speaks in sentences: "8"
-    is not found in "18", and "ice" not in "nice".
+    """Whether a free answer holds one of the right ones, anywhere in it, as whole words: "8" is not
+    found in "18". Meant for short right answers, and a model that speaks in sentences.
     """
     found = split_words(text)
     for answer in answers:
@@ -99,9 +92,7 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
     return False
 
 
-# ---------------------------------------------------------------------------------------------
-# Scores of lists
-# ---------------------------------------------------------------------------------------------
+# ---- scores of lists
 
 
 def check_pairs(predictions: Sequence, references: Sequence) -> None:
@@ -153,9 +144,8 @@ def _comparable(predictions: Sequence, references: Sequence) -> tuple[list, list
 def accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> float:
     """Share of predictions that equal their reference, from 0 to 1. None (no answer) is wrong.
 
-    Raises:
-        ScoringError: empty or unequal lists, texts on one side and numbers on the other, an answer
-            that is neither, a reference that is None or NaN.
+    Raises ScoringError: empty or unequal lists, texts on one side and numbers on the other, an
+    answer that is neither, a reference that is None or NaN.
     """
     predictions, references = _comparable(predictions, references)
     return fmean(
@@ -174,8 +164,7 @@ def macro_f1(
     neither list, as in scikit-learn. A prediction outside the labels, such as None, costs the
     recall of the label it missed.
 
-    Raises:
-        ScoringError: as accuracy; a label twice, a reference outside the labels.
+    Raises ScoringError: as accuracy; a label twice, a reference outside the labels.
     """
     predictions, references = _comparable(predictions, references)
     _check_labels(references, labels)
@@ -193,12 +182,10 @@ def confusion(
 ) -> list[list[int]]:
     """Counts of what was predicted for what was right.
 
-    Returns:
-        A square table, len(labels) by len(labels): row = reference, column = prediction, both in
-        the order of the labels. It sums to the number of rows.
-    Raises:
-        ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
-            table look better than the answers are).
+    Returns a square table: row = reference, column = prediction, both in the order of the labels.
+    It sums to the number of rows.
+    Raises ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
+    table look better than the answers are).
     """
     predictions, references = _comparable(predictions, references)
     _check_labels(references, labels)
@@ -228,11 +215,8 @@ def _check_labels(references: Sequence[str], labels: Sequence[str]) -> None:
 def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
     """Mean loss of a set from the mean losses of its batches, each token weighing the same.
 
-    Args:
-        means: mean loss of each batch; whatever it is for a batch without a labelled token.
-        tokens: how many labelled tokens that mean was taken over.
-    Raises:
-        ScoringError: lists of unequal length, or not a single token.
+    tokens: how many labelled tokens each mean was taken over; where there are none, the mean may be
+    anything. Raises ScoringError: lists of unequal length, or not a single token.
     """
     if len(means) != len(tokens) or not any(tokens):
         raise ScoringError(
@@ -243,9 +227,7 @@ def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
     return total / sum(tokens)
 
 
-# ---------------------------------------------------------------------------------------------
-# Texts
-# ---------------------------------------------------------------------------------------------
+# ---- texts
 
 
 def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
@@ -257,8 +239,7 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
     several references, the best counts, for each of the three by itself. A text without a word
     scores 0.
 
-    Raises:
-        ScoringError: no reference, or a prediction or reference that is no text.
+    Raises ScoringError: no reference, or a prediction or reference that is no text.
     Source: C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
     """
     references = [reference] if isinstance(reference, str) else list(reference)
@@ -300,9 +281,14 @@ def _common_subsequence(first: list[str], second: list[str]) -> int:
     return best[-1]
 
 
-# ---------------------------------------------------------------------------------------------
-# The scores of a task
-# ---------------------------------------------------------------------------------------------
+# ---- the scores of a task
+
+
+def table_cell(row: Mapping[str, Any], column: str) -> Any:
+    """A cell of the table in a rendered row: a column "answer" of the table is "table_answer" there
+    (see Task.render)."""
+    moved = f"table_{column}"
+    return row[moved if column in RENDERED and moved in row else column]
 
 
 def right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
@@ -312,9 +298,23 @@ def right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
     """
     answers = [row["answer"]]
     for column in task.references:
-        cell = row[column]
+        cell = table_cell(row, column)
         answers += [cell] if isinstance(cell, str) else list(cell or [])
     return [answer for answer in answers if answer]
+
+
+def _pairs(
+    task: "Task", predictions: Sequence[str | None], examples: list[Mapping[str, Any]]
+) -> list[tuple[str | None, list[str]]]:
+    """Each prediction with the right answers of its row."""
+    check_pairs(predictions, examples)
+    for number, prediction in enumerate(predictions):
+        if not isinstance(prediction, str | None):
+            raise ScoringError(
+                f"The prediction of row {number} is {prediction!r}, which is no text. "
+                "Give the texts of the answers, not their numbers."
+            )
+    return list(zip(predictions, [right_answers(task, row) for row in examples], strict=True))
 
 
 def row_scores(
@@ -326,24 +326,12 @@ def row_scores(
     for texts it is ROUGE-1. Of several right answers the best fitting one counts. None (no answer)
     scores 0.
 
-    Raises:
-        ScoringError: empty or unequal lists, a prediction that is neither a text nor None.
+    Raises ScoringError: empty or unequal lists, a prediction that is neither a text nor None.
     """
-    examples = list(examples)
-    check_pairs(predictions, examples)
-    scores = []
-    for number, (prediction, row) in enumerate(zip(predictions, examples, strict=True)):
-        if not isinstance(prediction, str | None):
-            raise ScoringError(
-                f"The prediction of row {number} is {prediction!r}, which is no text. "
-                "Give the texts of the answers, not their numbers."
-            )
-        answers = right_answers(task, row)
-        if task.kind == "classification":
-            scores.append(float(prediction in answers))
-        else:
-            scores.append(rouge(prediction or "", answers)["rouge1"])
-    return scores
+    pairs = _pairs(task, predictions, list(examples))
+    if task.kind == "classification":
+        return [float(text in right) for text, right in pairs]
+    return [rouge(text or "", right)["rouge1"] for text, right in pairs]
 
 
 def main_metric(task: "Task") -> str:
@@ -360,25 +348,19 @@ def score_all(
     answer a row. rouge: three means, rouge1, rouge2 and rougeL, each with the best reference of a
     row. A task that names none has the metric of its kind.
 
-    Raises:
-        ScoringError: a metric that the course does not have; as row_scores.
+    Raises ScoringError: a metric that the course does not have; as row_scores.
     """
     examples = list(examples)
-    scores = row_scores(task, predictions, examples)
-    names = task.metrics or ("accuracy" if task.kind == "classification" else "rouge",)
+    pairs = _pairs(task, predictions, examples)
     result = {}
-    for name in names:
-        if name == "accuracy" and task.kind == "classification":
-            result[name] = fmean(scores)
-        elif name == "accuracy":
-            pairs = zip(predictions, examples, strict=True)
-            result[name] = fmean(text in right_answers(task, row) for text, row in pairs)
+    for name in task.metrics or (METRICS[0] if task.kind == "classification" else METRICS[2],):
+        if name == "accuracy":
+            result[name] = fmean(text in right for text, right in pairs)
         elif name == "macro_f1":
             answers = [row["answer"] for row in examples]
             result[name] = macro_f1(predictions, answers, task.choices or sorted(set(answers)))
         elif name == "rouge":
-            pairs = zip(predictions, examples, strict=True)
-            rows = [rouge(text or "", right_answers(task, row)) for text, row in pairs]
+            rows = [rouge(text or "", right) for text, right in pairs]
             result |= {key: fmean(row[key] for row in rows) for key in rows[0]}
         else:
             raise ScoringError(
@@ -388,20 +370,16 @@ def score_all(
     return result
 
 
-# ---------------------------------------------------------------------------------------------
-# The same scores through the evaluate library
-# ---------------------------------------------------------------------------------------------
+# ---- the same scores through the evaluate library
 
 
 def load_metric(name: str) -> "evaluate.Metric":
     """One of the course's metrics (accuracy, macro_f1, rouge) as an object of `evaluate`.
 
-    It is loaded from this repository by its path, never from a hub, so it needs no network and
-    does not depend on the working folder. `evaluate` keeps a copy of the script in its cache
-    (the environment variable HF_HOME says where).
+    It is loaded from this repository by its path, so it needs no network and does not depend on the
+    working folder. `evaluate` keeps a copy of the script in its cache (HF_HOME says where).
 
-    Raises:
-        ScoringError: a name that is no metric of the course, a cache that cannot be written.
+    Raises ScoringError: a name that is no metric of the course, a cache that cannot be written.
     """
     if name not in METRICS:
         raise ScoringError(

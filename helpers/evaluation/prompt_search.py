@@ -73,14 +73,16 @@ class PromptChoice:
         return f"{self.template}{chat}, {shots}{draw}{', calibrated' if self.calibrated else ''}"
 
 
-def build_prompts(choice: PromptChoice, task: Task, examples: Dataset) -> Dataset:
-    """The examples in the wording of the choice, with its shots, drawn from the training rows.
+def build_prompts(
+    choice: PromptChoice, task: Task, train_examples: Dataset, examples: Dataset
+) -> Dataset:
+    """The examples in the wording of the choice, with its shots, drawn from the training examples.
 
     The chat template is not in these prompts: predict_with adds it.
     Raises CourseError when a row is among its own shots, or there are too few to draw.
     """
-    train = task.render(load_examples(task)["train"], choice.template) if choice.shots else []
-    return Dataset.from_list(_with_shots(choice, train, task.render(examples, choice.template)))
+    parts = (task.render(part, choice.template) for part in (train_examples, examples))
+    return Dataset.from_list(_with_shots(choice, *parts))
 
 
 def _with_shots(
@@ -95,13 +97,15 @@ def predict_with(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
+    train_examples: Dataset,
     examples: Dataset,
 ) -> list[str]:
-    """The answer to each example, asked and calibrated as chosen; see predict and build_prompts."""
-    prompts = build_prompts(choice, task, examples)
-    most = None
-    if task.kind == "text":
-        most = answer_length(load_examples(task)["train"], tokenizer)
+    """The answer to each example, asked and calibrated as chosen; see build_prompts and predict.
+
+    A free answer may have as many tokens as the longest training answer.
+    """
+    prompts = build_prompts(choice, task, train_examples, examples)
+    most = answer_length(train_examples, tokenizer)
     return predict(model, tokenizer, prompts, most, choice.offsets or None, choice.chat)
 
 
@@ -125,7 +129,7 @@ def search_prompts(
     rendered = _render_all(task, train, validation)
 
     def try_all() -> list[dict]:
-        most = answer_length(train, tokenizer) if task.kind == "text" else None
+        most = answer_length(train, tokenizer)
         trials: list[PromptChoice] = []
 
         def attempt(choice: PromptChoice) -> None:
@@ -193,7 +197,7 @@ def _scored(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     rows: list[dict],
-    most: int | None,
+    most: int,
 ) -> list[PromptChoice]:
     """The choice with its scores, and again calibrated where that can be done."""
     choices = rows[0].get("choices")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.evaluation.metrics import ScoringError, check_pairs
+from helpers.data.table import group_key
+from helpers.evaluation.metrics import ScoringError, check_pairs, table_cell
 
 if TYPE_CHECKING:
     from helpers.data.task import Task
@@ -21,10 +22,8 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     It holds for few rows and for shares near 0 or 1, where share plus or minus z standard errors
     fails (0 right of 20 would give an interval of no width).
 
-    Returns:
-        (low, high), both from 0 to 1.
-    Raises:
-        ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
+    Returns (low, high), both from 0 to 1.
+    Raises ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
     Source: E. B. Wilson, "Probable inference", JASA 22, 1927.
     """
     _check_confidence(confidence)
@@ -65,17 +64,12 @@ def bootstrap_interval(
     It is somewhat too narrow for fewer than about 20 groups, and of no width when all values are
     equal: see mean_interval.
 
-    Args:
-        values: one for each row; numbers, or whatever the statistic takes, for instance
-            (prediction, reference) pairs.
-        groups: the group of each row.
-        statistic: computes one number from a list of values; the mean unless told otherwise.
-        draws: how many lists are drawn.
-    Returns:
-        (low, high), in the units of the statistic.
-    Raises:
-        ScoringError: fewer than two rows or groups, groups of another number than the values, a
-            confidence outside 0 to 1, no draws, a statistic that is not a finite number.
+    values: one for each row; numbers, or whatever the statistic takes, for instance (prediction,
+    reference) pairs. groups: the group of each row. statistic: computes one number from a list of
+    values. draws: how many lists are drawn.
+    Returns (low, high), in the units of the statistic.
+    Raises ScoringError: fewer than two rows or groups, groups of another number than the values, a
+    confidence outside 0 to 1, no draws, a statistic that is not a finite number.
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentiles).
     """
     _check_confidence(confidence)
@@ -120,11 +114,14 @@ def _members(values: Sequence[Any], groups: Sequence[Hashable] | None) -> list[l
 def groups_of(
     task: "Task", examples: Iterable[Mapping[str, Any]]
 ) -> tuple[Hashable, ...] | None:
-    """The group of each example, as the split saw it; None where the task's rows have no groups."""
+    """The group of each example, as the split saw it; None where the task's rows have no groups.
+
+    A row without a value is a group of its own.
+    """
     if task.group is None:
         return None
-    # Titles that differ in case or space are one product.
-    return tuple(" ".join(str(row[task.group]).casefold().split()) for row in examples)
+    keys = [group_key(table_cell(row, task.group)) for row in examples]
+    return tuple(key or ("row", number) for number, key in enumerate(keys))
 
 
 def _check_confidence(confidence: float) -> None:
@@ -143,12 +140,8 @@ def mean_interval(
     all rows are right, or all are wrong, re-drawing shows nothing: then it is Wilson's interval
     again, with each group counted once.
 
-    Args:
-        groups: the group of each row; None for independent rows.
-    Returns:
-        (mean, low, high).
-    Raises:
-        ScoringError: no scores; as bootstrap_interval.
+    groups: the group of each row (see groups_of); None for independent rows.
+    Returns (mean, low, high). Raises ScoringError: no scores; as bootstrap_interval.
     """
     if len(scores) == 0:
         raise ScoringError("There are no scores, so they have no mean. Check the rows before it.")
@@ -166,13 +159,9 @@ def paired_change(
     What the rows differ in among themselves falls out, because only the difference within each row
     is used.
 
-    Args:
-        before, after: one number for each row, in the same order.
-        groups: the group of each row; None for independent rows.
-    Returns:
-        (mean, low, high) of after - before.
-    Raises:
-        ScoringError: empty or unequal lists; as bootstrap_interval.
+    before, after: one number for each row, in the same order. groups: as in mean_interval.
+    Returns (mean, low, high) of after - before.
+    Raises ScoringError: empty or unequal lists; as bootstrap_interval.
     """
     check_pairs(before, after)
     differences = [new - old for old, new in zip(before, after, strict=True)]
@@ -186,15 +175,12 @@ def paired_test(first_correct: Sequence[bool], second_correct: Sequence[bool]) -
     equally good, each such row would be a fair coin: the result is the probability that so many
     fair coins fall at least as unevenly as here, both ways together. Rows have to be independent.
 
-    Args:
-        first_correct, second_correct: for each row, whether that method was right (True or
-            False, 1 or 0), in the same order.
-    Returns:
-        The p-value, above 0 and up to 1; 1.0 when the methods never differ.
-    Raises:
-        ScoringError: empty or unequal lists, an entry that is neither true nor false.
+    first_correct, second_correct: for each row, whether that method was right (True or False, 1
+    or 0), in the same order.
+    Returns the p-value, above 0 and up to 1; 1.0 when the methods never differ.
+    Raises ScoringError: empty or unequal lists, an entry that is neither true nor false.
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated
-        proportions", 1947; the exact form, with the binomial distribution.
+    proportions", 1947; the exact form, with the binomial distribution.
     """
     check_pairs(first_correct, second_correct)
     for value in [*first_correct, *second_correct]:
