@@ -322,6 +322,12 @@ def test_a_text_scores_rouge_with_the_best_of_its_references() -> None:
     assert score_all(task, predictions, rows)["rouge1"] == pytest.approx(fmean(theirs))
 
 
+def test_a_column_that_render_has_moved_is_still_a_reference() -> None:
+    task = task_of("text", references=("completion",))
+    rows = rows_of(["a b"], completion=[" a b"], table_completion=["c"])
+    assert row_scores(task, ["c"], rows) == [1.0] and row_scores(task, ["b"], rows) < [1.0]
+
+
 def test_several_right_choices_are_all_right() -> None:
     task = task_of("classification", ("accuracy",), ("a", "b"), references=("also",))
     assert score_all(task, ["a", "b"], rows_of(["b", "a"], also=["a", ""])) == {"accuracy": 0.5}

@@ -247,3 +247,5 @@ def test_groups_are_those_of_the_task() -> None:
     assert (first, second, third) == ("a kettle", "a kettle", "3")
     assert len({first, third, *empty}) == 4  # a row without a value is a group of its own
     assert groups_of(SimpleNamespace(group=None), rows) is None
+    moved = [{"prompt": "Summarize: it", "table_prompt": "it"}]  # as Task.render does
+    assert groups_of(SimpleNamespace(group="prompt"), moved) == ("it",)

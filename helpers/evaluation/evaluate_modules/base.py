@@ -19,14 +19,14 @@ SEVERAL = datasets.Features({"predictions": _TEXT, "references": datasets.Sequen
 class TextMetric(evaluate.Metric):
     """A metric whose predictions and references are texts, one each for every row."""
 
-    features_ = ONE  # what it takes in; with SEVERAL, a row may have a list of references
+    takes = ONE  # what it takes in; with SEVERAL, a row may have a list of references
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=type(self).__doc__,
             citation="",
             inputs_description="predictions, references: lists of texts, one a row.",
-            features=self.features_,
+            features=self.takes,
         )
 
     def compute(self, *, predictions=None, references=None, **settings) -> dict[str, float]:
@@ -59,7 +59,7 @@ class TextMetric(evaluate.Metric):
         for name, values in (("prediction", predictions), ("reference", references)):
             for number, value in enumerate(values):
                 several = isinstance(value, list) and name == "reference"
-                if several and isinstance(self.features_, list):
+                if several and isinstance(self.takes, list):
                     fits = bool(value) and all(isinstance(text, str) for text in value)
                 else:
                     fits = isinstance(value, str) or (value is None and name == "prediction")

@@ -12,7 +12,7 @@ class Rouge(base.TextMetric):
     references: one text a row, or a list of several, of which the best counts.
     """
 
-    features_ = [base.ONE, base.SEVERAL]
+    takes = [base.ONE, base.SEVERAL]
 
     def _compute(self, predictions: list[str], references: list) -> dict[str, float]:
         rows = [metrics.rouge(p, r) for p, r in zip(predictions, references, strict=True)]
