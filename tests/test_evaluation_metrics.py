@@ -384,14 +384,14 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     task = task_of("text")
     task.wording = SimpleNamespace(prompt_fields={"title", "body", "stars", "note"})
     train = rows_of(
-        ["one two", "one two three four"],
+        ["one two", "one two three four five"],  # 3.5 words on average
         title=["short", "t"],
         body=["a long enough text", "and another one here"],
         stars=[100000, 5],
         note=[None, "x"],
     )
-    rows = rows_of(["a b c", "d"], title=["t", "t"], body=["w1 w2 w3 w4", None], stars=[1, 2])
-    assert baseline_predictions(task, train, rows) == ["w1 w2 w3", ""]
+    rows = rows_of(["a b c", "d"], title=["t", "t"], body=["w1 w2 w3 w4 w5", None], stars=[1, 2])
+    assert baseline_predictions(task, train, rows) == ["w1 w2 w3 w4", ""]
     task.wording.prompt_fields = {"prompt"}  # a column of the table, which render has moved
     asked = rows_of(["a b"], prompt=["In two words: the lid"], table_prompt=["the lid sticks"])
     assert baseline_predictions(task, asked, asked) == ["the lid"]
