@@ -137,7 +137,8 @@ def load_table(
         raw.notes += [known.limit] if known.limit else []
     findings.sort(key=lambda finding: finding.line)
 
-    data = {name: [row[name] for _, row in rows] for name in dict.fromkeys([*columns, "row_id"])}
+    columns = [*(name for name in columns if name != "row_id"), "row_id"]
+    data = {name: [row[name] for _, row in rows] for name in columns}
     for name in columns:
         if name in raw.mixed and name not in mixed:
             data[name] = [json.dumps(cell, ensure_ascii=False) for cell in data[name]]
@@ -182,7 +183,7 @@ def _name_rows(raw: RawTable, id: str | None) -> list[tuple[int, dict]]:
     for line, *cells in zip(raw.lines, *raw.columns.values(), strict=True):
         row = dict(zip(raw.columns, cells, strict=True))
         name = place = f"{raw.name} {raw.unit} {line}"
-        if id and not _empty(row[id]):
+        if id and not is_empty(row[id]):
             name = str(row[id]).strip()
         seen[name] += 1
         row["row_id"] = name if seen[name] == 1 else f"{name} ({place})"
@@ -226,10 +227,10 @@ def _check_values(
             yield name, "not_text", "dropped", f"{_short(row[name])} where other rows hold text"
         else:
             row[name] = "" if row[name] is None else str(row[name])
-    missing = [name for name in required if _empty(row[name])]
+    missing = [name for name in required if is_empty(row[name])]
     for name in missing:
         yield name, "missing_value", "dropped", "the cell is empty"
-    if prompt and not missing and all(_empty(row[name]) for name in prompt):
+    if prompt and not missing and all(is_empty(row[name]) for name in prompt):
         yield format_names(prompt), "missing_value", "dropped", "there is nothing for the prompt"
     for name, (low, high) in numbers.items():
         text = str("" if row[name] is None else row[name]).strip()
@@ -265,7 +266,7 @@ def _character(entity: re.Match[str]) -> str:
 
 def _check_empty(row: dict, columns: Sequence[str]) -> Iterator[_Remark]:
     for name in columns:
-        if _empty(row[name]):
+        if is_empty(row[name]):
             yield name, "empty_cell", "kept", "the cell is empty"
 
 
@@ -305,7 +306,8 @@ def _near_copies(known: "KnownTexts", column: str, group: str | None) -> _Check:
     return check
 
 
-def _empty(cell: object) -> bool:
+def is_empty(cell: object) -> bool:
+    """Whether a cell holds nothing: no value, no text but space, an empty list."""
     return cell is None or (isinstance(cell, str) and not cell.strip()) or cell in ([], {})
 
 

@@ -21,7 +21,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
 from helpers.data.split import leaks, lock_test_set, open_test_set, split_by_group
-from helpers.data.table import TableReport, load_table, longest_text
+from helpers.data.table import TableReport, is_empty, load_table, longest_text
 from helpers.data.templates import (
     NoExample,
     Template,
@@ -178,17 +178,18 @@ class Task:
             parts = {name: self.drop_empty(part, template) for name, part in data.items()}
             return DatasetDict(parts)
         wording = self._template(template)
-        fields = () if wording.whole else wording.completion_fields
-
-        def has_answer(row: dict) -> bool:
-            if any(row[name] in ("", None, []) for name in fields):
-                return False
-            with suppress(NoExample):
-                return bool(wording.render(row, self.choices))
-            return False
-
         own = _unrendered(data)
         wording.check(own.column_names)
+        fields = () if wording.whole else wording.completion_fields
+        conditional = wording.whole or "{%" in wording.completion
+
+        def has_answer(row: dict) -> bool:
+            if any(is_empty(row[name]) for name in fields):
+                return False
+            with suppress(NoExample):
+                return not conditional or bool(wording.render(row, self.choices))
+            return False
+
         return data.select([i for i, row in enumerate(own) if has_answer(row)])
 
     def _template(self, template: str | Template | None) -> Template:
@@ -363,8 +364,10 @@ def _sample(parts: DatasetDict, sizes: Mapping[str, int]) -> DatasetDict:
 
 
 def _unrendered(data: Dataset) -> Dataset:
-    """The columns of the table, by their own names."""
-    if not {"prompt", "completion", "answer"} <= {*data.column_names}:
+    """The columns of the table, by their own names; what render adds stands behind row_id."""
+    names = data.column_names
+    added = names[names.index("row_id") + 1 :] if "row_id" in names else names
+    if not {"prompt", "completion", "answer"} <= {*added}:
         return data
     data = data.remove_columns([name for name in _RENDERED if name in data.column_names])
     return _rename(data, {f"table_{name}": name for name in _RENDERED})
