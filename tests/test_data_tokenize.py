@@ -162,7 +162,9 @@ def test_any_example_is_masked_on_its_prompt_and_labelled_on_the_rest(prompt, an
 def test_empty_texts_are_refused(part):
     table = rows(("Rating:", "good"), ("How?", "bad"))
     empty = table.map(lambda row: row | ({part: " \n"} if row["row_id"] == "R1" else {}))
-    refused(lambda: tokenize(empty, tiny_tokenizer(), DECODER), f"'R1' has an empty {part}", "leave")
+    refused(
+        lambda: tokenize(empty, tiny_tokenizer(), DECODER), f"'R1' has an empty {part}", "leave"
+    )
 
 
 def test_labels_are_never_cut_away():

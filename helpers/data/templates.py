@@ -32,7 +32,7 @@ from helpers.errors import CourseError, format_names
 
 LIBRARIES = Path(__file__).resolve().parents[2] / "data" / "templates"
 HALVES = "|||"  # PromptSource's sign between prompt and completion, and between choices
-_CUT = "\x1f|||\x1f"  # the same sign in a template's own text, told apart from one in a cell
+_CUT = "\0|||\0"  # the same sign in a template's own text, told apart from one in a cell
 
 
 class TemplateError(CourseError):
@@ -82,7 +82,9 @@ class Template:
     def fields(self) -> frozenset[str]:
         """All columns that the template uses, those of its choices included."""
         used = [self._names("choices", choice) for choice in self.choices]
-        return self._names("prompt", self.prompt) | self.completion_fields | frozenset().union(*used)
+        return (
+            self._names("prompt", self.prompt) | self.completion_fields | frozenset().union(*used)
+        )
 
     def check(self, columns: Iterable[str]) -> None:
         """Refuse the template if it does not fit a table with these columns.
@@ -386,9 +388,10 @@ def load_templates(path: str | Path) -> dict[str, Template]:
             f"{path}{line} cannot be read: {problem}. It must be YAML in UTF-8; a text that holds "
             "a colon or a brace stands in quotes or below a |- sign."
         ) from None
-    if isinstance(content, dict) and isinstance(content.get("templates"), dict):
-        return _read_promptsource(content["templates"], str(path))
-    return read_templates(content["templates"] if "templates" in content else content, str(path))
+    entries = content.get("templates") if isinstance(content, dict) else content
+    if isinstance(entries, dict):
+        return _read_promptsource(entries, str(path))
+    return read_templates(entries, str(path))
 
 
 def read_templates(entries: Any, where: str) -> dict[str, Template]:
@@ -416,7 +419,13 @@ def read_templates(entries: Any, where: str) -> dict[str, Template]:
                     f"{where}: the {key} of template {position} is {entry[key]!r}, which is no "
                     "text to YAML. Put it in quotes."
                 )
-        lists = {key: tuple(map(str, entry.get(key) or ())) for key in ("choices", "may_copy")}
+        lists = {key: entry.get(key) or [] for key in ("choices", "may_copy")}
+        for key, items in lists.items():
+            if not isinstance(items, list):
+                raise TemplateError(
+                    f"{where}: {key} of template {position} must be a list, as in [a, b]."
+                )
+        lists = {key: tuple(map(str, items)) for key, items in lists.items()}
         templates.append(Template(entry["name"], entry["prompt"], entry["completion"], **lists))
     return _by_name(templates, where)
 
