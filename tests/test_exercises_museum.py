@@ -1,7 +1,7 @@
 """The specimens of notebook 09: broken as they stand there, whole when mended, and really broken.
 
-What a mended function has to give is held against PyTorch, transformers and the course's own
-encoding, so that no check stands on itself alone.
+What a mended function has to give is compared with PyTorch, transformers and the course's own
+tokenize, so that no check stands on itself alone.
 """
 
 import random
@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -20,15 +21,13 @@ from transformers import (
     get_constant_schedule_with_warmup,
 )
 
-from helpers.checks import check, commands, record, verdict
-from helpers.checks.museum import EXERCISES
-from helpers.encoding import IGNORE, Encoded, encode
-from helpers.templates import Example
+from helpers.data.tokenize import IGNORE, tokenize
+from helpers.exercises import check, commands, record, registry, verdict
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "09_bug_museum.ipynb"
-SPECIMENS = {specimen.name: specimen for specimen in EXERCISES}
-each_specimen = pytest.mark.parametrize("specimen", EXERCISES, ids=list(SPECIMENS))
+SPECIMENS = {one.name: one for one in registry.collect() if one.notebook == NOTEBOOK.stem}
+each_specimen = pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=SPECIMENS)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +67,7 @@ def both(name: str) -> tuple[Callable, Callable]:
 
 def test_there_are_at_least_eight_and_each_is_told_apart():
     assert len(SPECIMENS) >= 8
-    assert all(specimen.specimen for specimen in EXERCISES)
-    assert {specimen.notebook for specimen in EXERCISES} == {NOTEBOOK.stem}
+    assert all(specimen.specimen for specimen in SPECIMENS.values())
 
 
 @each_specimen
@@ -136,8 +134,8 @@ def test_a_judge_leaves_the_learners_random_numbers_alone():
 # That the symptoms are real
 # ---------------------------------------------------------------------------------------------
 
-SHORT = Encoded([20, 30, 40, 1], [IGNORE, IGNORE, 40, 1])
-LONG = Encoded([21, 31, 41, 51, 61, 71, 44, 1], [*[IGNORE] * 6, 44, 1])
+SHORT = {"input_ids": [20, 30, 40, 1], "labels": [IGNORE, IGNORE, 40, 1]}
+LONG = {"input_ids": [21, 31, 41, 51, 61, 71, 44, 1], "labels": [*[IGNORE] * 6, 44, 1]}
 
 
 def losses_of(batch: dict[str, torch.Tensor]) -> list[float]:
@@ -156,8 +154,7 @@ def test_padding_changes_the_loss_only_as_long_as_it_is_broken():
     assert abs(losses_of(broken([SHORT, LONG], 1))[0] - alone) > 0.1
     collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=IGNORE)
     rows = [
-        {"input_ids": one.input_ids, "labels": one.labels, "attention_mask": [1] * n}
-        for one, n in ((SHORT, 4), (LONG, 8))
+        {**row, "attention_mask": [1] * len(row["input_ids"])} for row in (SHORT, LONG)
     ]
     expected, got = collator(rows), whole([SHORT, LONG], 1)
     assert all(torch.equal(got[name], expected[name]) for name in got)
@@ -168,7 +165,7 @@ def test_the_end_is_lost_just_as_in_transformers_own_collator():
     tokenizer = tiny_tokenizer()
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    batch = collator([{"input_ids": one.input_ids} for one in (SHORT, LONG)])
+    batch = collator([{"input_ids": row["input_ids"]} for row in (SHORT, LONG)])
     arguments = batch["input_ids"], batch["attention_mask"], tokenizer.pad_token_id
     assert torch.equal(broken(*arguments), batch["labels"])
     assert (broken(*arguments) == 1).sum() == 0 and (whole(*arguments) == 1).sum() == 2
@@ -177,44 +174,50 @@ def test_the_end_is_lost_just_as_in_transformers_own_collator():
 
 def test_shifted_once_is_what_transformers_does():
     broken, whole = both("next_token_loss")
-    ids, labels = torch.tensor([LONG.input_ids]), torch.tensor([[IGNORE, *LONG.input_ids[1:]]])
+    ids = torch.tensor([LONG["input_ids"]])
+    labels = torch.tensor([[IGNORE, *LONG["input_ids"][1:]]])
     with torch.no_grad():
         out = tiny_model()(input_ids=ids, labels=labels)
     assert whole(out.logits, labels).item() == pytest.approx(out.loss.item(), rel=1e-5)
     assert abs(broken(out.logits, labels).item() - out.loss.item()) > 0.1
 
 
+def tokenized(prompt: str, answer: str) -> dict:
+    """One example as the course tokenizes it."""
+    examples = Dataset.from_list([{"prompt": prompt, "completion": answer}])
+    return tokenize(examples, tiny_tokenizer(), tiny_model().config)[0]
+
+
 def labels_by(mask: list[int], ids: list[int]) -> list[int]:
-    return [IGNORE, *(i if counts else IGNORE for i, counts in zip(ids[1:], mask, strict=True))]
+    return [IGNORE, *(i if labelled else IGNORE for i, labelled in zip(ids[1:], mask, strict=True))]
 
 
-@pytest.mark.parametrize(("prompt", "answer"), [("Overall:", "good"), ("Too", "small for me")])
-def test_the_mask_is_that_of_encode_and_loses_a_token_while_broken(prompt, answer):
-    broken, whole = both("places_that_count")
-    one = encode(Example(prompt, answer, "1"), tiny_tokenizer(), 64)
-    lengths = one.labels.count(IGNORE), len(one.labels)
-    assert labels_by(whole(*lengths), one.input_ids) == one.labels
-    counted = [label for label in one.labels if label != IGNORE]
-    lost = [label for label in labels_by(broken(*lengths), one.input_ids) if label != IGNORE]
-    assert lost == counted[1:]
+@pytest.mark.parametrize(("prompt", "answer"), [("Overall:", " good"), ("Too", " small for me")])
+def test_the_mask_is_that_of_tokenize_and_loses_a_token_while_broken(prompt, answer):
+    broken, whole = both("labelled_predictions")
+    ids, labels = tokenized(prompt, answer).values()
+    lengths = labels.count(IGNORE), len(labels)
+    assert labels_by(whole(*lengths), ids) == labels
+    labelled = [label for label in labels if label != IGNORE]
+    left = [label for label in labels_by(broken(*lengths), ids) if label != IGNORE]
+    assert left == labelled[1:]
 
 
 def test_a_space_at_the_end_of_the_prompt_swallows_the_answer_while_broken():
     broken, whole = both("ids_and_labels")
     tokenizer = tiny_tokenizer()
 
-    def tokenize(text):
+    def ids_of(text):
         return tokenizer(text, add_special_tokens=False).input_ids
 
-    assert tokenize(" the") == [tokenizer.convert_tokens_to_ids("Ġthe")]
+    assert ids_of(" the") == [tokenizer.convert_tokens_to_ids("Ġthe")]
     for prompt, completion in (("Overall:", " the"), ("Overall: ", "the")):
-        expected = encode(Example(prompt, completion.strip(), "1"), tokenizer, 64)
-        ids, labels = whole(prompt, completion, tokenize, tokenizer.eos_token_id)
-        assert (ids, labels) == (expected.input_ids, expected.labels)
-        assert ids[: len(tokenize(prompt))] == tokenize(prompt)
-    _, labels = broken("Overall: ", "the", tokenize, tokenizer.eos_token_id)
+        ids, labels = whole(prompt, completion, ids_of, tokenizer.eos_token_id)
+        assert {"input_ids": ids, "labels": labels} == tokenized(prompt, completion)
+        assert ids[: len(ids_of(prompt))] == ids_of(prompt)
+    _, labels = broken("Overall: ", "the", ids_of, tokenizer.eos_token_id)
     assert [label for label in labels if label != IGNORE] == [tokenizer.eos_token_id]
-    _, labels = broken("Overall:", " the", tokenize, tokenizer.eos_token_id)
+    _, labels = broken("Overall:", " the", ids_of, tokenizer.eos_token_id)
     assert tokenizer.decode([label for label in labels if label != IGNORE]) == " the<|end|>"
 
 
@@ -234,8 +237,8 @@ def test_a_step_has_the_gradient_of_the_big_batch_only_when_mended():
     assert (gradient(broken) - big).norm() > 0.1 * big.norm()
 
 
-def test_a_batch_without_labels_spoils_every_weight_while_broken():
-    for loss_of, spoilt in zip(both("batch_loss"), (True, False), strict=True):
+def test_a_batch_without_labels_ruins_every_weight_while_broken():
+    for loss_of, ruined in zip(both("batch_loss"), (True, False), strict=True):
         torch.manual_seed(0)
         head = torch.nn.Linear(4, 5)
         before = head.weight.detach().clone()
@@ -243,8 +246,8 @@ def test_a_batch_without_labels_spoils_every_weight_while_broken():
         losses = cross_entropy(head(torch.ones(3, 4)), torch.tensor([0, 1, 2]), reduction="none")
         loss_of(losses, torch.zeros(3)).backward()
         optimizer.step()
-        assert bool(head.weight.isnan().all()) is spoilt
-        assert torch.equal(head.weight, before) is not spoilt
+        assert bool(head.weight.isnan().all()) is ruined
+        assert torch.equal(head.weight, before) is not ruined
 
 
 def test_with_labels_the_loss_of_a_batch_is_pytorchs():
