@@ -173,6 +173,12 @@ def test_required_cells_and_empty_ones(tmp_path):
     assert found == [(3, "title", "empty_cell", "kept"), (4, "text", "missing_value", "dropped")]
 
 
+def test_a_cell_that_is_empty_once_it_is_clean(tmp_path):
+    path = write(tmp_path, "text,label", "&nbsp;,x", "a,y")
+    rows, report = load_table(path, clean=["text"], required=["text"])
+    assert rows["label"][:] == ["y"] and report.counts()["missing_value"] == 1
+
+
 def test_a_row_without_anything_for_the_prompt_is_dropped(tmp_path):
     path = write(tmp_path, "head,body,label", ",,pos", ",b,neg", "a,,pos")
     rows, report = load_table(path, prompt=["head", "body"], compare=["head", "body", "label"])

@@ -148,7 +148,7 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     note = ""
     for column in texts:
         known = KnownTexts(pairs)
-        note = known.limit or ""
+        note = known.limit
         for text, row_id, of in zip(train[column], train["row_id"], train_groups, strict=True):
             known.add(str(text or ""), row_id, of)
         for text, row_id, of in zip(test[column], test["row_id"], test_groups, strict=True):

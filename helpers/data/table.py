@@ -119,8 +119,8 @@ def load_table(
     mixed = [name for name in raw.mixed if name in {*compare, *prompt, *answer}]
     rows = _name_rows(raw, id)
     findings: list[Finding] = []
-    rows = _sift(rows, lambda row: _check_values(row, mixed, required, numbers, prompt), findings)
     rows = _sift(rows, lambda row: _clean(row, clean), findings)
+    rows = _sift(rows, lambda row: _check_values(row, mixed, required, numbers, prompt), findings)
     rows = _sift(rows, lambda row: _check_empty(row, compare), findings)
     rows = _sift(rows, _equal_rows(compare), findings)
     rows = _sift(rows, _other_answers(prompt, answer), findings)
@@ -406,10 +406,12 @@ class KnownTexts:
     """
 
     def __init__(self, pairs: int):
-        self.limit = pairs > MOST_PAIRS and (
-            f"There are {pairs:,} pairs of texts, too many to compare: near copies are only those "
-            "that have the same words."
-        )
+        self.limit = ""
+        if pairs > MOST_PAIRS:
+            self.limit = (
+                f"There are {pairs:,} pairs of texts, too many to compare: near copies are only "
+                "those that have the same words."
+            )
         self._by_group: dict[str, list[tuple[Words, str]]] = defaultdict(list)
         self._by_words: dict[Words | str, str] = {}
 

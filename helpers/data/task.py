@@ -83,7 +83,7 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """"classification" if the answer is one of some choices, else "text"."""
+        """What is asked for: "classification" (one of some choices) or "text"."""
         return "classification" if self.choices or self.wording.choices else "text"
 
     @property
