@@ -192,6 +192,13 @@ def test_any_template_renders_or_is_refused_in_one_paragraph(prompt, completion)
         assert rendered["prompt"].strip() and rendered["answer"] in WORDS
 
 
+def test_a_column_may_have_the_name_of_a_function_of_jinja():
+    one = Template("mine", "{{ zip }} {{ range(2) | join }}:", "{{ dict }}")
+    assert one.fields == {"zip", "dict"}
+    assert one.render({"zip": "10115", "dict": "Berlin"})["prompt"] == "10115 01:"
+    refused(lambda: one.check({"zip"}), "the field dict")
+
+
 # What is refused when a template meets a table
 
 
@@ -233,16 +240,24 @@ def test_a_field_that_may_be_copied_is_no_leak():
 def test_a_prompt_without_a_field_is_refused(prompt):
     row = {"payee": "Store", "category": "Food"}
     one = Template("mine", prompt, "{{ category }}")
-    refused(lambda: one.render(row), "'mine'", "prompt would be the same", "category, payee")
+    refused(
+        lambda: one.render(row),
+        "'mine'",
+        "its prompt ",
+        "the same for every row",
+        "category, payee",
+    )
 
 
 def test_a_field_in_pythons_braces_is_refused_and_json_is_not():
     row = {"payee": "Store", "memo": "Milk", "category": "Food"}
-    words = ("two braces: {{ payee }} and not {payee}",)
+    words = ("its prompt has {payee} in single braces", "two braces: {{ payee }}")
     refused(lambda: Template("mine", "{{ memo }} {payee}:", "{{ category }}").render(row), *words)
-    words = ("completion would be the same", "{{ category }}")
+    words = ("its completion has {category}", "{{ category }}")
     refused(lambda: Template("mine", "{{ memo }}:", "{category}").render(row), *words)
-    refused(lambda: Template("mine", "{{ memo }}:", "Food").render(row), "completion would be")
+    refused(
+        lambda: Template("mine", "{{ memo }}:", "Food").render(row), "completion uses no column"
+    )
     one = Template("mine", '{"memo": "{{ memo }}", "x": {}}', "{{ category }}")
     assert one.render(row)["prompt"] == '{"memo": "Milk", "x": {}}'
 
@@ -379,9 +394,10 @@ def test_texts_that_look_like_nothing_are_texts(value):
     ],
 )
 def test_jinjas_sandbox_is_in_force(attack):
-    refused(lambda: template(attack + "{{ review_body }}:").render(ROW, WORDS), "'mine'", "fails")
+    refused(lambda: template(attack + "{{ review_body }}:").render(ROW, WORDS), "'mine'")
     attack = attack.replace("review_body", "department")
-    refused(lambda: template(completion=attack + STARS).render(ROW, WORDS), "'mine'", "fails")
+    message = refused(lambda: template(completion=attack + STARS).render(ROW, WORDS), "'mine'")
+    assert "fails" in message or "field lipsum" in message
 
 
 # Files

@@ -81,17 +81,18 @@ class Template:
     @property
     def fields(self) -> frozenset[str]:
         """All columns that the template uses, those of its choices included."""
-        used = [self._names("choices", choice) for choice in self.choices]
-        return (
-            self._names("prompt", self.prompt) | self.completion_fields | frozenset().union(*used)
-        )
+        in_choices = (self._names("choices", choice) for choice in self.choices)
+        whole = self._names("prompt", self.prompt)
+        return whole.union(self.completion_fields, *in_choices)
 
     def check(self, columns: Iterable[str]) -> None:
         """Refuse the template if it does not fit a table with these columns.
 
         Raises TemplateError: Jinja that cannot be read, no completion, an unknown field, a prompt
         or a completion that uses no field, a field in Python's braces, or a leak: a field that
-        decides the completion and stands in the prompt as well.
+        decides the completion and stands in the prompt as well. (PromptSource's format has no
+        may_copy, and a seventh of its templates share a field with good reason, such as a list
+        of answers: leaks are not looked for in them.)
         """
         _check(self, frozenset(columns))
 
@@ -117,7 +118,7 @@ class Template:
         ]
         if allowed:
             values["answer_choices"] = allowed
-            if not self.whole:  # PromptSource has only the longer name; several tables the other
+            if not self.whole:  # in PromptSource's format, choices is the name of a column
                 values["choices"] = allowed
         prompt = self._fill("prompt", self.prompt, values, where)
         if self.whole:
@@ -130,16 +131,14 @@ class Template:
 
     def _names(self, part: str, source: str, half: int | None = None) -> frozenset[str]:
         try:
-            names = jinja2.meta.find_undeclared_variables(_STRICT.parse(source))
+            names = _undeclared(source)
             if self.whole and half is not None:
                 names &= _names_by_half(source)[half]
         except jinja2.TemplateError as error:
             raise self._failed(f"Template {self.name!r}:", part, error) from None
-        return frozenset(names) - ({"answer_choices"} if self.whole else _CHOICES)
+        return names - ({"answer_choices"} if self.whole else _CHOICES)
 
     def _fill(self, part: str, source: str, values: dict[str, Any], where: str) -> str:
-        if "{" not in source:
-            return source.replace(HALVES, _CUT) if part == "choices" or self.whole else source
         try:
             return _compiled(source, self.whole, part == "choices").render(values)
         except Exception as error:  # a template may fail in any way that Python can
@@ -202,17 +201,19 @@ def _check(template: Template, columns: frozenset[str]) -> None:
             f"{named} uses the field {', '.join(unknown)}, which the table does not have. "
             f"Its columns are: {format_names(sorted(columns))}. Correct the name in the template."
         )
-    halves = {"prompt": template.prompt_fields, "completion": template.completion_fields}
-    if template.whole:  # its prompt may be in a loop or a condition that hides the halves
-        halves = {"prompt": template.fields}
-    for part, fields in halves.items():
-        braces = re.search(r"(?<!\{)\{\s*(\w*)\s*\}(?!\})", getattr(template, part))
-        if not fields or (braces and braces[1] in columns):
-            example = braces[1] if braces and braces[1] in columns else "text"
+    parts = {"prompt": template.prompt_fields, "completion": template.completion_fields}
+    if template.whole:  # a loop or a condition may hide where its prompt ends
+        parts = {"prompt": template.fields}
+    for part, fields in parts.items():
+        braces = re.findall(r"(?<!\{)\{\s*(\w+)\s*\}(?!\})", getattr(template, part))
+        single = [name for name in braces if name in columns]
+        if single or not fields:
+            problem = f"has {{{single[0]}}} in single braces" if single else "uses no column"
+            example = single[0] if single else next(iter(sorted(columns)), "field")
             raise TemplateError(
-                f"{named}: its {part} would be the same for every row, or in part of it, because "
-                f"a field stands in two braces: {{{{ {example} }}}} and not {{{example}}}. The "
-                f"columns of the table are: {format_names(sorted(columns))}."
+                f"{named}: its {part} {problem}, and so it would say the same for every row. "
+                f"Jinja takes two braces: {{{{ {example} }}}}. The columns of the table are: "
+                f"{format_names(sorted(columns))}."
             )
     leaked = sorted(template.prompt_fields & template.completion_fields - set(template.may_copy))
     if leaked and not template.whole:
@@ -284,8 +285,8 @@ def _printable(value: Any) -> Any:
 def _number(kind: str) -> Any:
     """Jinja's filters int and float, without their 0 for what is no number."""
 
-    def convert(value: Any, default: Any = _MISSING, *base: int) -> Any:
-        number = FILTERS[kind](value, default, *base)
+    def convert(value: Any, default: Any = _MISSING, **base: int) -> Any:
+        number = FILTERS[kind](value, default, **base)
         if number is _MISSING:
             raise _Refused(
                 f"{str(value)[:40]!r} | {kind} is no number. Compare instead: "
@@ -335,6 +336,16 @@ def _compiled(source: str, whole: bool, choices: bool) -> jinja2.Template:
         if not isinstance(spelled, nodes.Const | nodes.Slice):
             item.arg = nodes.Filter(item.arg, "computed index", [], [], None, None)
     return environment.from_string(tree)
+
+
+@lru_cache(maxsize=1024)
+def _undeclared(source: str) -> frozenset[str]:
+    """The names that a template expects; a column may be called as one of Jinja's functions."""
+    tree = _STRICT.parse(source)
+    called = {call.node.name for call in tree.find_all(nodes.Call) if hasattr(call.node, "name")}
+    used = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
+    columns = (used - called) & _STRICT.globals.keys()
+    return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
 
 
 @lru_cache(maxsize=1024)
