@@ -169,8 +169,10 @@ class RunFolder:
     def finish(self, history: History) -> None:
         """Note that the run is finished; what was only kept to go on from is then not needed."""
         write_whole(self.finished, json.dumps({"run": self.run, "history": history.to_json()}))
-        # The best weights before the last ones go last: a checkpoint may still need them.
-        for path in (_previous(self.checkpoint), self.checkpoint, _previous(self.best)):
+        # A kill may have left parts of files. The best weights before the last ones go last: a
+        # checkpoint may still need them.
+        parts = self.folder.glob("*.part")
+        for path in (*parts, _previous(self.checkpoint), self.checkpoint, _previous(self.best)):
             path.unlink(missing_ok=True)
 
     def load_finished(self, model: PreTrainedModel) -> History | None:

@@ -13,8 +13,9 @@ from helpers.data.tokenize import IGNORE
 from helpers.training.settings import TrainingError
 from helpers.training.shared_prefix import can_share, in_one_line, shared_length
 
-# An evaluation reads no more tokens at once, padding included, however many rows it may take.
-TOKENS_AT_ONCE = 4096
+# An evaluation reads no more tokens at once, padding included, and predicts no more labelled ones
+# (each has a score for every word of the vocabulary), however many rows it may take.
+TOKENS_AT_ONCE, LABELLED_AT_ONCE = 4096, 1024
 
 Rows = Sequence[dict]  # a datasets.Dataset, or a list of its rows: input_ids and labels
 Collate = Callable[[list[dict]], dict[str, Tensor]]
@@ -172,14 +173,17 @@ def _row_sums(
 
 
 def _by_length(dataset: Rows, batch_size: int) -> Iterator[list[int]]:
-    """Indices of rows of similar length, few enough for TOKENS_AT_ONCE (but at least one)."""
+    """Indices of rows of similar length, few enough to be read at once (but at least one)."""
     lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in dataset]
+    counts = [sum(label != IGNORE for label in row["labels"]) for row in dataset]
     chosen: list[int] = []
+    labelled = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        full = len(chosen) == batch_size or (len(chosen) + 1) * lengths[index] > TOKENS_AT_ONCE
-        if chosen and full:
+        rows, labelled = len(chosen) + 1, labelled + counts[index]
+        many = rows * lengths[index] > TOKENS_AT_ONCE or labelled > LABELLED_AT_ONCE
+        if chosen and (rows > batch_size or many):
             yield chosen
-            chosen = []
+            chosen, labelled = [], counts[index]
         chosen.append(index)
     if chosen:
         yield chosen
