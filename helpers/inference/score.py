@@ -111,13 +111,16 @@ def predict(
             model, tokenizer, prompts, max_new_tokens, chat=chat, first_line=one_line
         )
     scores = _score(model, tokenizer, prompts, choices, chat)
+    same = all(of_row == choices[0] for of_row in choices)
     if offsets is not None:
-        if any(of_row != choices[0] for of_row in choices) or len(offsets) != len(choices[0]):
+        if not same or len(offsets) != len(choices[0]):
             raise InferenceError(
                 f"There are {len(offsets)} offsets. Give one for each choice, of a task whose rows "
                 "all have the same choices."
             )
         scores = scores - torch.tensor(offsets)
+    if same:
+        return pick_choices(scores, choices[0])
     return [
         pick_choices(row[None, : len(of_row)], of_row)[0]
         for row, of_row in zip(scores, choices, strict=True)
