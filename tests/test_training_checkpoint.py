@@ -431,7 +431,8 @@ def test_a_finished_run_is_found_with_its_own_settings_weights_and_sets_only(tmp
     assert finished(tmp_path, settings=other_settings) is None
     assert finished(tmp_path, train_set=TRAIN[1:]) is None
     assert finished(tmp_path, validation_set=VALIDATION[1:]) is None
-    assert finished(tmp_path, train_set=TRAIN + VALIDATION[:1], validation_set=VALIDATION[1:]) is None
+    moved = {"train_set": TRAIN + VALIDATION[:1], "validation_set": VALIDATION[1:]}
+    assert finished(tmp_path, **moved) is None
     other = tiny_model(seed=99)
     before = weights(other)
     assert finished(tmp_path, model=other) is None

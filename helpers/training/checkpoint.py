@@ -32,6 +32,8 @@ from helpers.training.settings import History, TrainingError, TrainSettings
 
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
+# So much of a file of weights is in memory beside the weights of the model at most (bytes).
+AT_ONCE = 100_000_000
 
 
 def fingerprint(
@@ -129,7 +131,7 @@ class RunFolder:
                 best = history.best.step
                 print(f"{path} is not used: its best weights, those of step {best}, are lost.")
             else:
-                _copy_weights(content["weights"], model)
+                _copy_weights(path, model)
                 # A copy, for the file stays open while a tensor of it is in use.
                 optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
                 done = len(history.steps)
@@ -158,13 +160,12 @@ class RunFolder:
 
     def load_best(self, model: PreTrainedModel, history: History) -> None:
         """Give the model the best weights of the run. Raises TrainingError when they are lost."""
-        content = self._find_best(history)
-        if content is None:
+        if not self._find_best(history):
             raise TrainingError(
                 f"The best weights of this run, those of step {history.best.step}, are not in "
                 f"{self.best} any more. Load the starting model again and train anew."
             )
-        _copy_weights(content["weights"], model)
+        _copy_weights(self.best, model)
 
     def finish(self, history: History) -> None:
         """Note that the run is finished; what was only kept to go on from is then not needed."""
@@ -200,8 +201,8 @@ class RunFolder:
             print(f"{self.finished} is damaged ({error}) and is not used.")
             return None
 
-    def _find_best(self, history: History) -> dict | None:
-        """The file of the best weights of this history; it then has its name.
+    def _find_best(self, history: History) -> bool:
+        """Whether the best weights of this history are there; the file then has its name.
 
         A kill or an interrupt may have put newer ones on top of them.
         """
@@ -210,8 +211,8 @@ class RunFolder:
             if content and (content["run"], content.get("step")) == (self.run, history.best.step):
                 if path != self.best:
                     os.replace(path, self.best)
-                return content
-        return None
+                return True
+        return False
 
 
 def load_finished(
@@ -244,9 +245,19 @@ def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _copy_weights(weights: dict[str, torch.Tensor], model: PreTrainedModel) -> None:
+def _copy_weights(path: Path, model: PreTrainedModel) -> None:
+    """Give the model the weights of a file, which is mapped anew for each part of AT_ONCE bytes."""
+    content, read = _map(path), 0
     for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+        if read > AT_ONCE:
+            content, read = _map(path), 0
+        parameter.copy_(content["weights"][name])
+        read += parameter.nbytes
+
+
+def _map(path: Path) -> dict:
+    """The content of a file; its tensors stay on the disk (Windows could not replace it then)."""
+    return torch.load(path, "cpu", weights_only=True, mmap=os.name == "posix")
 
 
 def _save(path: Path, content: dict) -> None:
@@ -268,7 +279,7 @@ def _save(path: Path, content: dict) -> None:
 
 
 def _read(path: Path) -> dict | None:
-    """What `_save` wrote, with the tensors still on the disk (mapped); None if there is none.
+    """What `_save` wrote, see `_map`; None if there is none.
 
     A file that is damaged, or of something else, takes the ending .damaged, which is printed.
     """
@@ -276,8 +287,7 @@ def _read(path: Path) -> dict | None:
         with zipfile.ZipFile(path) as archive:
             if member := archive.testzip():
                 raise ValueError(f"{member} does not have the checksum that was noted")
-        # Mapped, so that a large file is never in memory as a whole; Windows could not replace it.
-        content = torch.load(path, "cpu", weights_only=True, mmap=os.name == "posix")
+        content = _map(path)
         if not content.keys() >= {"run", "weights"}:
             raise ValueError("it was not written by this course")
         return content
