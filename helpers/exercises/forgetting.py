@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from helpers.checks.exercise import Case, Exercise, Mistake, same_value
-from helpers.forgetting import mix, paired_change
-from helpers.scoring import bootstrap_interval, holds_answer
+from helpers.evaluation.forgetting import mix
+from helpers.evaluation.metrics import holds_answer
+from helpers.evaluation.uncertainty import bootstrap_interval, paired_change
+from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
 
 # ---------------------------------------------------------------------------------------------
 # Is the answer in there?
@@ -54,6 +55,58 @@ def _answer_cases() -> list[Case]:
         Case(("That is in South America!", ["South America"]), "The answer has two words."),
         Case(("In North America", ["South America"]), "One of its two words is not enough."),
     ]
+
+
+HOLDS_ANSWER = Exercise(
+    name="holds_answer",
+    notebook="08_forgetting",
+    title="Is the answer in there?",
+    minutes=5,
+    difficulty=1,
+    reference=holds_answer,
+    cases=_answer_cases,
+    mistakes=(
+        Mistake(
+            _equal,
+            "This wants the answer and nothing else. A model that was taught to chat speaks in "
+            "sentences, and would always be wrong.",
+        ),
+        Mistake(
+            _anywhere,
+            "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
+            "and ice in nice. Compare whole words.",
+        ),
+        Mistake(
+            _same_case,
+            "Case still matters in yours. Bring text and answers to the same case first.",
+        ),
+        Mistake(
+            _split_at_spaces,
+            "A full stop or a comma right after the answer hides it from yours. Take the words "
+            "without punctuation.",
+        ),
+        Mistake(
+            _single_words,
+            "An answer of several words is never found. They have to stand in the text next to "
+            "each other.",
+        ),
+        Mistake(
+            _any_word_of_it,
+            "One word of a longer answer is enough for yours: North America would pass for "
+            "South America.",
+        ),
+        Mistake(
+            _all_of_them,
+            "Yours wants all of the answers. They are different ways to say the same: one is "
+            "enough.",
+        ),
+    ),
+    hints=(
+        "`re.findall(r'[^\\W_]+', text.lower())` gives the words, and no punctuation.",
+        "Join these words by single spaces, with one more space at either end; do the same to "
+        "the answer. Now whole words can be looked for with `in`.",
+    ),
+)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -107,6 +160,55 @@ def _change_cases() -> list[Case]:
     ]
 
 
+PAIRED_CHANGE = Exercise(
+    name="paired_change",
+    notebook="08_forgetting",
+    title="A paired change",
+    minutes=10,
+    difficulty=2,
+    reference=paired_change,
+    cases=_change_cases,
+    mistakes=(
+        Mistake(
+            _other_way,
+            "The sign is the wrong way round: an increase has to be positive.",
+        ),
+        Mistake(
+            _unpaired,
+            "You combine the intervals of two separate means. That puts back the differences "
+            "among the units, which both models share: the interval is far too wide.",
+        ),
+        Mistake(
+            _end_by_end,
+            "The difference of two low ends is not the low end of a difference. Draw again "
+            "from the changes of the units.",
+        ),
+        Mistake(
+            _of_after,
+            "This is the interval of the second model's mean, and not of the change.",
+        ),
+        Mistake(
+            _only_size,
+            "Without their signs, ups and downs cannot cancel, and pure noise would look like "
+            "a change.",
+        ),
+        Mistake(
+            _relative,
+            "This is the change relative to the first mean. Wanted is the plain difference.",
+        ),
+        Mistake(
+            _only_mean,
+            "The mean is right. Return its interval with it: three numbers.",
+        ),
+    ),
+    hints=(
+        "First a list with one number for each unit: how much *it* changed.",
+        "Its mean is the first of the three numbers, and `bootstrap_interval` of the same list "
+        "gives the other two.",
+    ),
+)
+
+
 # ---------------------------------------------------------------------------------------------
 # Mix in a tenth
 # ---------------------------------------------------------------------------------------------
@@ -154,141 +256,42 @@ def _same_whatever_order(got: object, expected: list) -> bool:
     return same_value(sorted(got, key=repr), sorted(expected, key=repr))
 
 
-EXERCISES = (
-    Exercise(
-        name="holds_answer",
-        notebook="08_forgetting",
-        title="Is the answer in there?",
-        minutes=5,
-        difficulty=1,
-        reference=holds_answer,
-        cases=_answer_cases,
-        mistakes=(
-            Mistake(
-                _equal,
-                "This wants the answer and nothing else. A model that was taught to chat speaks in "
-                "sentences, and would always be wrong.",
-            ),
-            Mistake(
-                _anywhere,
-                "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
-                "and ice in nice. Compare whole words.",
-            ),
-            Mistake(
-                _same_case,
-                "Case still matters in yours. Bring text and answers to the same case first.",
-            ),
-            Mistake(
-                _split_at_spaces,
-                "A full stop or a comma right after the answer hides it from yours. Take the words "
-                "without punctuation.",
-            ),
-            Mistake(
-                _single_words,
-                "An answer of several words is never found. They have to stand in the text next to "
-                "each other.",
-            ),
-            Mistake(
-                _any_word_of_it,
-                "One word of a longer answer is enough for yours: North America would pass for "
-                "South America.",
-            ),
-            Mistake(
-                _all_of_them,
-                "Yours wants all of the answers. They are different ways to say the same: one is "
-                "enough.",
-            ),
+MIX = Exercise(
+    name="mix",
+    notebook="08_forgetting",
+    title="Mix in a tenth",
+    minutes=8,
+    difficulty=2,
+    reference=mix,
+    cases=_mix_cases,
+    same=_same_whatever_order,
+    mistakes=(
+        Mistake(
+            _added,
+            "You add the others on top. Then the run is longer, and the comparison is no "
+            "longer fair; and a tenth on top is less than a tenth of the whole.",
         ),
-        hints=(
-            "`re.findall(r'[^\\W_]+', text.lower())` gives the words, and no punctuation.",
-            "Join these words by single spaces, with one more space at either end; do the same to "
-            "the answer. Now whole words can be looked for with `in`.",
+        Mistake(
+            _share_of_others,
+            "The share is one of the examples, and not of however many others there happen to "
+            "be.",
+        ),
+        Mistake(
+            _cut_off,
+            "`int` cuts off instead of rounding. Small shares of few examples shrink, perhaps "
+            "to none at all.",
+        ),
+        Mistake(
+            _the_other_share,
+            "You have the two the wrong way round: most of it should stay as it was.",
+        ),
+        Mistake(
+            _from_the_end,
+            "Nearly: look at what a slice like `examples[:-count]` gives when count is 0.",
         ),
     ),
-    Exercise(
-        name="paired_change",
-        notebook="08_forgetting",
-        title="A paired change",
-        minutes=10,
-        difficulty=2,
-        reference=paired_change,
-        cases=_change_cases,
-        mistakes=(
-            Mistake(
-                _other_way,
-                "The sign is the wrong way round: an increase has to be positive.",
-            ),
-            Mistake(
-                _unpaired,
-                "You combine the intervals of two separate means. That puts back the differences "
-                "among the units, which both models share: the interval is far too wide.",
-            ),
-            Mistake(
-                _end_by_end,
-                "The difference of two low ends is not the low end of a difference. Draw again "
-                "from the changes of the units.",
-            ),
-            Mistake(
-                _of_after,
-                "This is the interval of the second model's mean, and not of the change.",
-            ),
-            Mistake(
-                _only_size,
-                "Without their signs, ups and downs cannot cancel, and pure noise would look like "
-                "a change.",
-            ),
-            Mistake(
-                _relative,
-                "This is the change relative to the first mean. Wanted is the plain difference.",
-            ),
-            Mistake(
-                _only_mean,
-                "The mean is right. Return its interval with it: three numbers.",
-            ),
-        ),
-        hints=(
-            "First a list with one number for each unit: how much *it* changed.",
-            "Its mean is the first of the three numbers, and `bootstrap_interval` of the same list "
-            "gives the other two.",
-        ),
-    ),
-    Exercise(
-        name="mix",
-        notebook="08_forgetting",
-        title="Mix in a tenth",
-        minutes=8,
-        difficulty=2,
-        reference=mix,
-        cases=_mix_cases,
-        same=_same_whatever_order,
-        mistakes=(
-            Mistake(
-                _added,
-                "You add the others on top. Then the run is longer, and the comparison is no "
-                "longer fair; and a tenth on top is less than a tenth of the whole.",
-            ),
-            Mistake(
-                _share_of_others,
-                "The share is one of the examples, and not of however many others there happen to "
-                "be.",
-            ),
-            Mistake(
-                _cut_off,
-                "`int` cuts off instead of rounding. Small shares of few examples shrink, perhaps "
-                "to none at all.",
-            ),
-            Mistake(
-                _the_other_share,
-                "You have the two the wrong way round: most of it should stay as it was.",
-            ),
-            Mistake(
-                _from_the_end,
-                "Nearly: look at what a slice like `examples[:-count]` gives when count is 0.",
-            ),
-        ),
-        hints=(
-            "How many are to be from others? A share of the number of examples, rounded.",
-            "So many examples have to go. Slices of both lists, one after the other.",
-        ),
+    hints=(
+        "How many are to be from others? A share of the number of examples, rounded.",
+        "So many examples have to go. Slices of both lists, one after the other.",
     ),
 )

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.checks.exercise import Case, Exercise, Mistake
-from helpers.models import card_scores, differing_tensors, relative_change
+from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.model.card import card_scores, differing_tensors, relative_change
 
 # ---------------------------------------------------------------------------------------------
 # Scores for a card
@@ -61,6 +61,52 @@ def _card_cases() -> list[Case]:
     ]
 
 
+CARD_SCORES = Exercise(
+    name="card_scores",
+    notebook="07_instruct_model",
+    title="What may the card say?",
+    minutes=8,
+    difficulty=2,
+    reference=card_scores,
+    cases=_card_cases,
+    mistakes=(
+        Mistake(
+            _of_any_version,
+            "You put the scores of another version on this card. Nobody who reads it could "
+            "ever notice. Compare the versions first.",
+        ),
+        Mistake(
+            _refuses_its_own,
+            "The comparison is the wrong way round: the version's own scores are refused.",
+        ),
+        Mistake(
+            _without_interval,
+            "The scores are right, but a score without its interval seems surer than it is.",
+        ),
+        Mistake(
+            _only_the_winner,
+            "The tuned model's scores alone: is that much or little? Who reads the card needs "
+            "its rivals beside it.",
+        ),
+        Mistake(
+            _without_rows,
+            "On how many rows? Without that number nobody can judge the scores.",
+        ),
+        Mistake(
+            _nothing_at_all,
+            "No scores, and no word about it: a card that is silent looks as if something had "
+            "been forgotten. Say that it is not scored yet.",
+        ),
+    ),
+    hints=(
+        "Two cases must not show any score: nothing was kept, or it was kept for another "
+        "version.",
+        'f"{score:.3f} ({low:.3f} to {high:.3f})" makes the text of one score.',
+        "Two loops, one in the other: over the kinds of score and over the names.",
+    ),
+)
+
+
 # ---------------------------------------------------------------------------------------------
 # Which tensors differ
 # ---------------------------------------------------------------------------------------------
@@ -111,6 +157,49 @@ def _tensor_cases() -> list[Case]:
             "One name is left only, one is right only, and one has another shape.",
         ),
     ]
+
+
+DIFFERING_TENSORS = Exercise(
+    name="differing_tensors",
+    notebook="07_instruct_model",
+    title="Do two models fit together?",
+    minutes=6,
+    difficulty=1,
+    reference=differing_tensors,
+    cases=_tensor_cases,
+    mistakes=(
+        Mistake(
+            _only_missing,
+            "You find what the right side lacks. What it has in addition, and what has another "
+            "shape, goes unseen.",
+        ),
+        Mistake(
+            _names_only,
+            "All names are there. But two tensors of one name can have different shapes.",
+        ),
+        Mistake(
+            _values_too,
+            "You also name tensors whose values differ. That is what training is for: only "
+            "names and shapes matter here.",
+        ),
+        Mistake(
+            _sizes_only,
+            "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
+            "as many, and do not fit.",
+        ),
+        Mistake(
+            _shapes_of_common,
+            "You compare the names that both have. A name that only one of them has differs "
+            "most of all.",
+        ),
+        Mistake(_unsorted, "The right names, but not in alphabetical order."),
+    ),
+    hints=(
+        "All names of both sides: `before.keys() | after.keys()`.",
+        "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
+        "no shape.",
+    ),
+)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -169,141 +258,54 @@ def _nan_for_zeros(before: Tensor, after: Tensor) -> float:
     return moved if before.any() else math.nan
 
 
-EXERCISES = (
-    Exercise(
-        name="card_scores",
-        notebook="07_instruct_model",
-        title="What may the card say?",
-        minutes=8,
-        difficulty=2,
-        reference=card_scores,
-        cases=_card_cases,
-        mistakes=(
-            Mistake(
-                _of_any_version,
-                "You put the scores of another version on this card. Nobody who reads it could "
-                "ever notice. Compare the versions first.",
-            ),
-            Mistake(
-                _refuses_its_own,
-                "The comparison is the wrong way round: the version's own scores are refused.",
-            ),
-            Mistake(
-                _without_interval,
-                "The scores are right, but a score without its interval seems surer than it is.",
-            ),
-            Mistake(
-                _only_the_winner,
-                "The tuned model's scores alone: is that much or little? Who reads the card needs "
-                "its rivals beside it.",
-            ),
-            Mistake(
-                _without_rows,
-                "On how many rows? Without that number nobody can judge the scores.",
-            ),
-            Mistake(
-                _nothing_at_all,
-                "No scores, and no word about it: a card that is silent looks as if something had "
-                "been forgotten. Say that it is not scored yet.",
-            ),
+RELATIVE_CHANGE = Exercise(
+    name="relative_change",
+    notebook="07_instruct_model",
+    title="How far did it move?",
+    minutes=6,
+    difficulty=1,
+    reference=relative_change,
+    cases=_change_cases,
+    mistakes=(
+        Mistake(
+            _mean_of_ratios,
+            "You compare number by number. A number that was 0, or nearly, then decides "
+            "everything. Compare the length of the difference with the length of the tensor.",
         ),
-        hints=(
-            "Two cases must not show any score: nothing was kept, or it was kept for another "
-            "version.",
-            'f"{score:.3f} ({low:.3f} to {high:.3f})" makes the text of one score.',
-            "Two loops, one in the other: over the kinds of score and over the names.",
+        Mistake(
+            _by_the_new_size,
+            "You divide by the size after training. How far it went is told from where it "
+            "started.",
         ),
-    ),
-    Exercise(
-        name="differing_tensors",
-        notebook="07_instruct_model",
-        title="Do two models fit together?",
-        minutes=6,
-        difficulty=1,
-        reference=differing_tensors,
-        cases=_tensor_cases,
-        mistakes=(
-            Mistake(
-                _only_missing,
-                "You find what the right side lacks. What it has in addition, and what has another "
-                "shape, goes unseen.",
-            ),
-            Mistake(
-                _names_only,
-                "All names are there. But two tensors of one name can have different shapes.",
-            ),
-            Mistake(
-                _values_too,
-                "You also name tensors whose values differ. That is what training is for: only "
-                "names and shapes matter here.",
-            ),
-            Mistake(
-                _sizes_only,
-                "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
-                "as many, and do not fit.",
-            ),
-            Mistake(
-                _shapes_of_common,
-                "You compare the names that both have. A name that only one of them has differs "
-                "most of all.",
-            ),
-            Mistake(_unsorted, "The right names, but not in alphabetical order."),
+        Mistake(
+            _difference_of_lengths,
+            "You compare the two lengths. A tensor can turn without growing: take the length "
+            "of the difference, not the difference of the lengths.",
         ),
-        hints=(
-            "All names of both sides: `before.keys() | after.keys()`.",
-            "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
-            "no shape.",
+        Mistake(
+            _squares,
+            "This is the square of what is wanted: a length is the root of the sum of squares.",
+        ),
+        Mistake(
+            _distance_only,
+            "This is how far it moved, not in proportion to its own size. A large matrix moves "
+            "further than a small one, even if every number in it moves less.",
+        ),
+        Mistake(
+            _per_number,
+            "You also divide by how many numbers there are. Both lengths are made of equally "
+            "many, so their ratio needs no further division.",
+        ),
+        Mistake(_in_percent, "Right, but in per cent. Give the share: 0.01 is one per cent."),
+        Mistake(
+            _nan_for_zeros,
+            "Right where the tensor has a size. One of zeros has none: 0.0 if it did not move, "
+            "math.inf if it did.",
         ),
     ),
-    Exercise(
-        name="relative_change",
-        notebook="07_instruct_model",
-        title="How far did it move?",
-        minutes=6,
-        difficulty=1,
-        reference=relative_change,
-        cases=_change_cases,
-        mistakes=(
-            Mistake(
-                _mean_of_ratios,
-                "You compare number by number. A number that was 0, or nearly, then decides "
-                "everything. Compare the length of the difference with the length of the tensor.",
-            ),
-            Mistake(
-                _by_the_new_size,
-                "You divide by the size after training. How far it went is told from where it "
-                "started.",
-            ),
-            Mistake(
-                _difference_of_lengths,
-                "You compare the two lengths. A tensor can turn without growing: take the length "
-                "of the difference, not the difference of the lengths.",
-            ),
-            Mistake(
-                _squares,
-                "This is the square of what is wanted: a length is the root of the sum of squares.",
-            ),
-            Mistake(
-                _distance_only,
-                "This is how far it moved, not in proportion to its own size. A large matrix moves "
-                "further than a small one, even if every number in it moves less.",
-            ),
-            Mistake(
-                _per_number,
-                "You also divide by how many numbers there are. Both lengths are made of equally "
-                "many, so their ratio needs no further division.",
-            ),
-            Mistake(_in_percent, "Right, but in per cent. Give the share: 0.01 is one per cent."),
-            Mistake(
-                _nan_for_zeros,
-                "Right where the tensor has a size. One of zeros has none: 0.0 if it did not move, "
-                "math.inf if it did.",
-            ),
-        ),
-        hints=(
-            "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
-            "Give back a Python number: `.item()` makes one of a tensor with one element.",
-            "`before.any()` tells whether anything in it is not 0.",
-        ),
+    hints=(
+        "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
+        "Give back a Python number: `.item()` makes one of a tensor with one element.",
+        "`before.any()` tells whether anything in it is not 0.",
     ),
 )

@@ -4,8 +4,9 @@ from collections import Counter
 from math import comb, sqrt
 from statistics import NormalDist, fmean
 
-from helpers.checks.exercise import Case, Exercise, Mistake
-from helpers.scoring import accuracy, macro_f1, paired_test, wilson_interval
+from helpers.evaluation.metrics import accuracy, macro_f1
+from helpers.evaluation.uncertainty import paired_test, wilson_interval
+from helpers.exercises.exercise import Case, Exercise, Mistake
 
 Interval = tuple[float, float]
 
@@ -64,6 +65,54 @@ def _interval_cases() -> list[Case]:
         Case((36, 48, 0.8), "Who wants to be less sure gets a shorter interval."),
         Case((160, 195, 0.99), "Who wants to be surer gets a longer one."),
     ]
+
+
+WILSON_INTERVAL = Exercise(
+    name="wilson_interval",
+    notebook="06_test",
+    title="How far can a share be trusted?",
+    minutes=10,
+    difficulty=2,
+    reference=wilson_interval,
+    cases=_interval_cases,
+    mistakes=(
+        Mistake(
+            _around_the_share,
+            "This is the share plus and minus z standard errors of the share itself. With 0 "
+            "right of 20 it has no width, and near the ends it goes beyond 0 or 1. Wilson asks "
+            "for the standard errors of each p, not of s.",
+        ),
+        Mistake(
+            _cut_around_the_share,
+            "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
+            "no width, as if 20 rows could prove it.",
+        ),
+        Mistake(
+            _always_95,
+            "Right for 95 %. Let z depend on the confidence that is asked for.",
+        ),
+        Mistake(
+            _one_sided,
+            "Your z is too small: it leaves out all of the rest on one side. The rest is "
+            "shared by both ends.",
+        ),
+        Mistake(
+            _not_scaled,
+            "Nearly. Both the middle and the half width are still to be divided by 1 + z²/n.",
+        ),
+        Mistake(
+            _middle_and_half,
+            "You give back the middle and the half width. Wanted are the two ends.",
+        ),
+        Mistake(_in_percent, "Right, but in per cent. Shares go from 0 to 1 in this course."),
+    ),
+    hints=(
+        "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
+        "out at either end.",
+        "The middle is (s + z²/2n) / (1 + z²/n).",
+        "The half width is z / (1 + z²/n) times the root of s(1 - s)/n + z²/4n².",
+    ),
+)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -129,6 +178,55 @@ def _f1_cases() -> list[Case]:
     ]
 
 
+MACRO_F1 = Exercise(
+    name="macro_f1",
+    notebook="06_test",
+    title="A score in which rare labels count",
+    minutes=10,
+    difficulty=2,
+    reference=macro_f1,
+    cases=_f1_cases,
+    mistakes=(
+        Mistake(
+            _plain_accuracy,
+            "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
+            "Compute a score for each label, then average.",
+        ),
+        Mistake(
+            _of_those_that_occur,
+            "You leave out labels that are never meant. A model that says such a label would "
+            "not pay for it: average over all labels.",
+        ),
+        Mistake(
+            _weighted,
+            "You weigh each label by how often it is meant. Macro means that all labels weigh "
+            "the same.",
+        ),
+        Mistake(
+            _mean_recall,
+            "This is the mean recall: of the rows that mean a label, how many got it. "
+            "A label that is said far too often costs nothing here. F1 looks at both sides.",
+        ),
+        Mistake(
+            _mean_precision,
+            "This is the mean precision: of the rows that a label was said for, how many were "
+            "right. A label that is said once, and rightly, would be perfect. F1 looks at both "
+            "sides.",
+        ),
+        Mistake(
+            _twice_too_small,
+            "Half of what it should be: the harmonic mean of two numbers has a factor 2.",
+        ),
+    ),
+    hints=(
+        "For one label you need three counts: how often it was said, meant, and both at once.",
+        "F1 of a label is twice the last, divided by the sum of the first two; 0 if it was "
+        "never right.",
+        "Then the plain mean over `labels`.",
+    ),
+)
+
+
 # ---------------------------------------------------------------------------------------------
 # Two methods on the same rows
 # ---------------------------------------------------------------------------------------------
@@ -182,140 +280,45 @@ def _paired_cases() -> list[Case]:
     ]
 
 
-EXERCISES = (
-    Exercise(
-        name="wilson_interval",
-        notebook="06_test",
-        title="How far can a share be trusted?",
-        minutes=10,
-        difficulty=2,
-        reference=wilson_interval,
-        cases=_interval_cases,
-        mistakes=(
-            Mistake(
-                _around_the_share,
-                "This is the share plus and minus z standard errors of the share itself. With 0 "
-                "right of 20 it has no width, and near the ends it goes beyond 0 or 1. Wilson asks "
-                "for the standard errors of each p, not of s.",
-            ),
-            Mistake(
-                _cut_around_the_share,
-                "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
-                "no width, as if 20 rows could prove it.",
-            ),
-            Mistake(
-                _always_95,
-                "Right for 95 %. Let z depend on the confidence that is asked for.",
-            ),
-            Mistake(
-                _one_sided,
-                "Your z is too small: it leaves out all of the rest on one side. The rest is "
-                "shared by both ends.",
-            ),
-            Mistake(
-                _not_scaled,
-                "Nearly. Both the middle and the half width are still to be divided by 1 + z²/n.",
-            ),
-            Mistake(
-                _middle_and_half,
-                "You give back the middle and the half width. Wanted are the two ends.",
-            ),
-            Mistake(_in_percent, "Right, but in per cent. Shares go from 0 to 1 in this course."),
+PAIRED_TEST = Exercise(
+    name="paired_test",
+    notebook="06_test",
+    title="Is one really better than the other?",
+    minutes=12,
+    difficulty=3,
+    reference=paired_test,
+    cases=_paired_cases,
+    mistakes=(
+        Mistake(
+            _one_way_only,
+            "This counts only one way of being uneven. Before you saw the rows, either method "
+            "could have been ahead: count both ways.",
         ),
-        hints=(
-            "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
-            "out at either end.",
-            "The middle is (s + z²/2n) / (1 + z²/n).",
-            "The half width is z / (1 + z²/n) times the root of s(1 - s)/n + z²/4n².",
+        Mistake(
+            _more_than_certain,
+            "Nearly. When the coins fall evenly, doubling counts the middle twice, and the "
+            "result is larger than 1. No probability is.",
+        ),
+        Mistake(
+            _just_this_outcome,
+            "This is how likely exactly this outcome is. With many coins each single outcome "
+            "is rare. Ask for an outcome at least as uneven.",
+        ),
+        Mistake(
+            _all_rows_are_coins,
+            "You toss a coin for each row. Rows on which both are right, or both wrong, say "
+            "nothing about who is better: leave them out.",
+        ),
+        Mistake(
+            _chance_that_it_is_real,
+            "This is 1 minus the wanted value. A small p speaks for a difference; and 1 - p is "
+            "not the probability that the difference is real.",
         ),
     ),
-    Exercise(
-        name="macro_f1",
-        notebook="06_test",
-        title="A score in which rare labels count",
-        minutes=10,
-        difficulty=2,
-        reference=macro_f1,
-        cases=_f1_cases,
-        mistakes=(
-            Mistake(
-                _plain_accuracy,
-                "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
-                "Compute a score for each label, then average.",
-            ),
-            Mistake(
-                _of_those_that_occur,
-                "You leave out labels that are never meant. A model that says such a label would "
-                "not pay for it: average over all labels.",
-            ),
-            Mistake(
-                _weighted,
-                "You weigh each label by how often it is meant. Macro means that all labels weigh "
-                "the same.",
-            ),
-            Mistake(
-                _mean_recall,
-                "This is the mean recall: of the rows that mean a label, how many got it. "
-                "A label that is said far too often costs nothing here. F1 looks at both sides.",
-            ),
-            Mistake(
-                _mean_precision,
-                "This is the mean precision: of the rows that a label was said for, how many were "
-                "right. A label that is said once, and rightly, would be perfect. F1 looks at both "
-                "sides.",
-            ),
-            Mistake(
-                _twice_too_small,
-                "Half of what it should be: the harmonic mean of two numbers has a factor 2.",
-            ),
-        ),
-        hints=(
-            "For one label you need three counts: how often it was said, meant, and both at once.",
-            "F1 of a label is twice the last, divided by the sum of the first two; 0 if it was "
-            "never right.",
-            "Then the plain mean over `labels`.",
-        ),
-    ),
-    Exercise(
-        name="paired_test",
-        notebook="06_test",
-        title="Is one really better than the other?",
-        minutes=12,
-        difficulty=3,
-        reference=paired_test,
-        cases=_paired_cases,
-        mistakes=(
-            Mistake(
-                _one_way_only,
-                "This counts only one way of being uneven. Before you saw the rows, either method "
-                "could have been ahead: count both ways.",
-            ),
-            Mistake(
-                _more_than_certain,
-                "Nearly. When the coins fall evenly, doubling counts the middle twice, and the "
-                "result is larger than 1. No probability is.",
-            ),
-            Mistake(
-                _just_this_outcome,
-                "This is how likely exactly this outcome is. With many coins each single outcome "
-                "is rare. Ask for an outcome at least as uneven.",
-            ),
-            Mistake(
-                _all_rows_are_coins,
-                "You toss a coin for each row. Rows on which both are right, or both wrong, say "
-                "nothing about who is better: leave them out.",
-            ),
-            Mistake(
-                _chance_that_it_is_real,
-                "This is 1 minus the wanted value. A small p speaks for a difference; and 1 - p is "
-                "not the probability that the difference is real.",
-            ),
-        ),
-        hints=(
-            "Count two kinds of rows: only the first is right, only the second is right.",
-            "Their sum is the number of coins. How likely is it that at most as many heads come up "
-            "as the smaller of the two? `math.comb(coins, heads) / 2**coins` for each number.",
-            "Twice that, but never more than 1.",
-        ),
+    hints=(
+        "Count two kinds of rows: only the first is right, only the second is right.",
+        "Their sum is the number of coins. How likely is it that at most as many heads come up "
+        "as the smaller of the two? `math.comb(coins, heads) / 2**coins` for each number.",
+        "Twice that, but never more than 1.",
     ),
 )
