@@ -40,7 +40,8 @@ def first_line(tokenizer, ids: list[int]) -> str:
     return (tokenizer.decode(ids, skip_special_tokens=True).strip().splitlines() or [""])[0].strip()
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *MORE])
+# transformers 5.23 itself gives another answer at each call of generate for RecurrentGemma.
+@pytest.mark.parametrize("name", [*FAMILIES, *sorted(MORE.keys() - {"recurrent_gemma"})])
 def test_answers_are_those_of_generate_row_by_row(name: str) -> None:
     model, tokenizer = model_and_tokenizer(name)
     for prompts in (PROMPTS, [SHOTS + prompt for prompt in PROMPTS[:3]]):
@@ -177,3 +178,13 @@ def test_answer_length_is_that_of_the_longest_answer_with_its_end() -> None:
     row = {"prompt": "a:", "answer": "it broke and I sent it back", **examples[1]}
     assert predict(model, tokenizer, [row]) == [row["answer"]]
     assert max(asked) == needed - 1
+
+
+@pytest.mark.parametrize("lines", [("one",), ("one", "two, too")])
+def test_predict_writes_several_lines_where_a_right_answer_has_them(lines) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    script = completion_ids(" one\ntwo, too", tokenizer)
+    scripted(model, tokenizer, "a:", script)
+    answer = "\n".join(lines)
+    row = {"prompt": "a:", "answer": answer, "completion": f" {answer}"}
+    assert predict(model, tokenizer, [row], max_new_tokens=len(script)) == [answer]
