@@ -50,8 +50,10 @@ def test_the_answers_of_one_question_stand_in_one_row_beside_its_prompt():
 
 
 def test_a_prompt_can_be_put_in_several_forms():
-    forms = {"plain": str, "chat": "<user>{}".format}
-    both = SideBySide({"echo": str}, "Hello", forms)
+    def echo(prompt: str, user: str = "") -> str:
+        return user + prompt
+
+    both = SideBySide({"echo": echo}, "Hello", {"plain": {}, "chat": {"user": "<user>"}})
     assert both.form in both.children
     for form in ("plain", "chat"):
         both.form.value = form
@@ -95,8 +97,7 @@ def test_any_error_is_shown_in_the_box():
     both.button.click()
     assert both.result.value == "RuntimeError: Expected &lt;Long&gt;, got Float"
     assert not both.button.disabled
-    forms = {"plain": str, "chat": lambda typed: typed["text"]}
-    both = SideBySide({"echo": str}, "Hello", forms)
+    both = SideBySide({"echo": str}, "Hello", {"plain": {}, "chat": {"unknown": True}})
     both.form.value = "chat"
     both.button.click()
     assert both.result.value.startswith("TypeError: ")

@@ -57,6 +57,7 @@ class Task:
     clean, required, numbers, id: see table.load_table.
     columns: names of the columns, for a CSV or TSV without a header.
     references: columns with further right answers. title: the task in a few words, for people.
+    path: the task file.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Task:
     columns: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     title: str = ""
-    folder: Path = Path()
+    path: Path = Path()
 
     @property
     def wording(self) -> Template:
@@ -91,7 +92,7 @@ class Task:
         """The table, as a path from the working folder, or as "hub:owner/name"."""
         if self.table.startswith("hub:"):
             return self.table
-        path = self.folder / self.table
+        path = self.path.parent / self.table
         with suppress(ValueError):  # on Windows, a path on another drive has no relative form
             return Path(os.path.relpath(path))
         return path
@@ -258,7 +259,7 @@ def _make_task(path: Path, content: object) -> Task:
             f"{where} has the unknown key {format_names(unknown)}. The known ones are: "
             f"{format_names(sorted(known))}."
         )
-    facts: dict[str, object] = {"folder": path.parent}
+    facts: dict[str, object] = {"path": path}
     for key, value in content.items():
         values = value if isinstance(value, list) else [value] if value else []
         if key in _TEXTS:

@@ -44,16 +44,16 @@ class SideBySide(ipywidgets.VBox):
     question on top. Each question stands alone: no model is told of the ones before.
 
     answer_functions: name of a model → function from a prompt to its answer.
-    forms: name of a form → function from what was typed to the prompt that the models get.
+    forms: name of a form → keyword arguments that these functions get with the prompt.
     """
 
     def __init__(
         self,
-        answer_functions: dict[str, Callable[[str], str]],
+        answer_functions: dict[str, Callable[..., str]],
         prompt: str = "",
-        forms: dict[str, Callable[[str], str]] | None = None,
+        forms: dict[str, dict[str, object]] | None = None,
     ) -> None:
-        self._answer_functions, self._forms = answer_functions, forms or {"as typed": str}
+        self._answer_functions, self._forms = answer_functions, forms or {"as typed": {}}
         self.prompt = ipywidgets.Textarea(
             value=prompt,
             placeholder="Type a prompt here.",
@@ -78,8 +78,8 @@ class SideBySide(ipywidgets.VBox):
         try:
             if not typed.strip():
                 raise CourseError("The box is empty. Type a prompt, then press the button.")
-            prompt = self._forms[form](typed)
-            answers = [answer(prompt) for answer in self._answer_functions.values()]
+            options = self._forms[form]
+            answers = [answer(typed, **options) for answer in self._answer_functions.values()]
             self._answered.insert(0, [typed, form, *(text or "(nothing)" for text in answers)])
         except Exception as error:
             trouble = escape(_in_words(error))
