@@ -124,10 +124,10 @@ def test_an_empty_box_asks_nobody(typed):
 def test_models_answer_in_the_box_and_an_empty_form_is_refused():
     model, tokenizer = tiny_model(), tiny_tokenizer()
 
-    def speak(prompt: str) -> str:
-        return generate_answers(model, tokenizer, [prompt], 3)[0]
+    def speak(prompt: str, rest: str = "") -> str:
+        return generate_answers(model, tokenizer, [prompt if not rest else ""], 3)[0]
 
-    both = SideBySide({"tiny": speak}, "Is it?", {"plain": str, "nothing": lambda typed: ""})
+    both = SideBySide({"tiny": speak}, "Is it?", {"plain": {}, "nothing": {"rest": "no"}})
     both.button.click()
     assert "<table" in both.result.value
     both.form.value = "nothing"
