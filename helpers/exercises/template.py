@@ -229,7 +229,7 @@ Is this customer happy ({{ choices | join(" or ") }})?\"\"\"
 )
 
 # ---------------------------------------------------------------------------------------------
-# How much a column gives away
+# How well a column predicts the answer
 # ---------------------------------------------------------------------------------------------
 
 
@@ -283,7 +283,7 @@ def _value_cases() -> list[Case]:
 PREDICTABILITY = Exercise(
     name="predictability",
     notebook="02_template",
-    title="How much does a column give away?",
+    title="How well does a column predict the answer?",
     minutes=10,
     difficulty=3,
     reference=predictability,
