@@ -88,8 +88,9 @@ def intervals(
 ) -> None:
     """Draw each score (score, low, high) as a mark with its interval. flat: from left to right."""
     middle, low, high = zip(*scores, strict=True)
-    below = [m - end for m, end in zip(middle, low, strict=True)]
-    above = [end - m for m, end in zip(middle, high, strict=True)]
+    # An end that rounding has put on the wrong side of its score would be refused.
+    below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
+    above = [max(0.0, end - m) for m, end in zip(middle, high, strict=True)]
     if flat:
         axes.errorbar(middle, positions, xerr=[below, above], capsize=3, **style)
     else:
