@@ -4,13 +4,20 @@ import copy
 import inspect
 import math
 import random
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from helpers.checks.exercise import Case, Exercise, Mistake
-from helpers.scoring import wilson_interval
-from helpers.splits import given_away
-from helpers.table import Row, product_of
+import helpers.data
+from helpers.data.split import leaked_rows
+from helpers.data.table import group_key
+from helpers.evaluation.uncertainty import wilson_interval
+from helpers.exercises.exercise import Case, Exercise, Mistake
 
 NOTEBOOK = "03_split"
+
+Row = dict[str, Any]
 
 
 def _rows(*products: str) -> list[Row]:
@@ -32,7 +39,7 @@ def _rows(*products: str) -> list[Row]:
 
 _JOBS = {
     "change the weights": "train",
-    "choose between two wordings": "validation",
+    "choose between two templates": "validation",
     "find solved examples for a prompt": "train",
     "decide how long to train": "validation",
     "report how good the model is": "test",
@@ -82,7 +89,7 @@ WHICH_PART = Exercise(
         ),
         Mistake(
             dict.fromkeys(_JOBS, "train"),
-            "With one part for everything, the memoriser would be the best method of all.",
+            "With one part for everything, nearest neighbour would be the best method of all.",
         ),
     ),
     hints=(
@@ -96,31 +103,33 @@ WHICH_PART = Exercise(
 # ---------------------------------------------------------------------------------------------
 
 
-def _by_title(train: list[Row], test: list[Row]) -> list[Row]:
-    known = {row["product_title"] for row in train}
-    return [row for row in test if row["product_title"] in known]
+def _as_spelled(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    known = {row[column] for row in train}
+    return [row for row in test if row[column] in known]
 
 
-def _by_id(train: list[Row], test: list[Row]) -> list[Row]:
-    known = {row["review_id"] for row in train}
-    return [row for row in test if row["review_id"] in known]
+def _by_id(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "review_id")
 
 
-def _by_department(train: list[Row], test: list[Row]) -> list[Row]:
-    known = {row["department"] for row in train}
-    return [row for row in test if row["department"] in known]
+def _by_department(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "department")
 
 
-def _of_train(train: list[Row], test: list[Row]) -> list[Row]:
-    return given_away(test, train)
+def _by_product(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "product_title")
 
 
-def _only_products(train: list[Row], test: list[Row]) -> list[str]:
-    return sorted({product_of(row) for row in given_away(train, test)})
+def _of_train(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(test, train, column)
 
 
-def _one_each(train: list[Row], test: list[Row]) -> list[Row]:
-    first = {product_of(row): row for row in reversed(given_away(train, test))}
+def _only_values(train: list[Row], test: list[Row], column: str) -> list[str]:
+    return sorted({group_key(row[column]) for row in leaked_rows(train, test, column)})
+
+
+def _one_each(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    first = {group_key(row[column]): row for row in reversed(leaked_rows(train, test, column))}
     return [row for row in test if row in first.values()]
 
 
@@ -128,21 +137,23 @@ def _leak_cases() -> list[Case]:
     few = _rows("Kettle", "Rake", "Kettle")
     many = _rows("Kettle", "Rake", "Lamp", "Rake", "Mug", "Rake", "Lamp")
     spelled = _rows("Garden Hose", "Lamp", "GARDEN HOSE")
+    title = "product_title"
     return [
-        Case((few[:1], few[1:2]), "Another product, so train gives nothing away: an empty list."),
-        Case((few[:1], few[2:]), "Another review, and yet the same product."),
-        Case((many[:3], many[3:]), "Each test row counts, also a second one of a product."),
-        Case((spelled[:2], spelled[2:]), "Is it another product when the title is in capitals?"),
+        Case((few[:1], few[1:2], title), "Another product, so train leaks nothing: an empty list."),
+        Case((few[:1], few[2:], title), "Another review, and yet the same product."),
+        Case((many[:3], many[3:], title), "Each test row counts, also a second one of a product."),
+        Case((spelled[:2], spelled[2:], title), "Is a title in capitals another product?"),
+        Case((few[:1], few[1:2], "department"), "Another product, but of the same department."),
     ]
 
 
-GIVEN_AWAY = Exercise(
-    name="given_away",
+LEAKED_ROWS = Exercise(
+    name="leaked_rows",
     notebook=NOTEBOOK,
     title="Spot the leak",
     minutes=5,
     difficulty=1,
-    reference=given_away,
+    reference=leaked_rows,
     cases=_leak_cases,
     mistakes=(
         Mistake(
@@ -151,21 +162,23 @@ GIVEN_AWAY = Exercise(
             "level higher.",
         ),
         Mistake(
-            _by_title,
-            "Nearly. One product may be spelled in two ways; product_of(row) spells it in one.",
+            _as_spelled,
+            "Nearly. One product may be spelled in two ways; group_key(row[column]) spells it in "
+            "one.",
         ),
         Mistake(
             _by_department,
-            "All departments are in all parts, and have to be. Which column names the thing that "
+            "Every department is in every part, and has to be. Which column names the thing that "
             "a review is about?",
         ),
+        Mistake(_by_product, "Compare the column that is asked for: row[column]."),
         Mistake(_of_train, "These are rows of train. Which part does the score come from?"),
-        Mistake(_only_products, "These are products. The question is which test rows are known."),
+        Mistake(_only_values, "These are products. The question is which test rows are known."),
         Mistake(_one_each, "A product may have several test rows; train tells about all of them."),
     ),
     hints=(
-        "Collect what train knows first: a set of products.",
-        "Then keep each test row whose product is in that set; product_of(row) names it.",
+        "First collect what train knows: a set of products.",
+        "Then keep each test row whose product is in that set; group_key(row[column]) names it.",
     ),
 )
 
@@ -176,11 +189,11 @@ GIVEN_AWAY = Exercise(
 
 def hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Rows to keep and rows held out; every product is wholly on one side."""
-    products = sorted({product_of(row) for row in rows})
+    products = sorted({group_key(row["product_title"]) for row in rows})
     random.Random(seed).shuffle(products)
     out = set(products[: round(share * len(products))])
-    kept = [row for row in rows if product_of(row) not in out]
-    held_out = [row for row in rows if product_of(row) in out]
+    kept = [row for row in rows if group_key(row["product_title"]) not in out]
+    held_out = [row for row in rows if group_key(row["product_title"]) in out]
     return kept, held_out
 
 
@@ -200,12 +213,22 @@ def _hold_out_titles(rows, share, seed):
     )
 
 
+def _hold_out_unsorted(rows, share, seed):
+    products = list({group_key(row["product_title"]) for row in rows})
+    random.Random(seed).shuffle(products)
+    out = set(products[: round(share * len(products))])
+    return (
+        [row for row in rows if group_key(row["product_title"]) not in out],
+        [row for row in rows if group_key(row["product_title"]) in out],
+    )
+
+
 def _hold_out_first(rows, share, seed):
-    products = list(dict.fromkeys(product_of(row) for row in rows))
+    products = list(dict.fromkeys(group_key(row["product_title"]) for row in rows))
     out = products[: round(share * len(products))]
     return (
-        [row for row in rows if product_of(row) not in out],
-        [row for row in rows if product_of(row) in out],
+        [row for row in rows if group_key(row["product_title"]) not in out],
+        [row for row in rows if group_key(row["product_title"]) in out],
     )
 
 
@@ -229,7 +252,7 @@ def _judge_hold_out(attempt) -> str | None:
     for rows, share in ((plain, 0.25), (several, 0.25), (plain, 0.5)):
         wrong = _wrong_with(attempt, rows, share)
         if wrong:
-            names = len({product_of(row) for row in rows})
+            names = len({group_key(row["product_title"]) for row in rows})
             return f"hold_out(rows, {share}, seed), {len(rows)} rows of {names} products: {wrong}"
     results = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
     if all(result == results[0] for result in results):
@@ -237,7 +260,74 @@ def _judge_hold_out(attempt) -> str | None:
     again = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
     if again != results:
         return "called twice with one seed, it gives two different splits."
+    if _depends_on_hashes(attempt):
+        return "run in another Python process, it gives another split for the same seed."
     return None
+
+
+class _Title(str):
+    """A title whose hash, and so its place in a set, depends on `salt`.
+
+    The hashes of plain texts stay the same within a process and differ between processes. With
+    other salts a set of titles has the order that it could have in another process.
+    """
+
+    salt = 0
+
+    def __hash__(self) -> int:
+        return zlib.crc32(f"{self.salt} {self}".encode())
+
+    __eq__ = str.__eq__
+
+    def __str__(self) -> str:
+        return self
+
+    def casefold(self) -> "_Title":
+        return type(self)(super().casefold())
+
+    def lower(self) -> "_Title":
+        return type(self)(super().lower())
+
+    def strip(self, *characters) -> "_Title":
+        return type(self)(super().strip(*characters))
+
+
+def _depends_on_hashes(attempt: Callable) -> bool:
+    """Whether the same rows and seed give another split when the titles have other hashes.
+
+    A split that is wrong, or fails, only here mixed these titles with plain texts: it is no
+    evidence and left out.
+    """
+    rows = _rows(*"Kettle Rake Kettle Lamp Mug Pan Jug Vase Rake Fork Cup Bowl Pot".split())
+    splits = []
+    for salt in range(5):
+        title = type("_Title", (_Title,), {"salt": salt})
+        salted = [row | {"product_title": title(row["product_title"])} for row in rows]
+        with _salted_keys(attempt, title), suppress(Exception):
+            results = [attempt(copy.deepcopy(salted), 0.5, seed) for seed in range(3)]
+            if not _wrong_with(lambda *_, first=results[0]: first, rows, 0.5):
+                splits.append(results)
+    return any(split != splits[0] for split in splits)
+
+
+@contextmanager
+def _salted_keys(attempt: Callable, title: type[_Title]) -> Iterator[None]:
+    """Let group_key give such titles, wherever the attempt takes it from: its own notebook's
+    variables, or the package."""
+
+    def key(value: object, plain: Callable = group_key) -> str:
+        return title(plain(value))
+
+    places = [getattr(attempt, "__globals__", {}), vars(helpers.data)]
+    changed = [(place, name) for place in places for name in place if place[name] is group_key]
+    plain = group_key
+    for place, name in changed:
+        place[name] = key
+    try:
+        yield
+    finally:
+        for place, name in changed:
+            place[name] = plain
 
 
 def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:
@@ -250,7 +340,7 @@ def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:
     kept, held_out = map(list, result)
     if sorted(str(row) for row in kept + held_out) != sorted(map(str, rows)):
         return "every row has to be in one of the two lists, as it was, and only once."
-    sides = [{product_of(row) for row in part} for part in (kept, held_out)]
+    sides = [{group_key(row["product_title"]) for row in part} for part in (kept, held_out)]
     if sides[0] & sides[1]:
         how = " in two spellings" if rows[0]["product_title"].lower() == "mug 0" else ""
         return f"a product is on both sides{how}."
@@ -267,7 +357,7 @@ HOLD_OUT = Exercise(
     minutes=10,
     difficulty=3,
     judge=_judge_hold_out,
-    answer="import random\n\nfrom helpers.table import product_of\n\n\n"
+    answer="import random\n\nfrom helpers.data import group_key\n\n\n"
     + inspect.getsource(hold_out).replace("list[Row]", "list[dict]"),
     mistakes=(
         Mistake(
@@ -276,7 +366,12 @@ HOLD_OUT = Exercise(
         ),
         Mistake(
             _hold_out_titles,
-            "A title in capitals is no other product. product_of(row) spells it in one way.",
+            "A title in capitals is no other product. group_key spells it in one way.",
+        ),
+        Mistake(
+            _hold_out_unsorted,
+            "A set has another order in every run of Python, because the hashes of texts change. "
+            "Then the same seed shuffles another list. Sort the products before you shuffle them.",
         ),
         Mistake(
             _hold_out_first,
@@ -295,9 +390,9 @@ HOLD_OUT = Exercise(
         ),
     ),
     hints=(
-        "What is shuffled and cut is a list of products: sorted({product_of(row) for row in "
-        "rows}). Sorted, because a set has another order in every run.",
-        "random.Random(seed).shuffle(products) shuffles it, the same way for the same seed.",
+        "What is shuffled and cut is a list of products: sorted({group_key(row['product_title']) "
+        "for row in rows}). Sorted, because a set has another order in every run.",
+        "random.Random(seed).shuffle(products) shuffles it the same way for the same seed.",
         "The first round(share * len(products)) of them are held out. Then sort the rows into two "
         "lists by their product.",
     ),
@@ -359,7 +454,7 @@ ROWS_NEEDED = Exercise(
             "That is the formula of the textbook, share plus or minus so many standard errors. "
             "Near, but the interval here is wilson_interval's.",
         ),
-        Mistake(_right_rows, "That is the number of right answers. How many rows are asked?"),
+        Mistake(_right_rows, "That is the number of right answers. How many rows does that take?"),
         Mistake(_in_points, "Widths go from 0 to 1 here: do not compare points with shares."),
     ),
     hints=(
@@ -367,5 +462,3 @@ ROWS_NEEDED = Exercise(
         "Count n up from 1, and return the first one with high - low <= width.",
     ),
 )
-
-EXERCISES = (WHICH_PART, GIVEN_AWAY, HOLD_OUT, ROWS_NEEDED)
