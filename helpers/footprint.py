@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from helpers.answering import score_choices
-from helpers.course import ROOT, train_examples, validation_examples
+from helpers.course import train_examples, validation_examples
 from helpers.encoding import encode_all, pad_batch
 from helpers.errors import CourseError
 from helpers.machine import peak_memory
 from helpers.models import load_model
+from helpers.profiles import ROOT
 from helpers.scoring import choose
 from helpers.shared_prefix import shared_length
 from helpers.training import (

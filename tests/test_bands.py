@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.course import BANDS, ROOT, TASK, run_elsewhere
+from helpers.course import BANDS, TASK, run_elsewhere
+from helpers.profiles import ROOT
 from helpers.training import TrainSettings
 from tests.test_notebooks import cells
 from tools.bands import CONFIDENCE, WAYS, band, run_apart

@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import course
+from helpers import course, profiles
 from helpers.course import PromptChoice, ask, best_prompt, prompt_trials, prompted
 from helpers.errors import CourseError
 from helpers.templates import TEMPLATES, load_library, make_examples
 from helpers.training import History
 from tests.tiny import tiny_model, tiny_tokenizer
 
-SMALL = replace(course.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2)
+SMALL = replace(
+    profiles.PROFILES["quick"], train_rows=30, validation_rows=12, shots=(1, 3), draws=2
+)
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def small(tmp_path, monkeypatch):
     """A profile of a few rows, an empty folder for results, and scores without a model."""
     monkeypatch.setenv("COURSE_PROFILE", "small")
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
-    monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small"))
+    monkeypatch.setitem(profiles.PROFILES, "small", replace(SMALL, name="small"))
     tokenizer = tiny_tokenizer()
     chat = "{% for m in messages %}<|start|>{{ m.content }}<|end|>\n{% endfor %}"
     monkeypatch.setattr(tokenizer, "chat_template", chat)
@@ -114,7 +116,7 @@ def test_trials_are_kept_until_something_they_depend_on_changes(small, monkeypat
     best = best_prompt()
     assert best.correct == max(t.correct for t in first)
     assert best == next(t for t in first if t.correct == best.correct)
-    monkeypatch.setitem(course.PROFILES, "small", replace(SMALL, name="small", draws=1))
+    monkeypatch.setitem(profiles.PROFILES, "small", replace(SMALL, name="small", draws=1))
     monkeypatch.setattr(course, "load_model", lambda: (tiny_model(), small[1]))
     with pytest.raises(TypeError):
         best_prompt()
@@ -151,15 +153,15 @@ def test_an_interrupted_training_is_no_tuned_model(small, monkeypatch):
 
 def test_a_profile_that_does_not_exist_is_refused_with_those_that_do(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "huge")
-    with pytest.raises(CourseError, match="no profile 'huge'.*quick, laptop, gpu"):
-        course.profile()
+    with pytest.raises(CourseError, match="no profile 'huge'.*smoke, quick, laptop, gpu"):
+        profiles.profile()
 
 
 def test_kept_results_come_back_and_a_folder_that_cannot_be_written_is_named(small, monkeypatch):
     assert course.recall("thing") is None
     course.keep("thing", {"a": [1, 2.5]})
     assert course.recall("thing") == {"a": [1, 2.5]}
-    blocked = course.runs() / "file"
+    blocked = profiles.runs() / "file"
     blocked.write_text("a file where a folder should be")
     monkeypatch.setenv("COURSE_RUNS", str(blocked))
     with pytest.raises(CourseError, match=r"'thing' could not be kept.*COURSE_RUNS"):
@@ -180,12 +182,12 @@ def test_kept_results_come_back_and_a_folder_that_cannot_be_written_is_named(sma
 )
 def test_a_damaged_result_is_kept_aside_and_made_anew(small, capsys, damage):
     course.keep("thing", {"a": [1, 2.5]})
-    path = course.runs() / "thing.json"
+    path = profiles.runs() / "thing.json"
     path.write_text(damage(path.read_text()))
     left = path.read_bytes()
     assert course.recall("thing") is None
     assert "thing.json is damaged" in capsys.readouterr().out
-    assert (course.runs() / "thing.json.damaged").read_bytes() == left
+    assert (profiles.runs() / "thing.json.damaged").read_bytes() == left
     course.keep("thing", {"a": [1, 2.5]})
     assert course.recall("thing") == {"a": [1, 2.5]}
 

@@ -12,7 +12,7 @@ import pytest
 from nbformat import NotebookNode
 
 from helpers.checks import registry
-from tools import badges
+from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECK_IMPORT = "from helpers.checks import check"
@@ -29,7 +29,7 @@ def is_graded(cell: NotebookNode) -> bool:
 def all_exercises() -> NotebookNode:
     """One notebook with a set-up cell and the exercise cells of every notebook."""
     notebook = read("03_split")
-    start = next(cell for cell in notebook.cells if badges.SETUP in cell.source)
+    start = next(cell for cell in notebook.cells if sync_notebooks.SETUP in cell.source)
     cells = [start, nbformat.v4.new_code_cell(CHECK_IMPORT, id="import")]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells += [cell for cell in read(path.stem).cells if is_graded(cell)]
@@ -165,7 +165,7 @@ def cell(source: str, kind: str = "code") -> dict:
 def test_a_check_and_the_stub_before_it_are_marked_and_nothing_else():
     cells = [cell("x = 1"), cell("def f(x):\n    ..."), cell('check("f", f)\n'), cell("f(1)")]
     cells[3]["metadata"] = {"nbgrader": {"grade": True}, "tags": ["kept"]}
-    badges.mark_for_grading(cells)
+    sync_notebooks.mark_for_grading(cells)
     marks = [cell["metadata"].get("nbgrader") for cell in cells]
     assert marks[0] is None and cells[3]["metadata"] == {"tags": ["kept"]}
     assert (marks[1]["grade_id"], marks[1]["solution"], marks[1]["grade"]) == ("f", True, False)
@@ -175,7 +175,7 @@ def test_a_check_and_the_stub_before_it_are_marked_and_nothing_else():
 @pytest.mark.parametrize("before", [cell("g = 1"), cell("def f", "markdown")])
 def test_a_check_that_does_not_follow_its_stub_is_refused(before):
     with pytest.raises(SystemExit, match="The check of f has to follow"):
-        badges.mark_for_grading([before, cell('check("f", f)')])
+        sync_notebooks.mark_for_grading([before, cell('check("f", f)')])
 
 
 def test_grade_ids_are_unique_in_the_course():

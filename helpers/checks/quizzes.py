@@ -12,8 +12,8 @@ from IPython.display import display
 
 from helpers.checks import record
 from helpers.checks.verdict import WIDTH
-from helpers.course import ROOT
 from helpers.errors import CourseError
+from helpers.profiles import ROOT
 
 QUIZZES = ROOT / "data" / "quizzes"
 LETTERS = "abcdef"

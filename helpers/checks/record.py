@@ -5,8 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from helpers.course import runs
 from helpers.files import set_aside, write_whole
+from helpers.profiles import runs
 
 TRIED, DONE = "tried", "done"
 
