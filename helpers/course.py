@@ -16,7 +16,7 @@ from helpers.encoding import Encoded, encode_all
 from helpers.errors import CourseError
 from helpers.files import set_aside, write_whole
 from helpers.models import load_model
-from helpers.profiles import ROOT, profile, runs
+from helpers.profiles import profile, runs
 from helpers.prompting import draw_shots, few_shot_prompt
 from helpers.scoring import accuracy, choose
 from helpers.splits import Split, open_sealed, seal, split_by_product
@@ -35,7 +35,6 @@ TASK = "opinion"
 # The wording that a task is tuned with; notebook 02 shows the others. It begins with the
 # instruction, which is the same for all rows: training reads it once a batch (shared_prefix).
 WORDING = "instruction"
-BANDS = ROOT / "data" / "bands.json"
 
 
 def course_split() -> Split:
@@ -147,25 +146,6 @@ def _encoded(
     examples: list[Example], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Encoded]:
     return encode_all(examples, tokenizer, model.config.max_position_embeddings)
-
-
-def run_elsewhere(task: str, settings: TrainSettings) -> dict | None:
-    """How 04's run ended with other roundings, and so where it is expected to end on any machine.
-
-    Returns {"runs": one dictionary for each run, "bands": a lowest and a highest value for the best
-    "validation loss" (nats per supervised token) and its "accuracy"}, or None if data/bands.json
-    (written by tools/bands.py) has nothing for this profile, task and settings. How numbers are
-    rounded (precision, micro_batch) does not count among the settings.
-    """
-    stored = json.loads(BANDS.read_text(encoding="utf-8")).get(profile().name)
-    return stored if stored and stored["of"] == run_key(task, settings) else None
-
-
-def run_key(task: str, settings: TrainSettings) -> str:
-    """A short hash of all that a run depends on, besides the starting model and rounding."""
-    decides = {k: v for k, v in asdict(settings).items() if k not in ("precision", "micro_batch")}
-    parts = [decides, train_examples(task), validation_examples(task)]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def tuned(task: str = TASK) -> Tuned:
