@@ -112,9 +112,16 @@ def test_what_colab_installs_stands_in_the_requirements():
         assert ours[name].specifier == wanted.specifier
 
 
-def test_pins_leave_out_local_builds_and_gpu_libraries():
-    lines = ["torch==2.13.0+cpu", "nvidia-cublas==1", "cuda-toolkit==13", "triton==3"]
-    assert make.pins([*lines, "six==1.17.0"]) == ["torch==2.13.0", "six==1.17.0"]
+def test_constraints_leave_out_local_builds_and_gpu_libraries(tmp_path, monkeypatch):
+    compiled = "torch==2.13.0+cpu\nnvidia-cublas==1\ncuda-toolkit==13\ntriton==3\nsix==1.17.0\n"
+    done = subprocess.CompletedProcess([], 0, compiled)
+    monkeypatch.setattr(make.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(make, "pip_settings", dict)
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    (tmp_path / "requirements-dev.txt").touch()
+    make.constraints([])
+    lines = (tmp_path / "constraints.txt").read_text().splitlines()
+    assert lines[1:] == ["torch==2.13.0", "six==1.17.0"]
 
 
 def test_the_oldest_environment_has_the_lowest_torch():

@@ -134,31 +134,19 @@ def bench(arguments: list[str]) -> int:
 
 
 def constraints(arguments: list[str]) -> int:
-    """Write constraints.txt: what uv chooses today for requirements-dev.txt."""
-    command = [PYTHON, "-m", "uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header"]
-    done = subprocess.run(
-        [*command, "requirements-dev.txt", "-"],
-        input=TORCH,
-        cwd=ROOT,
-        env=pip_settings(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    header = (
-        "# Every package of requirements-dev.txt, in the versions that were tested together.\n"
-        "# Generated: make constraints. Made with Python {}.{}.\n"
-    ).format(*sys.version_info[:2])
-    path = ROOT / "constraints.txt"
-    path.write_text(header + "\n".join(pins(done.stdout.splitlines())) + "\n", encoding="utf-8")
-    print("constraints.txt is new. Now run: make test")
-    return 0
+    """Write constraints.txt: what uv chooses today for requirements-dev.txt.
 
-
-def pins(compiled: list[str]) -> list[str]:
-    """The lines of `uv pip compile` that hold on any machine: no local builds, no GPU libraries."""
+    Left out is what holds on some machines only: GPU libraries and the names of local builds.
+    """
+    command = [PYTHON, "-m", "uv", "pip", "compile", "-q", "--no-annotate", "--no-header", "-"]
+    asked = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8") + TORCH
+    options = {"cwd": ROOT, "env": pip_settings(), "input": asked, "text": True, "check": True}
+    compiled = subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.splitlines()
     gpu = ("nvidia-", "cuda-", "triton")
-    return [line.partition("+")[0] for line in compiled if not line.startswith(gpu)]
+    lines = [line.partition("+")[0] for line in compiled if not line.startswith(gpu)]
+    header = "# requirements-dev.txt in the versions tested together. Generated: make constraints"
+    (ROOT / "constraints.txt").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return 0
 
 
 def output(*command: str) -> str:
