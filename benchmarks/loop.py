@@ -25,17 +25,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from helpers.course import course_split, course_template
+from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
+from helpers.models import load_model
+from helpers.shared_prefix import shared_length
+from helpers.templates import Example, make_examples
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from helpers.course import course_split, course_template
-from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
 from helpers.machine import matrix_speed, native_precision, peak_memory
-from helpers.models import load_model
-from helpers.shared_prefix import shared_length
-from helpers.templates import Example, make_examples
 from helpers.training import TrainSettings, make_optimizer, training_memory, training_step
 
 BATCH, TIMED, REPEATS = 8, 4, 5

@@ -4,8 +4,6 @@ import ctypes
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,8 +13,6 @@ import torch
 SMALL = 4_000_000_000
 CGROUPS = Path("/sys/fs/cgroup")
 _GLIBC = platform.libc_ver()[0] == "glibc"
-# Names and numbers of the C library (malloc.h).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> float:
@@ -84,11 +80,6 @@ def usable_memory() -> int:
     return min(limits)
 
 
-def memory_mode() -> str:
-    """How training should treat memory here: "small" below 4 GB, else "normal"."""
-    return "small" if usable_memory() < SMALL else "normal"
-
-
 def peak_memory() -> int:
     """Most resident memory that this process has had so far, in bytes."""
     if sys.platform == "win32":
@@ -111,25 +102,3 @@ def give_memory_back() -> None:
     """
     if _GLIBC:
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def keep_memory() -> Iterator[None]:
-    """Inside, this process keeps the memory that it frees; afterwards it goes back to the system.
-
-    The C library of Linux gives each large block back at once. The system then fills the next one
-    with zeros, page by page, when it is first touched: hundreds of thousands of pages in each step
-    of training. Elsewhere nothing is done. Source: the manual page mallopt(3).
-    """
-    if not _GLIBC:
-        yield
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap as well
-    library.mallopt(_M_TRIM_THRESHOLD, -1)  # and the heap never shrinks
-    try:
-        yield
-    finally:
-        library.mallopt(_M_MMAP_MAX, 65_536)
-        library.mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
-        give_memory_back()

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -83,8 +84,11 @@ def setup_notebook(name: str) -> None:
     Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
     Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
     bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
-    after a helper was edited.
+    after a helper was edited. On Colab, it first installs what is missing there.
     """
+    if "google.colab" in sys.modules:
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "-r"]
+        subprocess.run([*install, ROOT / "requirements-colab.txt"], check=True)
     import datasets
     import torch
     import transformers

@@ -11,11 +11,11 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from helpers.checks import registry
-from tools import badges
+from helpers.exercises import registry
+from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK_IMPORT = "from helpers.checks import check"
+CHECK_IMPORT = "from helpers.exercises import check"
 
 
 def read(name: str) -> NotebookNode:
@@ -29,7 +29,7 @@ def is_graded(cell: NotebookNode) -> bool:
 def all_exercises() -> NotebookNode:
     """One notebook with a set-up cell and the exercise cells of every notebook."""
     notebook = read("03_split")
-    start = next(cell for cell in notebook.cells if badges.SETUP in cell.source)
+    start = next(cell for cell in notebook.cells if sync_notebooks.SETUP in cell.source)
     cells = [start, nbformat.v4.new_code_cell(CHECK_IMPORT, id="import")]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells += [cell for cell in read(path.stem).cells if is_graded(cell)]
@@ -76,7 +76,7 @@ class Course:
         done = subprocess.run(
             [sys.executable, "-m", "nbgrader", *arguments],
             cwd=self.folder,
-            env=environment | {"COURSE_RUNS": str(self.folder / "runs")},
+            env=environment | {"COURSE_PROFILE": "smoke", "COURSE_RUNS": str(self.folder / "runs")},
             capture_output=True,
             text=True,
         )
@@ -100,28 +100,21 @@ def with_points(cells: list[NotebookNode]) -> int:
     return sum(is_graded(cell) and cell.metadata.nbgrader.grade for cell in cells)
 
 
-def test_every_exercise_earns_its_point_when_solved_and_none_untouched(tmp_path):
+def test_every_exercise_earns_its_point_when_solved_and_none_otherwise(tmp_path):
     notebook = all_exercises()
     most = with_points(notebook.cells)
     assert most > 3
     one_wrong = solved(notebook)
     stub = next(cell for cell in one_wrong.cells if is_graded(cell))
     stub.source = f"def {stub.metadata.nbgrader.grade_id}(*anything):\n    return object()"
-    # Whoever rewrites the check gets the right one back.
+    # Untouched, with its checks rewritten: whoever does that gets the right ones back.
     cheated = all_exercises()
     for cell in cheated.cells:
         if is_graded(cell) and cell.metadata.nbgrader.grade:
             cell.source = "pass"
     course = Course(tmp_path, "all", notebook)
-    points = course.grade(
-        solved=solved(notebook), untouched=notebook, one_wrong=one_wrong, cheated=cheated
-    )
-    assert points == {
-        "solved": (most, most),
-        "untouched": (0, most),
-        "one_wrong": (most - 1, most),
-        "cheated": (0, most),
-    }
+    points = course.grade(one_wrong=one_wrong, cheated=cheated)
+    assert points == {"one_wrong": (most - 1, most), "cheated": (0, most)}
 
 
 def test_a_whole_notebook_is_graded_as_it_is_handed_out(tmp_path):
@@ -131,8 +124,7 @@ def test_a_whole_notebook_is_graded_as_it_is_handed_out(tmp_path):
     # What students get has its stubs, and no solutions.
     released = nbformat.read(tmp_path / "release/03_split/03_split.ipynb", as_version=4)
     assert [c.source for c in released.cells] == [c.source for c in notebook.cells]
-    points = course.grade(solved=solved(notebook), untouched=notebook)
-    assert points == {"solved": (most, most), "untouched": (0, most)}
+    assert course.grade(solved=solved(notebook)) == {"solved": (most, most)}
     graded = tmp_path / "autograded/solved/03_split/03_split.ipynb"
     outputs = [o for c in nbformat.read(graded, 4).cells for o in c.get("outputs", [])]
     assert [o.evalue for o in outputs if o.output_type == "error"] == []
@@ -140,6 +132,7 @@ def test_a_whole_notebook_is_graded_as_it_is_handed_out(tmp_path):
 
 def test_validate_says_what_a_student_would_lose(tmp_path):
     notebook = all_exercises()
+    notebook.cells = notebook.cells[:8]
     for copy, words in (
         (solved(notebook), "Success! Your notebook passes all the tests."),
         (notebook, "not tried yet"),
@@ -165,7 +158,7 @@ def cell(source: str, kind: str = "code") -> dict:
 def test_a_check_and_the_stub_before_it_are_marked_and_nothing_else():
     cells = [cell("x = 1"), cell("def f(x):\n    ..."), cell('check("f", f)\n'), cell("f(1)")]
     cells[3]["metadata"] = {"nbgrader": {"grade": True}, "tags": ["kept"]}
-    badges.mark_for_grading(cells)
+    sync_notebooks.mark_for_grading(cells)
     marks = [cell["metadata"].get("nbgrader") for cell in cells]
     assert marks[0] is None and cells[3]["metadata"] == {"tags": ["kept"]}
     assert (marks[1]["grade_id"], marks[1]["solution"], marks[1]["grade"]) == ("f", True, False)
@@ -175,7 +168,7 @@ def test_a_check_and_the_stub_before_it_are_marked_and_nothing_else():
 @pytest.mark.parametrize("before", [cell("g = 1"), cell("def f", "markdown")])
 def test_a_check_that_does_not_follow_its_stub_is_refused(before):
     with pytest.raises(SystemExit, match="The check of f has to follow"):
-        badges.mark_for_grading([before, cell('check("f", f)')])
+        sync_notebooks.mark_for_grading([before, cell('check("f", f)')])
 
 
 def test_grade_ids_are_unique_in_the_course():

@@ -1,13 +1,11 @@
 """The set-up, the runner and the badges, on small stand-ins."""
 
 import base64
-import errno
 import json
 import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -15,8 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 
-from tests.processes import another_process, die, how_it_ended, killed_in, wait_for
-from tools import badges, make, run_course
+from tools import make, run_course, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,190 +22,58 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def installs(monkeypatch, tmp_path):
-    """A set-up into an empty folder whose pip does nothing; the list collects what it was asked."""
+def commands(monkeypatch):
+    """The commands that the set-up would run, instead of running them."""
     asked = []
-    monkeypatch.setattr(make, "install_torch", lambda python: asked.append("torch"))
 
-    def step(command, environment=None):
-        if command[1:3] == ["-m", "venv"]:
-            command = [*command, "--without-pip"]
-            return subprocess.run(command, check=False).returncode
-        asked.append(command[command.index("-r") + 1])
-        return 0
+    def run(command, **_):
+        asked.append(" ".join(command))
+        return subprocess.CompletedProcess(command, int("--torch-backend=auto" in command))
 
-    monkeypatch.setattr(make, "step", step)
+    monkeypatch.setattr(make.subprocess, "run", run)
+    monkeypatch.setattr(make, "pip_settings", dict)
     return asked
 
 
-def test_second_set_up_does_nothing(installs, tmp_path):
-    venv = tmp_path / "venv"
-    make.set_up("requirements.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert installs == ["torch", "requirements.txt"]
+def test_set_up_makes_an_environment_only_where_none_works(commands, monkeypatch):
+    monkeypatch.setattr(make, "output", lambda *command: "")
+    make.set_up("requirements.txt")
+    assert [command for command in commands if "venv --clear .venv" in command]
+    assert commands[-1].endswith("-r requirements.txt -c constraints.txt")
+    commands.clear()
+    monkeypatch.setattr(make, "output", lambda *command: "{} {}".format(*sys.version_info[:2]))
+    make.set_up("requirements-dev.txt")
+    assert not any("-m venv" in command or " uv>=" in command for command in commands)
+    assert commands[-1].endswith("-r requirements-dev.txt -c constraints.txt")
 
 
-def test_tests_environment_serves_the_learner_too_but_not_the_other_way(installs, tmp_path):
-    venv = tmp_path / "venv"
-    make.set_up("requirements.txt", venv)
-    make.set_up("requirements-dev.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert installs == ["torch", "requirements.txt", "torch", "requirements-dev.txt"]
+def test_torch_without_gpu_libraries_is_asked_for_first(commands):
+    make.install("python", "torch==9", "-r", "requirements.txt")
+    first, second, rest = commands
+    assert first.endswith("--no-deps --torch-backend=auto torch==9")
+    assert second.endswith("--no-deps torch==9") and rest.endswith("-r requirements.txt")
 
 
-def test_interrupted_environment_is_made_anew(installs, tmp_path, monkeypatch):
-    venv = tmp_path / "venv"
-
-    def interrupt(python):
-        (venv / "half_a_package").touch()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(make, "install_torch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            make.set_up("requirements.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert not (venv / "half_a_package").exists()
-    assert installs == ["torch", "requirements.txt"]
+def test_what_pip_knows_about_mirrors_is_told_to_uv(monkeypatch):
+    listed = "global.index-url='https://a/simple'\n:env:.find-links='/b /c'\nglobal.cert='/d'\n"
+    monkeypatch.setattr(make, "output", lambda *command: listed)
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    settings = make.pip_settings()
+    assert settings["UV_DEFAULT_INDEX"] == "https://a/simple"
+    assert settings["UV_FIND_LINKS"] == "/b,/c"
 
 
-def test_environment_made_by_hand_is_completed_and_kept(installs, tmp_path):
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    (venv / "mine").touch()
-    make.set_up("requirements.txt", venv)
-    assert (venv / "mine").exists()
-    assert installs == ["torch", "requirements.txt"]
+def test_a_set_up_that_fails_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(make, "status", lambda *_, **__: 1)
+    monkeypatch.setattr(make, "output", lambda *_: "")
+    assert make.main(["lab"]) == 1
+    assert "type the command again: finished downloads are kept" in capsys.readouterr().err
 
 
-def test_changed_requirements_are_installed(installs, tmp_path, monkeypatch):
-    venv = tmp_path / "venv"
-    make.set_up("requirements.txt", venv)
-    monkeypatch.setattr(make, "TORCH", "torch==9.9.9")
-    make.set_up("requirements.txt", venv)
-    assert installs == ["torch", "requirements.txt"] * 2
-
-
-def test_failed_installation_is_a_setup_error_and_not_taken_for_done(
-    installs, tmp_path, monkeypatch
-):
-    venv = tmp_path / "venv"
-    with monkeypatch.context() as patch:
-        real = make.step
-        patch.setattr(make, "step", lambda command, e=None: 1 if "-r" in command else real(command))
-        with pytest.raises(make.SetupError, match="space.*type the command again.*are kept"):
-            make.set_up("requirements.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert installs[-1] == "requirements.txt"
-
-
-def test_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(make, "FREE_GB_NEEDED", 1e9)
-    with pytest.raises(make.SetupError, match="GB free"):
-        make.set_up("requirements.txt", tmp_path / "venv")
-    assert not (tmp_path / "venv").exists()
-
-
-@pytest.mark.parametrize(("what", "error"), [("mkdir", errno.EROFS), ("write_text", errno.ENOSPC)])
-def test_disk_that_refuses_in_the_middle_is_named_and_the_next_run_goes_on(
-    installs, tmp_path, monkeypatch, what, error
-):
-    venv = tmp_path / "venv"
-
-    def refuse(*_, **__):
-        raise OSError(error, os.strerror(error))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, what, refuse)
-        with pytest.raises(make.SetupError, match=f"{os.strerror(error)}.*type the command again"):
-            make.set_up("requirements.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert installs == ["torch", "requirements.txt"]
-
-
-def test_folder_without_permission_is_named(tmp_path):
-    (tmp_path / "file").write_text("a file where a folder should be")
-    with pytest.raises(make.SetupError, match=r"must be allowed to write there"):
-        make.set_up("requirements.txt", tmp_path / "file" / "venv")
-
-
-def test_filled_environment_serves_in_a_folder_that_cannot_be_written(
-    installs, tmp_path, monkeypatch
-):
-    venv = tmp_path / "venv"
-    make.set_up("requirements.txt", venv)
-    monkeypatch.setattr(make, "alone", lambda _: pytest.fail("asked for the lock"))
-    make.set_up("requirements.txt", venv)
-    assert installs == ["torch", "requirements.txt"]
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"requirements.txt 3"])
-def test_damaged_stamp_costs_an_installation_over_what_is_there(installs, tmp_path, content):
-    venv = tmp_path / "venv"
-    make.set_up("requirements.txt", venv)
-    (venv / "stamp.txt").write_bytes(content)
-    (venv / "mine").touch()
-    make.set_up("requirements.txt", venv)
-    make.set_up("requirements.txt", venv)
-    assert (venv / "mine").exists()
-    assert installs == ["torch", "requirements.txt"] * 2
-
-
-@pytest.mark.parametrize("where", ["step", "install_torch"])
-def test_killed_set_up_is_made_anew(installs, tmp_path, monkeypatch, where):
-    venv = tmp_path / "venv"
-
-    def half(*_):
-        (venv / "half_a_package").touch()
-        die()
-
-    def doomed():
-        monkeypatch.setattr(make, where, half)
-        make.set_up("requirements.txt", venv)
-
-    killed_in(doomed)
-    make.set_up("requirements.txt", venv)
-    assert not (venv / "half_a_package").exists()
-    assert installs == ["torch", "requirements.txt"]
-
-
-def test_second_set_up_at_once_waits_and_installs_nothing(installs, tmp_path, monkeypatch, capfd):
-    venv = tmp_path / "venv"
-    begun, go_on = tmp_path / "begun", tmp_path / "go on"
-
-    def slow(_):
-        with open(begun, "a") as file:
-            file.write("x")
-        wait_for(go_on.exists)
-
-    monkeypatch.setattr(make, "install_torch", slow)
-    children = [another_process(lambda: make.set_up("requirements.txt", venv)) for _ in range(2)]
-    said = []
-
-    def one_works_and_one_waits():
-        said.append(capfd.readouterr().out)
-        return "waiting for it" in "".join(said) and begun.exists()
-
-    try:
-        wait_for(one_works_and_one_waits)
-    finally:
-        go_on.touch()
-        ends = [how_it_ended(child) for child in children]
-    assert ends == [0, 0]
-    assert begun.read_text() == "x"
-    assert "Another set-up is at work on venv" in "".join(said)
-
-
-def test_torch_is_asked_for_without_gpu_libraries_first():
-    python = Path("python")
-
-    def last_words(system, gpu):
-        return [attempt[-1][-1] for attempt in make.torch_attempts(python, system, gpu)]
-
-    assert last_words("Linux", gpu=False) == [f"{make.TORCH}+cpu", make.TORCH, make.TORCH]
-    assert "--torch-backend=cpu" in make.torch_attempts(python, "Linux", False)[1][-1]
-    for system, gpu in (("Linux", True), ("Darwin", False), ("Windows", False)):
-        assert last_words(system, gpu) == [make.TORCH]
+def test_a_step_fails_when_its_command_does():
+    assert make.status(sys.executable, "-c", "raise SystemExit(3)") == 3
+    assert make.status(sys.executable, "-c", "import os; assert os.environ['X'] == '1'", X="1") == 0
 
 
 def test_unknown_target_prints_how_to_use_it(capsys):
@@ -243,15 +108,25 @@ def test_one_version_of_torch_everywhere():
 
 def test_what_colab_installs_stands_in_the_requirements():
     ours = requirements("requirements.txt")
-    colab = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    for line in colab["tool"]["course"]["colab"]:
-        wanted = Requirement(line)
-        assert ours[wanted.name].specifier == wanted.specifier
+    for name, wanted in requirements("requirements-colab.txt").items():
+        assert ours[name].specifier == wanted.specifier
 
 
-def test_pins_leave_out_local_builds_and_gpu_libraries():
-    freeze = ["torch==2.13.0+cpu", "nvidia-cublas==1", "triton==3", "uv==0.9", "six==1.17.0"]
-    assert make.pins([*freeze, "x @ file:///x.whl"]) == ["torch==2.13.0", "six==1.17.0"]
+def test_constraints_leave_out_local_builds_and_gpu_libraries(tmp_path, monkeypatch):
+    compiled = "torch==2.13.0+cpu\nnvidia-cublas==1\ncuda-toolkit==13\ntriton==3\nsix==1.17.0\n"
+    done = subprocess.CompletedProcess([], 0, compiled)
+    monkeypatch.setattr(make.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(make, "pip_settings", dict)
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    (tmp_path / "requirements-dev.txt").touch()
+    make.constraints([])
+    lines = (tmp_path / "constraints.txt").read_text().splitlines()
+    assert lines[1:] == ["torch==2.13.0", "six==1.17.0"]
+
+
+def test_the_oldest_environment_has_the_lowest_torch():
+    assert str(requirements("requirements.txt")["torch"]).startswith("torch<3,>=2.11")
+    assert make.OLDEST_TORCH == "torch==2.11.0"
 
 
 # ---- the runner
@@ -262,7 +137,7 @@ def write_notebook(path: Path, *sources: str) -> Path:
     return path
 
 
-def test_runner_reports_a_notebook_that_passes(tmp_path, capfd):
+def test_runner_reports_a_notebook_that_passes(tmp_path):
     source = write_notebook(tmp_path / "00_a.ipynb", "import os", "print(os.getcwd())", "6 * 7")
     (tmp_path / "out").mkdir()
     outcome = run_course.run_notebook(source, tmp_path / "out")
@@ -270,7 +145,6 @@ def test_runner_reports_a_notebook_that_passes(tmp_path, capfd):
     executed = nbformat.read(tmp_path / "out" / "00_a.ipynb", as_version=4)
     assert executed.cells[1].outputs[0].text.strip() == os.path.realpath(tmp_path)
     assert "42" in (tmp_path / "out" / "00_a.html").read_text(encoding="utf-8")
-    assert "cell 3/3" in capfd.readouterr().out
 
 
 def test_runner_reports_the_first_error_and_keeps_what_ran(tmp_path):
@@ -342,13 +216,13 @@ def test_publishing_writes_the_tagged_picture_and_the_minutes(tmp_path, monkeypa
 
 
 def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
-    monkeypatch.setattr(badges, "ROOT", tmp_path)
+    monkeypatch.setattr(sync_notebooks, "ROOT", tmp_path)
     readme = "| [01_a](notebooks/01_a.ipynb) | what | |\n| [02_b](notebooks/02_b.ipynb) | b | 7 |\n"
-    assert badges.with_minutes(readme) == readme
+    assert sync_notebooks.with_minutes(readme) == readme
     (tmp_path / "data").mkdir()
     minutes = {"laptop": {"gflops": 1.0, "minutes": {"01_a": 0.2, "02_b": 3.6}}}
     (tmp_path / "data" / "minutes.json").write_text(json.dumps(minutes))
-    assert badges.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
+    assert sync_notebooks.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
         "b | 7 |", "b | 4 |"
     )
 
@@ -357,10 +231,10 @@ def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
 
 
 def test_badges_are_put_in_once_and_brought_up_to_date():
-    once = badges.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
+    once = sync_notebooks.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
     assert once.splitlines()[0] == "# Title" and once.endswith("Goal: a thing.\n")
-    assert badges.with_badges(once, "04_fine_tune") == once
-    other = badges.with_badges(once, "05_validate")
+    assert sync_notebooks.with_badges(once, "04_fine_tune") == once
+    other = sync_notebooks.with_badges(once, "05_validate")
     assert "05_validate" in other and "04_fine_tune" not in other
 
 
@@ -368,20 +242,20 @@ def test_first_code_cell_is_replaced_and_the_rest_untouched():
     notebook = new_notebook(
         cells=[
             new_markdown_cell("# Title"),
-            new_code_cell("from helpers.course import start\nstart('old')"),
+            new_code_cell("from helpers import setup_notebook\nsetup_notebook('old')"),
             new_code_cell("1 + 1"),
         ]
     )
-    text = badges.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
+    text = sync_notebooks.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
     result = nbformat.reads(text, as_version=4)
-    assert result.cells[1].source == badges.setup_cell("04_fine_tune")
-    assert 'start("04_fine_tune")' in result.cells[1].source
-    assert badges.address() in result.cells[1].source
+    assert result.cells[1].source == sync_notebooks.setup_cell("04_fine_tune")
+    assert 'setup_notebook("04_fine_tune")' in result.cells[1].source
+    assert sync_notebooks.address() in result.cells[1].source
     assert result.cells[2] == notebook.cells[2]
-    assert badges.updated_notebook(text, "04_fine_tune") == text
+    assert sync_notebooks.updated_notebook(text, "04_fine_tune") == text
 
 
 def test_notebook_without_the_start_line_is_refused_by_name():
     cells = [new_markdown_cell("# Title"), new_code_cell("1 + 1")]
     with pytest.raises(SystemExit, match="04_fine_tune"):
-        badges.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")
+        sync_notebooks.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")

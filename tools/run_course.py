@@ -14,13 +14,11 @@ import html
 import json
 import os
 import platform
-import queue
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,6 @@ CELL_LIMIT = 3600
 # with widgets). Such a notebook uses no processor time, which tells it from a slow one.
 QUIET_LIMIT = 180
 QUIET_SHARE = 0.02
-EVENT = "@event "
 
 
 @dataclass(frozen=True)
@@ -46,27 +43,25 @@ class Outcome:
     error: str = ""
 
 
-def execute(source: Path, target: Path) -> None:
+def execute(source: Path, target: Path) -> int:
     """Run one notebook here, in its own folder, and write `target` (.ipynb) and its .html.
 
-    Prints one JSON line at the start and end of each cell, for `run_notebook` to read. What ran up
-    to an error is written as well.
+    What ran up to an error is written as well, and the error beside it (.error). Returns 0 or 1.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-    def tell(**event: str | int | float) -> None:
-        print(EVENT + json.dumps(event), flush=True)
+    from nbconvert import HTMLExporter
 
     notebook = nbformat.read(source, as_version=4)
     code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    place = {index: number for number, index in enumerate(code_cells, start=1)}
-    current = {"cell": 0}
+    reached = 0
 
     def on_start(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        if cell_index in place:
-            current["cell"] = place[cell_index]
-            tell(cell=place[cell_index], of=len(place))
+        nonlocal reached
+        if cell_index in code_cells:
+            reached = code_cells.index(cell_index) + 1
+            if sys.stdout.isatty():
+                print(f"\r{source.stem}  cell {reached}/{len(code_cells)} ", end="", flush=True)
 
     client = NotebookClient(
         notebook,
@@ -81,118 +76,63 @@ def execute(source: Path, target: Path) -> None:
     try:
         client.execute()
     except CellExecutionError as problem:
-        error = f"{problem.ename}: {problem.evalue}"
+        error = f"cell {reached}: {problem.ename}: {problem.evalue}"
     except CellTimeoutError:
-        error = f"took longer than {CELL_LIMIT} s"
+        error = f"cell {reached}: took longer than {CELL_LIMIT} s"
     except DeadKernelError:
-        error = "the kernel died (often: not enough memory)"
+        error = f"cell {reached}: the kernel died (often: not enough memory)"
     nbformat.write(notebook, target)
-    target.with_suffix(".html").write_text(as_page(notebook), encoding="utf-8")
-    tell(done=f"cell {current['cell']}: {error}" if error else "")
-
-
-def as_page(notebook: nbformat.NotebookNode) -> str:
-    """The notebook as one HTML page; only its formulas need a network (MathJax)."""
-    from nbconvert import HTMLExporter
-
-    return HTMLExporter(template_name="lab").from_notebook_node(notebook)[0]
+    page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
+    target.with_suffix(".html").write_text(page, encoding="utf-8")
+    target.with_suffix(".error").write_text(error, encoding="utf-8")
+    return 1 if error else 0
 
 
 def run_notebook(source: Path, folder: Path, quiet_limit: float = QUIET_LIMIT) -> Outcome:
-    """Run one notebook in a process of its own, with a line of progress for each cell."""
-    started = time.monotonic()
-    target = folder / source.name
+    """Run one notebook in a process of its own, which is ended when nothing happens in it."""
+    started = changed = time.monotonic()
+    target, used = folder / source.name, 0.0
     command = [sys.executable, str(Path(__file__).resolve()), "--execute", str(source), str(target)]
-    environment = {**os.environ}
     # A notebook has to find the helpers by itself, as it does on a learner's machine.
-    environment.pop("PYTHONPATH", None)
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-    lines: queue.Queue[str] = queue.Queue()
-    reader = threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True)
-    reader.start()
-    status, error, last = "failed", "", ""
-    finished = False
-    cell, cell_started = "start", started
-    cpu, cpu_time = 0.0, started
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    child = subprocess.Popen(command, env=environment)
+    status, error = "", "its process ended without a result"
     try:
-        while True:
-            now = time.monotonic()
-            _show(f"{source.stem}  {cell}  {now - cell_started:.0f} s", live=True)
+        while not status:
             try:
-                line = lines.get(timeout=1)
-            except queue.Empty:
-                if child.poll() is not None and not reader.is_alive() and lines.empty():
-                    error = f"its process ended without a result: {last}"
-                    break
-                used = _processor_seconds(child.pid)
-                if abs(used - cpu) > QUIET_SHARE * quiet_limit:
-                    cpu, cpu_time = used, now
-                elif now - cpu_time > quiet_limit:
-                    status, error = "hung", f"{cell}: nothing happened for {quiet_limit:.0f} s"
-                    break
-                continue
-            if not line.startswith(EVENT):
-                last = line.strip() or last
-                continue
-            event = json.loads(line[len(EVENT) :])
-            _show(f"{source.stem}  {cell}  {now - cell_started:.1f} s")
-            if "done" in event:
-                finished, error = True, event["done"]
-                status = "failed" if error else "passed"
-                break
-            cell, cell_started = f"cell {event['cell']}/{event['of']}", now
-            cpu_time = now
+                status = "failed" if child.wait(timeout=1) else "passed"
+            except subprocess.TimeoutExpired:
+                now, seconds = time.monotonic(), _processor_seconds(child.pid)
+                if abs(seconds - used) > QUIET_SHARE * quiet_limit:
+                    used, changed = seconds, now
+                elif now - changed > quiet_limit:
+                    status, error = "hung", f"nothing happened for {quiet_limit:.0f} s"
     finally:
-        _end(child, patience=20 if finished else 0)
+        _end(child)
+    if target.with_suffix(".error").exists():
+        error = target.with_suffix(".error").read_text(encoding="utf-8")
     outcome = Outcome(source.stem, status, time.monotonic() - started, error)
-    _show(f"{source.stem}  {status}  {outcome.seconds / 60:.1f} min")
-    if error:
-        print(error, flush=True)
+    print(f"\r{source.stem}  {status}  {outcome.seconds / 60:.1f} min  {error}", flush=True)
     return outcome
-
-
-def _forward(stream: Iterable[str], lines: queue.Queue[str]) -> None:
-    for line in stream:
-        lines.put(line)
 
 
 def _processor_seconds(pid: int) -> float:
     """Processor time of a process and all below it: its kernel too."""
     total = 0.0
-    try:
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in [process, *process.children(recursive=True)]:
-            times = one.cpu_times()
-            total += times.user + times.system
-    except psutil.NoSuchProcess:
-        pass
+            total += sum(one.cpu_times()[:2])
     return total
 
 
-def _end(child: subprocess.Popen, patience: float) -> None:
-    """Wait `patience` seconds for a notebook's process, then end it and the kernel below it."""
-    try:
-        child.wait(timeout=patience)
-        return
-    except subprocess.TimeoutExpired:
-        family = psutil.Process(child.pid).children(recursive=True)
-    child.kill()
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    child.wait()
-
-
-def _show(text: str, live: bool = False) -> None:
-    """Print a line of progress; a live one only on a terminal, where the next one replaces it."""
-    if sys.stdout.isatty():
-        print(f"\r{text:<78.78}", end="" if live else "\n", flush=True)
-    elif not live:
-        print(text, flush=True)
+def _end(child: subprocess.Popen) -> None:
+    """End a notebook's process and the kernel below it, if they go on."""
+    if child.poll() is None:
+        for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        child.wait()
 
 
 def write_report(outcomes: list[Outcome], folder: Path, profile: str) -> Path:
@@ -277,7 +217,7 @@ def publish(names: list[str], executed: Path, notebooks: Path, pictures: Path) -
 
 def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
     """Note in data/minutes.json how long each notebook took, and how fast this machine is."""
-    code = "from helpers.course import matrix_speed; print(matrix_speed())"
+    code = "from helpers.machine import matrix_speed; print(matrix_speed())"
     speed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -297,8 +237,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--execute", nargs=2, metavar=("FROM", "TO"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.execute:
-        execute(*map(Path, options.execute))
-        return 0
+        return execute(*map(Path, options.execute))
     profile = os.environ.setdefault("COURSE_PROFILE", "laptop")
     notebooks, folder = ROOT / "notebooks", ROOT / "executed"
     prefixes = tuple(options.names) or ("",)

@@ -1,8 +1,8 @@
 """Write into README and notebooks what has one source: badges, first code cells, minutes, and what
 nbgrader has to know about exercises.
 
-    python tools/badges.py            bring all of them up to date
-    python tools/badges.py --check    change nothing; exit status 1 when something is out of date
+    python tools/sync_notebooks.py            bring all of them up to date
+    python tools/sync_notebooks.py --check    change nothing; status 1 when something is out of date
 
 The address stands in pyproject.toml under [project.urls], the minutes in data/minutes.json. Needs
 only Python's standard library.
@@ -19,39 +19,25 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_NOTEBOOK = "00_start_here"
 BADGES = re.compile(r"^\[!\[Open in Colab\].*$", re.MULTILINE)
 CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
-SETUP = "helpers.course import start"
+SETUP = "from helpers import setup_notebook"
 SETUP_CELL = """\
-# On Colab, this fetches the course and what Colab lacks. Elsewhere it only finds the helpers.
-import os
-import sys
-
-if "google.colab" in sys.modules:
-    if not os.path.isdir("/content/course"):
-        repository = "{address}"
-        !git clone --quiet --depth 1 {{repository}} /content/course
-    %pip install --quiet {packages}
-    %cd -q /content/course/notebooks
-sys.path.insert(0, "..")
-from helpers.course import start
-
-start("{name}")
+import os, sys
+if "google.colab" in sys.modules and not any(map(os.path.exists, ["../helpers", "course"])):
+    !git clone -q --depth 1 {address} course
+sys.path[:0] = ["..", ".", "course"]  # the course's folder, wherever Jupyter was started
+{setup}; setup_notebook("{name}")
 """
-
-
-def settings() -> dict:
-    """pyproject.toml, parsed."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def address() -> str:
     """Where the repository is published, without a slash at the end."""
-    return settings()["project"]["urls"]["Repository"].rstrip("/")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return settings["project"]["urls"]["Repository"].rstrip("/")
 
 
 def setup_cell(name: str) -> str:
     """The first code cell of notebook `name` (its file name without .ipynb)."""
-    packages = " ".join(f'"{package}"' for package in settings()["tool"]["course"]["colab"])
-    return SETUP_CELL.format(address=address(), packages=packages, name=name).strip()
+    return SETUP_CELL.format(address=address(), setup=SETUP, name=name).strip()
 
 
 def badges(name: str) -> str:
@@ -122,8 +108,8 @@ def updated_notebook(text: str, name: str) -> str:
     code = next(cell for cell in cells if cell["cell_type"] == "code")
     if SETUP not in "".join(code["source"]):
         raise SystemExit(
-            f"{name}: its first code cell has to hold the line 'from {SETUP}'. Put a cell with "
-            "that line before all other code cells and run this again."
+            f"{name}: its first code cell has to hold '{SETUP}'. Put a cell with that line before "
+            "all other code cells and run this again."
         )
     top = "".join(cells[0]["source"])
     for cell, source in ((cells[0], with_badges(top, name)), (code, setup_cell(name))):
@@ -132,7 +118,7 @@ def updated_notebook(text: str, name: str) -> str:
     mark_for_grading(cells)
     if notebook == json.loads(text):
         return text
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def outdated() -> dict[Path, str]:

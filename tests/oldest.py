@@ -1,0 +1,81 @@
+"""Run by `make test-oldest` only: Colab, as far as it can be had here.
+
+Each notebook is opened as Colab opens it: alone in an empty folder, beside a module google.colab,
+in the versions that Colab has. The course's address leads to this working tree.
+"""
+
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from packaging.requirements import Requirement
+
+from helpers.data import collate, load_examples, load_task, tokenize
+from helpers.model import load_model
+from helpers.model.load import STARTING_MODEL
+from helpers.training import TrainSettings, loss_sum, make_optimizer, training_step
+from tools import sync_notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="session")
+def course_at_its_address(tmp_path_factory):
+    """Environment variables with which git finds this working tree at the course's address."""
+    folder = tmp_path_factory.mktemp("published")
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, f"--work-tree={ROOT}", "add", "--all"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "the working tree"], check=True)
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{folder.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": sync_notebooks.address(),
+    }
+
+
+def test_these_are_the_oldest_versions():
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            wanted = Requirement(line.partition("#")[0])
+            lowest = re.search(r">=([\d.]+)", str(wanted.specifier))[1]
+            if wanted.name in ("torch", "transformers", "datasets", "evaluate", "ipywidgets"):
+                found = version(wanted.name).partition("+")[0]
+                assert re.sub(r"(\.0)+$", "", found) == re.sub(r"(\.0)+$", "", lowest), line
+
+
+def test_one_training_step_lowers_the_loss_of_the_real_model():
+    model, tokenizer = load_model(STARTING_MODEL)
+    examples = load_examples(load_task("opinion"))["train"].select(range(4))
+    batch = collate(list(tokenize(examples, tokenizer, model.config)), tokenizer.pad_token_id)
+    settings = TrainSettings(precision="float32")
+    optimizer = make_optimizer(model, settings)
+    before, norm = training_step(model, optimizer, [batch], settings)
+    with torch.no_grad():
+        total, count = loss_sum(model, batch)
+    assert norm > 0 and total.item() / count < before
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_from_its_file_alone(path, tmp_path, monkeypatch, course_at_its_address):
+    for name, value in course_at_its_address.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("COURSE_RUNS", raising=False)
+    colab = tmp_path / "installed" / "google" / "colab" / "__init__.py"
+    colab.parent.mkdir(parents=True)
+    colab.touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # all that Colab lacks is here already
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
+    here = tmp_path / "content"
+    here.mkdir()
+    resources = {"metadata": {"path": str(here)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    assert (here / "course" / "helpers").is_dir()
