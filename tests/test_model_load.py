@@ -525,7 +525,7 @@ def test_the_smoke_profile_loads_random_weights_of_its_own(cache, pip, monkeypat
 
 
 @pytest.mark.skipif(
-    not (load.cache_folder() / load.FOLDER / load.PROVENANCE).exists(),
+    not (load._cache_folder() / load.FOLDER / load.PROVENANCE).exists(),
     reason="the starting model is not prepared",
 )
 def test_the_starting_model_is_what_it_should_be():

@@ -132,7 +132,7 @@ def load_table(
             "file, or name another one."
         )
     if column := longest_text([row for _, row in rows], text):
-        known = KnownTexts(pairs_in([row for _, row in rows], group))
+        known = KnownTexts(_pairs_in([row for _, row in rows], group))
         _sift(rows, _near_copies(known, column, group), findings)
         raw.notes += [known.limit] if known.limit else []
     findings.sort(key=lambda finding: finding.line)
@@ -391,7 +391,7 @@ def _words(text: str) -> Words:
     return frozenset(words)
 
 
-def pairs_in(rows: Iterable[dict], group: str | None) -> int:
+def _pairs_in(rows: Iterable[dict], group: str | None) -> int:
     """The number of pairs of rows in one group; of all pairs, without a group column."""
     sizes = Counter(group_key(row[group]) if group else "" for row in rows)
     return sum(n * (n - 1) // 2 for n in sizes.values())

@@ -221,7 +221,7 @@ def provenance(name: str | Path | None = None) -> dict[str, str]:
     return facts if Path(name).exists() else {**facts, "hub_id": name}
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Folder outside the repository for what is fetched once (COURSE_CACHE changes it)."""
     return Path(os.environ.get("COURSE_CACHE") or Path.home() / ".cache" / "first-fine-tune")
 
@@ -234,7 +234,7 @@ def prepare_starting_model() -> Path:
 
     Raises ModelError when there is no network, no space, no permission, or a wrong download.
     """
-    folder = cache_folder() / FOLDER
+    folder = _cache_folder() / FOLDER
     if (folder / PROVENANCE).exists():
         return folder
     # A killed run leaves this folder behind; the next one begins by clearing it.

@@ -101,7 +101,7 @@ def train(
                 set_learning_rate(optimizer, rate)
                 rows = [train_set[index] for index in plan[step]]
                 with _named(step, plan[step]):
-                    loss, norm = update(model, optimizer, rows, settings, collate)
+                    loss, norm = _update(model, optimizer, rows, settings, collate)
                 tokens = sum(len(row["input_ids"]) for row in rows)
                 seconds = time.perf_counter() - begin
                 history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
@@ -215,7 +215,7 @@ def training_step(
     return total / count, norm
 
 
-def update(
+def _update(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: list[dict],
