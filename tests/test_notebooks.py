@@ -153,7 +153,7 @@ HELPERS = ROOT / "helpers"
 # its own package, and within a package from those before itself.
 ORDER = {
     "": "errors files machine profiles results",
-    "data": "formats table templates split tokenize task",
+    "data": "formats table tokenize templates split task",
     "model": "load card",
     "inference": "batches few_shot score generate",
     "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",

@@ -238,7 +238,10 @@ def _encode(
     """Token ids of each text. ordinary: a special token that is spelled out stays text."""
     if not texts:
         return []
-    rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=ordinary).input_ids
+    # verbose=False: whoever counts tokens says for themselves when there are too many.
+    rows = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+    ).input_ids
     # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     for index, text in enumerate(texts):

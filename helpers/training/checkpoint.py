@@ -131,7 +131,7 @@ class RunFolder:
                 best = history.best.step
                 print(f"{path} is not used: its best weights, those of step {best}, are lost.")
             else:
-                _copy_weights(path, model)
+                _copy_weights(path if content["weights"] else self.best, model)
                 # A copy, for the file stays open while a tensor of it is in use.
                 optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
                 done = len(history.steps)
@@ -153,7 +153,9 @@ class RunFolder:
         new_best = history.best is history.evaluations[-1]
         due = begin - self.written >= TRAINING_PER_WRITING * self.writing
         if len(history.steps) < history.total_steps and (new_best or due):
-            content = {"run": self.run, "history": history.to_json(), "weights": _weights(model)}
+            content = {"run": self.run, "history": history.to_json()}
+            # The weights of a new best stand in its own file.
+            content |= {"weights": {} if new_best else _weights(model)}
             _save(self.checkpoint, {**content, "optimizer": optimizer.state_dict()})
             self.written = time.perf_counter()
             self.writing = self.written - begin
