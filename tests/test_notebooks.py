@@ -155,7 +155,7 @@ ORDER = {
     "": "errors files machine profiles results",
     "data": "formats table tokenize templates split task",
     "model": "load card",
-    "inference": "batches few_shot score generate",
+    "inference": "batches few_shot generate score",
     "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
     "evaluation": "uncertainty metrics baselines prompt_search forgetting",
     "display": "tables tokens charts curves widgets",
