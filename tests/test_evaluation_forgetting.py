@@ -93,6 +93,16 @@ def test_there_is_a_number_for_each_unit_of_each_metric(measured) -> None:
     assert EvalResult(**json.loads(json.dumps(asdict(result)))) == result
 
 
+def test_a_run_in_bfloat16_with_dropout_measures_the_same(measured) -> None:
+    one, model, result = measured
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        again = one.evaluate(model)
+    assert model.training
+    model.eval()
+    assert again == result
+
+
 def test_choices_are_calibrated_and_their_loss_is_that_of_the_right_one(measured) -> None:
     one, model, result = measured
     rows = one.tasks["rating"][1]

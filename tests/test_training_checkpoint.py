@@ -478,7 +478,14 @@ def test_a_finished_run_is_moved_aside_for_another_one_and_still_found(tmp_path,
 def test_an_unfinished_run_makes_room_for_one_with_other_settings(broken_off, tmp_path, capsys):
     folder = shutil.copytree(broken_off.folder / "run", tmp_path / "run")
     for rate in (1e-3, 2e-3, 3e-3):
-        learn(folder, dataclasses.replace(SETTINGS, learning_rate=rate), watch=interrupt_at(8))
+        left = []
+
+        def watch(history, left=left):
+            left.append((folder / FORMER).exists())
+            interrupt_at(8)(history)
+
+        learn(folder, dataclasses.replace(SETTINGS, learning_rate=rate), watch=watch)
+        assert not left[0]  # nothing of the other run was there when the first file was written
         said = capsys.readouterr().out
         assert "was deleted: it is of a run with other settings" in said
         assert "unfinished at step 7 of 10" in said

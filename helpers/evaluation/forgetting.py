@@ -23,7 +23,7 @@ from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_chan
 from helpers.inference.generate import answer_length, generate_answers
 from helpers.inference.score import pick_choices, predict, score_choices
 from helpers.profiles import ROOT
-from helpers.training.loss import loss_of_each
+from helpers.training.loss import evaluation_mode, loss_of_each
 
 # The most tokens of the answer to a general question, which wants one fact.
 ANSWER_TOKENS = 20
@@ -159,7 +159,11 @@ class EvalSuite:
         self.metrics = {metric.name: metric for metric in listed}
 
     def evaluate(self, model: PreTrainedModel) -> EvalResult:
-        """Measure everything of a model."""
+        """Measure everything of a model, in float32 also within a run that trains in bfloat16."""
+        with evaluation_mode(model):
+            return self._evaluate(model)
+
+    def _evaluate(self, model: PreTrainedModel) -> EvalResult:
         found, answers = [], {}
         for name, (task, examples) in self.tasks.items():
             if task.kind == "classification":

@@ -18,7 +18,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def fingerprint(
     model: PreTrainedModel, train_set: Rows, validation_set: Rows, settings: TrainSettings
 ) -> str:
     """Tells runs apart: SHA-256 over settings, starting weights, training and validation set."""
-    digest = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    digest = hashlib.sha256(json.dumps(asdict(settings), default=float).encode())
     for rows in (train_set, validation_set):
         digest.update(f"{len(rows)} rows".encode())
         for row in rows:
@@ -98,7 +98,7 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         """Nobody's finished model is overwritten: that of another run gets a folder of its own."""
-        other = self._read_history()
+        other = self.read_history()
         if other is None or other["run"] == self.run:
             return
         aside = self.folder / f"finished-{other['run'][:8]}"
@@ -178,19 +178,7 @@ class RunFolder:
         for path in (*parts, _previous(self.checkpoint), self.checkpoint, _previous(self.best)):
             path.unlink(missing_ok=True)
 
-    def load_finished(self, model: PreTrainedModel) -> History | None:
-        """Give the model the best weights of this run, if it was finished here; else None."""
-        content = self._read_history()
-        if content is None or content["run"] != self.run:
-            return None
-        history = History.from_json(content["history"])
-        try:
-            self.load_best(model, history)
-        except TrainingError:
-            return None
-        return history
-
-    def _read_history(self) -> dict | None:
+    def read_history(self) -> dict | None:
         """What `finish` wrote, for this run or another one; None if there is nothing."""
         try:
             content = json.loads(self.finished.read_text(encoding="utf-8"))
@@ -231,9 +219,13 @@ def load_finished(
     """
     run = fingerprint(model, train_set, validation_set, settings)
     for place in (Path(folder), Path(folder) / f"finished-{run[:8]}"):
-        history = RunFolder(place, run).load_finished(model)
-        if history:
-            return history
+        found = RunFolder(place, run)
+        content = found.read_history()
+        if content and content["run"] == run:
+            history = History.from_json(content["history"])
+            with suppress(TrainingError):  # the best weights are lost
+                found.load_best(model, history)
+                return history
     return None
 
 
