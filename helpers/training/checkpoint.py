@@ -131,9 +131,11 @@ class RunFolder:
                 best = history.best.step
                 print(f"{path} is not used: its best weights, those of step {best}, are lost.")
             else:
-                _copy_weights(path if content["weights"] else self.best, model)
                 # A copy, for the file stays open while a tensor of it is in use.
                 optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
+                weights = path if content["weights"] else self.best
+                del content
+                _copy_weights(weights, model)
                 done = len(history.steps)
                 print(f"Going on from the checkpoint of step {done} in {self.folder}.")
                 return history
@@ -241,12 +243,14 @@ def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def _copy_weights(path: Path, model: PreTrainedModel) -> None:
     """Give the model the weights of a file, which is mapped anew for each part of AT_ONCE bytes."""
-    content, read = _map(path), 0
+    content = None
     for name, parameter in model.named_parameters():
-        if read > AT_ONCE:
+        if content is None:
             content, read = _map(path), 0
         parameter.copy_(content["weights"][name])
         read += parameter.nbytes
+        if read > AT_ONCE:
+            content = None
 
 
 def _map(path: Path) -> dict:

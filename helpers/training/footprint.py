@@ -142,7 +142,7 @@ def train_apart(examples: Mapping[str, Iterable[dict]], low_memory: bool) -> dic
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     rows = {name: list(examples[name]) for name in ("train", "validation")}
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.training.footprint"],
+        [sys.executable, "-c", "from helpers.training import footprint; footprint.main()"],
         input=json.dumps({"examples": rows, "low_memory": low_memory}),
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
@@ -182,5 +182,6 @@ def _train_here(examples: dict[str, list[dict]], low_memory: bool) -> dict:
     return {**result, "shape": shape, "parts": measured(model, batch, low_memory)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What `train_apart` starts: arguments come as JSON, and the result goes as JSON."""
     print(json.dumps(_train_here(**json.load(sys.stdin))))
