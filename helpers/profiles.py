@@ -19,6 +19,8 @@ from helpers.machine import matrix_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = ROOT / "data" / "minutes.json"
+# Names of models that load_model makes by itself.
+STARTING_MODEL, TINY_MODEL = "smollm2-135m", "tiny-random"
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,15 @@ class Profile:
     look_rows: int
 
 
-_MODEL = "smollm2-135m"
+_REAL, _TINY = STARTING_MODEL, TINY_MODEL
 PROFILES = {
     profile.name: profile
     for profile in (
         # smoke shows in seconds that every cell runs; what a random model says teaches nothing.
-        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 12, 1, 8, 16, 8),
-        Profile("quick", _MODEL, 240, 48, 96, (1, 4), 1, 16, 5, 48, 1, 24, 80, 32),
-        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 3, 240, 240, 72),
-        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 3, 480, 1000, 190),
+        Profile("smoke", _TINY, 24, 12, 12, (1,), 1, 8, 2, 12, 1, 8, 16, 8),
+        Profile("quick", _REAL, 240, 48, 96, (1, 4), 1, 16, 5, 48, 1, 24, 80, 32),
+        Profile("laptop", _REAL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 3, 240, 240, 72),
+        Profile("gpu", _REAL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 3, 480, 1000, 190),
     )
 }
 
