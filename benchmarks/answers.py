@@ -16,12 +16,15 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.answering import generate_answers, score_choices
-from helpers.course import course_split, course_template
-from helpers.encoding import joint
-from helpers.models import load_model
-from helpers.prompting import draw_shots, few_shot_prompt
-from helpers.templates import make_examples
+from helpers.data import load_task
+from helpers.inference import (
+    draw_shots,
+    few_shot_prompt,
+    generate_answers,
+    pick_choices,
+    score_choices,
+)
+from helpers.model import load_model
 
 ROWS, PLAIN_ROWS, REPEATS, NEW_TOKENS = 64, 4, 5, 8
 
@@ -34,7 +37,7 @@ def plain_choice(
     before = tokenizer(prompt, add_special_tokens=False).input_ids
     totals = []
     for choice in choices:
-        ids = before + tokenizer(joint(prompt) + choice, add_special_tokens=False).input_ids
+        ids = before + tokenizer(f" {choice}", add_special_tokens=False).input_ids
         scores = model(torch.tensor([ids], device=model.device)).logits[0].log_softmax(-1)
         totals.append(sum(scores[i - 1, ids[i]].item() for i in range(len(before), len(ids))))
     return choices[totals.index(max(totals))]
@@ -55,10 +58,11 @@ def plain_answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 
 def prompts(shots: int) -> tuple[list[str], tuple[str, ...]]:
     """Validation rows of the course task as prompts, short ones first, and the choices."""
-    split, template = course_split(), course_template()
-    shown = draw_shots(make_examples(template, split.train), shots, seed=0)
-    asked = make_examples(template, split.validation[:ROWS])
-    return sorted((few_shot_prompt(shown, one).prompt for one in asked), key=len), asked[0].choices
+    task = load_task("opinion")
+    examples = task.render(task.split(task.load_table()))
+    shown = draw_shots(examples["train"], shots, seed=0)
+    asked = [few_shot_prompt(shown, row)["prompt"] for row in examples["validation"].take(ROWS)]
+    return sorted(asked, key=len), task.choices
 
 
 def timed(answer: Callable[[], list[str]]) -> tuple[list[str], float]:
@@ -93,8 +97,7 @@ def main() -> None:
         asked, choices = prompts(shots)
 
         def constrained(some: list[str], choices=choices) -> list[str]:
-            scores = score_choices(model, tokenizer, some, choices)
-            return [choices[best] for best in scores.argmax(1).tolist()]
+            return pick_choices(score_choices(model, tokenizer, some, choices), choices)
 
         def free(some: list[str]) -> list[str]:
             return generate_answers(model, tokenizer, some, NEW_TOKENS)

@@ -22,32 +22,41 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from datasets import Dataset, disable_progress_bars
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from helpers.course import course_split, course_template
-from helpers.encoding import IGNORE, Encoded, batches_by_length, encode_all, joint, pad_batch
+from helpers.data.task import load_task
+from helpers.data.tokenize import IGNORE, collate, length_grouped_batches, tokenize
 from helpers.machine import matrix_speed, native_precision, peak_memory
-from helpers.models import load_model
-from helpers.shared_prefix import shared_length
-from helpers.templates import Example, make_examples
-from helpers.training import TrainSettings, make_optimizer, training_memory, training_step
+from helpers.model.load import load_model
+from helpers.training.loop import make_optimizer, update
+from helpers.training.low_memory import training_memory
+from helpers.training.settings import TrainSettings
+from helpers.training.shared_prefix import shared_length
 
 BATCH, TIMED, REPEATS = 8, 4, 5
 FP32, BF16 = "float32", "bfloat16"
-SETTINGS = TrainSettings(memory="normal")
+SETTINGS = TrainSettings(low_memory=False)
 
-Batch = list[tuple[Example, Encoded]]
+Batch = list[dict]  # rows with prompt, completion, input_ids and labels
 
 
 def by_length(lengths: list[int]) -> list[list[int]]:
     """Batches as the course's loop makes them."""
-    return batches_by_length(lengths, BATCH, seed=0)
+    return length_grouped_batches(lengths, BATCH, seed=0)
 
 
 def shuffled(lengths: list[int]) -> list[list[int]]:
@@ -64,28 +73,30 @@ def _cut(order: list[int]) -> list[list[int]]:
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
-def batches(order: Callable, tokenizer: PreTrainedTokenizerBase, window: int) -> list[Batch]:
-    """The widest batch of an epoch, then the timed ones."""
-    examples = make_examples(course_template(), course_split().train)
-    encoded = encode_all(examples, tokenizer, window)
-    lengths = [len(one.input_ids) for one in encoded]
+def batches(order: Callable, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    """The widest batch of an epoch, then the timed ones: a list of lists of rows."""
+    task = load_task("opinion")
+    examples = task.render(task.split(task.load_table())["train"])
+    tokenized = tokenize(examples, tokenizer, model.config)
+    rows = [{**example, **ids} for example, ids in zip(examples, tokenized, strict=True)]
+    lengths = [len(row["input_ids"]) for row in rows]
     torch.manual_seed(0)
     full = [batch for batch in order(lengths) if len(batch) == BATCH]
     full.sort(key=lambda batch: max(lengths[i] for i in batch))
     timed = [full[(2 * turn + 1) * len(full) // (2 * TIMED)] for turn in range(TIMED)]
-    return [[(examples[i], encoded[i]) for i in batch] for batch in [full[-1], *timed]]
+    return [[rows[i] for i in batch] for batch in [full[-1], *timed]]
 
 
 def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
     """Seconds of each step of the course's loop."""
-    seconds = []
-    optimizer = make_optimizer(model, SETTINGS)
+    seconds, settings = [], replace(SETTINGS, precision=precision)
+    padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    optimizer = make_optimizer(model, settings)
     model.train()
-    with training_memory(model, SETTINGS.memory):
-        for batch in data:
+    with training_memory(model, low_memory=False):
+        for rows in data:
             begin = time.perf_counter()
-            part = pad_batch([encoded for _, encoded in batch], tokenizer.pad_token_id)
-            training_step(model, optimizer, [part], SETTINGS.clip, precision)
+            update(model, optimizer, rows, settings, padded)
             seconds.append(time.perf_counter() - begin)
     return seconds
 
@@ -115,31 +126,22 @@ QUIET = {
 SAME = {
     "learning_rate": SETTINGS.learning_rate,
     "weight_decay": SETTINGS.weight_decay,
-    "max_grad_norm": SETTINGS.clip,
+    "max_grad_norm": SETTINGS.max_grad_norm,
     "optim": "adamw_torch_fused",
 }
 
 
 def trainer(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
     """Seconds of each step of transformers.Trainer."""
-    rows = [
-        {"input_ids": encoded.input_ids, "labels": encoded.labels}
-        for batch in data
-        for _, encoded in batch
-    ]
-
-    def collate(part):
-        encoded = [Encoded(row["input_ids"], row["labels"]) for row in part]
-        return pad_batch(encoded, tokenizer.pad_token_id)
-
+    rows = Dataset.from_list([row for batch in data for row in batch])
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(folder, **QUIET, **SAME, bf16=precision == BF16)
         Trainer(
             model=model,
             args=arguments,
-            train_dataset=rows,
-            data_collator=collate,
+            train_dataset=rows.select_columns(["input_ids", "labels"]),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORE),
             callbacks=[clock],
         ).train()
     return clock.seconds()
@@ -157,26 +159,21 @@ def trl(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) ->
 
 
 def _trl(model: PreTrainedModel, tokenizer, data: list[Batch], settings: dict) -> list[float]:
-    import datasets
     from trl import SFTConfig, SFTTrainer
 
-    datasets.disable_progress_bars()
-    rows = [
-        {"prompt": example.prompt, "completion": joint(example.prompt) + example.completion}
-        for batch in data
-        for example, _ in batch
-    ]
+    disable_progress_bars()
+    rows = Dataset.from_list([row for batch in data for row in batch])
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         sft = SFTTrainer(
             model=model,
             args=SFTConfig(folder, **QUIET, completion_only_loss=True, **settings),
-            train_dataset=datasets.Dataset.from_list(rows),
+            train_dataset=rows.select_columns(["prompt", "completion"]),
             processing_class=tokenizer,
             callbacks=[clock],
         )
-        expected = [encoded.input_ids for batch in data for _, encoded in batch]
-        assert list(sft.train_dataset["input_ids"]) == expected, "TRL trains on other tokens"
+        same = list(sft.train_dataset["input_ids"]) == list(rows["input_ids"])
+        assert same, "TRL trains on other tokens"
         sft.train()
     return clock.seconds()
 
@@ -206,34 +203,33 @@ LINES = {
 def measure(name: str) -> dict[str, float]:
     """Run one line in this process: its tokens per second, peak memory in GB, and GFLOP/s."""
     line = LINES[name]
-    model, tokenizer = load_model()
-    data = batches(line.order, tokenizer, model.config.max_position_embeddings)
+    model, tokenizer = load_model(device="cpu")
+    data = batches(line.order, model, tokenizer)
     seconds = sum(line.run(model, tokenizer, data, line.precision)[1:])
-    timed = [[encoded for _, encoded in batch] for batch in data[1:]]
-    work = sum(operations(model, batch, line.run is ours) for batch in timed)
+    work = sum(operations(model, batch, line.run is ours) for batch in data[1:])
     return {
-        "tokens": sum(len(one.input_ids) for batch in timed for one in batch) / seconds,
+        "tokens": sum(len(row["input_ids"]) for batch in data[1:] for row in batch) / seconds,
         "peak": peak_memory() / 1e9,
         "gflops": work / seconds / 1e9,
     }
 
 
-def operations(model: PreTrainedModel, batch: list[Encoded], prefix_once: bool) -> int:
+def operations(model: PreTrainedModel, batch: Batch, prefix_once: bool) -> int:
     """The arithmetic that training on a batch needs, in floating-point operations.
 
     2 for each weight of a matrix that a token passes forward, and 4 backward. The head is needed
-    at the supervised tokens only, and no padding is. prefix_once: what all rows begin with passes
+    at the labelled tokens only, and no padding is. prefix_once: what all rows begin with passes
     once. Attention between the tokens, some per cent at these lengths, is left out.
     Source: Kaplan et al., Scaling Laws for Neural Language Models, 2020, section 2.1.
     """
     layers = [m for m in model.base_model.modules() if isinstance(m, nn.Linear)]
     body = sum(layer.weight.numel() for layer in layers)
     head = model.get_output_embeddings().weight.numel()
-    tokens = sum(len(one.input_ids) for one in batch)
+    tokens = sum(len(row["input_ids"]) for row in batch)
     if prefix_once:
-        tokens -= (len(batch) - 1) * shared_length(pad_batch(batch, pad_id=0))
-    supervised = sum(label != IGNORE for one in batch for label in one.labels)
-    return 6 * (body * tokens + head * supervised)
+        tokens -= (len(batch) - 1) * shared_length(collate(batch, pad_token_id=0))
+    labelled = sum(label != IGNORE for row in batch for label in row["labels"])
+    return 6 * (body * tokens + head * labelled)
 
 
 def in_its_own_process(name: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""The tested code behind the notebooks, in the order that data flows.
+"""The tested code behind the notebooks, in packages along the road of the data.
 
-Last come the exercises, in helpers.checks: they may use all the others, and none uses them.
+data → model → inference → training → evaluation → display → exercises: each may use those before
+it and none that comes after it. The modules beside the packages are used by all of them.
 """
 
 __all__ = ["setup_notebook"]

@@ -1,11 +1,9 @@
-"""What this machine can do: how fast it multiplies, and how much memory this process may use."""
+"""What this machine can do: where to compute, how fast, and how much memory there is to use."""
 
 import ctypes
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,8 +13,6 @@ import torch
 SMALL = 4_000_000_000
 CGROUPS = Path("/sys/fs/cgroup")
 _GLIBC = platform.libc_ver()[0] == "glibc"
-# Names and numbers of the C library (malloc.h).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> float:
@@ -34,12 +30,29 @@ def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> fl
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 
 
-def native_precision() -> str:
-    """ "bfloat16" if this processor has AVX-512's or AMX's 16-bit multiplication, else "float32".
+def best_device() -> torch.device:
+    """Where to compute: on the GPU of NVIDIA or AMD, on Apple's, or on the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
-    Without such instructions the same multiplication may be a hundred times slower. Asked of the
-    processor and not measured: a machine that happens to be busy must not train with other numbers.
+
+def native_precision(device: torch.device | str | None = None) -> str:
+    """ "bfloat16" if the device multiplies 16-bit numbers in hardware, else "float32".
+
+    device: best_device() if it is not given. A processor needs AVX-512's or AMX's instructions,
+    a GPU compute capability 8.0 (Ampere). Without them the same multiplication may be a hundred
+    times slower. Asked of the device and not measured: a machine that happens to be busy must not
+    train with other numbers. torch.cuda.is_bf16_supported() is no answer: it also says yes where
+    the numbers are only emulated.
     """
+    device = torch.device(device) if device is not None else best_device()
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    if device.type != "cpu":
+        return "float32"
     # An older PyTorch may not tell. 32 bits are right everywhere.
     has = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
@@ -67,11 +80,6 @@ def usable_memory() -> int:
     return min(limits)
 
 
-def memory_mode() -> str:
-    """How training should treat memory here: "small" below 4 GB, else "normal"."""
-    return "small" if usable_memory() < SMALL else "normal"
-
-
 def peak_memory() -> int:
     """Most resident memory that this process has had so far, in bytes."""
     if sys.platform == "win32":
@@ -94,25 +102,3 @@ def give_memory_back() -> None:
     """
     if _GLIBC:
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def keep_memory() -> Iterator[None]:
-    """Inside, this process keeps the memory that it frees; afterwards it goes back to the system.
-
-    The C library of Linux gives each large block back at once. The system then fills the next one
-    with zeros, page by page, when it is first touched: hundreds of thousands of pages in each step
-    of training. Elsewhere nothing is done. Source: the manual page mallopt(3).
-    """
-    if not _GLIBC:
-        yield
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap as well
-    library.mallopt(_M_TRIM_THRESHOLD, -1)  # and the heap never shrinks
-    try:
-        yield
-    finally:
-        library.mallopt(_M_MMAP_MAX, 65_536)
-        library.mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
-        give_memory_back()

@@ -1,4 +1,4 @@
-"""Sizes of the runs, the folder for their results, and the first line of each notebook."""
+"""Sizes of the runs, the folders for their results, and the first line of each notebook."""
 
 import json
 import os
@@ -11,30 +11,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
-import torch
-
 from helpers.errors import CourseError
-from helpers.machine import matrix_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = ROOT / "data" / "minutes.json"
-# Names of models that load_model makes by itself.
-STARTING_MODEL, TINY_MODEL = "smollm2-135m", "tiny-random"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The model and the sizes of the runs. A profile changes nothing else.
+    """Sizes of the runs. A profile changes nothing else.
 
     model: what load_model() loads. train_rows: rows to train on. validation_rows: rows for choosing
-    (epoch, learning rate, prompt). test_rows: most rows of the sealed test set to score. shots:
-    numbers of shots to try. draws: how many draws of shots for each number. long_epochs, few_rows:
-    the run of notebook 05 that trains too long on too little. headline_rows: rows for the
-    summarization task. speed_turns: how often 04 measures each trick's speed.
-    apart_rows: rows that 04 trains on in a process of its own, to see how much memory that takes.
-    forget_rows: rows that each run of notebook 08 trains on. look_rows: most validation rows of
-    each task that 08 scores again and again.
+    (epoch, learning rate, prompt). test_rows: most rows of the locked test set to score. shots:
+    numbers of shots to try. draws: how many draws of shots for each number. few_rows, long_epochs:
+    the run of notebook 05 that trains too long on too little. speed_turns: how often 04 measures
+    each trick's speed. ledger_rows: rows that 04 trains on in a process of its own, to see how much
+    memory that takes. forget_rows: rows that each run of notebook 08 trains on. eval_rows: most
+    rows of each task that 08 scores again and again.
     """
 
     name: str
@@ -46,22 +39,21 @@ class Profile:
     draws: int
     few_rows: int
     long_epochs: int
-    headline_rows: int
     speed_turns: int
-    apart_rows: int
+    ledger_rows: int
     forget_rows: int
-    look_rows: int
+    eval_rows: int
 
 
-_REAL, _TINY = STARTING_MODEL, TINY_MODEL
+_MODEL = "smollm2-135m"
 PROFILES = {
     profile.name: profile
     for profile in (
-        # smoke shows in seconds that every cell runs; what a random model says teaches nothing.
-        Profile("smoke", _TINY, 24, 12, 12, (1,), 1, 8, 2, 12, 1, 8, 16, 8),
-        Profile("quick", _REAL, 240, 48, 96, (1, 4), 1, 16, 5, 48, 1, 24, 80, 32),
-        Profile("laptop", _REAL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 240, 3, 240, 240, 72),
-        Profile("gpu", _REAL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 900, 3, 480, 1000, 190),
+        # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
+        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 1, 8, 16, 8),
+        Profile("quick", _MODEL, 240, 48, 96, (1, 4), 1, 16, 5, 1, 24, 80, 32),
+        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 3, 240, 240, 72),
+        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 3, 480, 1000, 190),
     )
 }
 
@@ -71,7 +63,7 @@ def profile() -> Profile:
 
     Raises CourseError for a profile that does not exist.
     """
-    name = os.environ.get("COURSE_PROFILE", "laptop")
+    name = os.environ.get("COURSE_PROFILE") or "laptop"
     if name not in PROFILES:
         raise CourseError(
             f"There is no profile {name!r}. COURSE_PROFILE can be one of: {', '.join(PROFILES)}. "
@@ -80,30 +72,39 @@ def profile() -> Profile:
     return PROFILES[name]
 
 
-def runs() -> Path:
-    """The folder for the results of this profile (COURSE_RUNS changes where)."""
-    return Path(os.environ.get("COURSE_RUNS") or ROOT / "runs") / profile().name
+def runs_folder(task: str | None = None) -> Path:
+    """The folder for the results of this profile, or of one task in it (COURSE_RUNS moves them)."""
+    folder = Path(os.environ.get("COURSE_RUNS") or ROOT / "runs") / profile().name
+    return folder / task if task else folder
 
 
 def setup_notebook(name: str) -> None:
     """First line of each notebook: say what will run and for how long, and make it repeatable.
 
-    Also makes `helpers` importable and the notebook's folder the working folder, wherever Jupyter
-    was started. On Colab, it installs what is missing there.
+    Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
+    Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
+    bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
+    after a helper was edited. On Colab, it first installs what is missing there.
     """
     if "google.colab" in sys.modules:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "-r"]
         subprocess.run([*install, ROOT / "requirements-colab.txt"], check=True)
+    import datasets
+    import torch
+    import transformers
+
     torch.manual_seed(0)
-    # One line of a library's own housekeeping would bury a learner's result.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     os.chdir(ROOT / "notebooks")
-    print(f"Notebook {name}, profile {profile().name!r}, {minutes(name)}.")
+    print(f"Notebook {name}, profile {profile().name!r}, {predicted_minutes(name)}.")
 
 
-def minutes(notebook: str) -> str:
+def predicted_minutes(name: str) -> str:
     """How long a notebook took on the reference machine, and what to expect here, in words.
 
     The times are measured (data/minutes.json); the guess for this machine scales them by the speed
@@ -111,7 +112,7 @@ def minutes(notebook: str) -> str:
     """
     measured = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
     times = measured.get(profile().name, {"minutes": {}})
-    reference = times["minutes"].get(notebook)
+    reference = times["minutes"].get(name)
     if reference is None:
         return "not timed with these sizes"
     here = max(0.1, reference * times["gflops"] / _speed_here())
@@ -121,12 +122,20 @@ def minutes(notebook: str) -> str:
 @lru_cache(maxsize=1)
 def _speed_here() -> float:
     """Measured once in each notebook: the map of all notebooks asks for it many times."""
+    from helpers.machine import matrix_speed
+
     return matrix_speed()
 
 
-def machine() -> dict[str, str]:
+def machine_facts() -> dict[str, str]:
     """What this machine has, for people to read."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    import psutil
+    import torch
+
+    from helpers.machine import best_device
+
+    device = best_device()
+    gpu = {"cpu": "none", "mps": "Apple's (MPS)"}.get(device.type)
     return {
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
@@ -134,5 +143,5 @@ def machine() -> dict[str, str]:
         "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
         "memory free": f"{psutil.virtual_memory().available / 1e9:.1f} GB",
         "disk free": f"{shutil.disk_usage(ROOT).free / 1e9:.1f} GB",
-        "GPU": gpu,
+        "GPU": gpu or torch.cuda.get_device_name(device),
     }

@@ -15,9 +15,9 @@ import torch
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
-from helpers.course import train_examples
-from helpers.encoding import encode_all, pad_batch
-from helpers.models import STARTING_MODEL, load_model
+from helpers.data import collate, load_examples, load_task, tokenize
+from helpers.model import load_model
+from helpers.model.load import STARTING_MODEL
 from helpers.training import TrainSettings, loss_sum, make_optimizer, training_step
 from tools import sync_notebooks
 
@@ -52,11 +52,11 @@ def test_these_are_the_oldest_versions():
 
 def test_one_training_step_lowers_the_loss_of_the_real_model():
     model, tokenizer = load_model(STARTING_MODEL)
-    examples = encode_all(train_examples()[:4], tokenizer, model.config.max_position_embeddings)
-    batch = pad_batch(examples, tokenizer.pad_token_id)
+    examples = load_examples(load_task("opinion"))["train"].select(range(4))
+    batch = collate(list(tokenize(examples, tokenizer, model.config)), tokenizer.pad_token_id)
     settings = TrainSettings(precision="float32")
     optimizer = make_optimizer(model, settings)
-    before, norm = training_step(model, optimizer, [batch], settings.clip)
+    before, norm = training_step(model, optimizer, [batch], settings)
     with torch.no_grad():
         total, count = loss_sum(model, batch)
     assert norm > 0 and total.item() / count < before

@@ -11,11 +11,11 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from helpers.checks import registry
+from helpers.exercises import registry
 from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK_IMPORT = "from helpers.checks import check"
+CHECK_IMPORT = "from helpers.exercises import check"
 
 
 def read(name: str) -> NotebookNode:

@@ -9,12 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 START = """
 import time
-from helpers.encoding import IGNORE, Encoded
-from helpers.training import TrainSettings, train
+from helpers.training.loop import train
+from tests.made_up import COLLATE, SETTINGS, TRAIN, VALIDATION
 from tests.tiny import tiny_model
-
-examples = [Encoded([2 + i, 9, 8, 7 + i % 3], [IGNORE, IGNORE, 8, 7 + i % 3]) for i in range(40)]
-settings = TrainSettings(epochs=2, batch_size=4, learning_rate=1e-2, validations=5)
 
 def learn(folder, wait_at=None):
     def watch(history):
@@ -22,14 +19,14 @@ def learn(folder, wait_at=None):
             print(f"<step {wait_at}>", flush=True)
             time.sleep(600)
     model = tiny_model()
-    return model, train(model, examples, examples[:8], settings, 1, folder, watch=watch)
+    return model, train(model, TRAIN, VALIDATION, SETTINGS, COLLATE, folder, watch=watch)
 """
 COMPARE = """
 import torch
 whole_model, whole = learn(folder + "/whole")
-assert history.stopped == "finished" and len(history.steps) == 20
+assert history.stopped == "finished" and len(history.steps) == 10
 assert [r.loss for r in history.steps] == [r.loss for r in whole.steps]
-assert [r.loss for r in history.validations] == [r.loss for r in whole.validations]
+assert [r.loss for r in history.evaluations] == [r.loss for r in whole.evaluations]
 for ours, theirs in zip(model.parameters(), whole_model.parameters(), strict=True):
     assert torch.equal(ours, theirs)
 print("the same to the last bit")
@@ -74,7 +71,7 @@ def test_a_kernel_stopped_and_killed_in_an_epoch_goes_on_to_the_same_end(kernel,
     assert said.strip() == "interrupted"
 
     # A kernel that dies: killed where no code of ours can do anything about it.
-    said = execute(client, f"{learn}, wait_at=15)", until="<step 15>")
+    said = execute(client, f"{learn}, wait_at=8)", until="<step 8>")
     assert "Going on from the checkpoint" in said
     manager.restart_kernel(now=True)
     client.wait_for_ready(timeout=120)

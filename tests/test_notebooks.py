@@ -4,13 +4,11 @@ import ast
 import re
 import socket
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from helpers.checks import registry
 from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,74 +148,80 @@ def test_code_parses(path):
         )
 
 
-def names_used(tree: ast.AST) -> Counter[str]:
-    used: Counter[str] = Counter()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            used[node.id] += 1
-        elif isinstance(node, ast.Attribute):
-            used[node.attr] += 1
-        elif isinstance(node, ast.ImportFrom):
-            used.update(alias.name for alias in node.names)
-    return used
+HELPERS = ROOT / "helpers"
+# The order in which data flows; CONTRIBUTING.md speaks of it. A module may import from those before
+# its own package, and within a package from those before itself.
+ORDER = {
+    "": "errors files machine profiles results",
+    "data": "formats table tokenize templates split task",
+    "model": "load card",
+    "inference": "batches few_shot generate score",
+    "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
+    "evaluation": "uncertainty metrics baselines prompt_search forgetting",
+    "display": "tables tokens charts curves widgets",
+}
 
 
-def test_each_public_function_of_helpers_is_used():
-    """A function that no notebook and no helper calls has no place here."""
-    modules = {
-        path: ast.parse(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "helpers").rglob("*.py"))
-    }
-    used = {path: names_used(tree) for path, tree in modules.items()}
-    in_notebooks: Counter[str] = Counter()
+def modules() -> list[Path]:
+    """Those of the road: the exercises' framework and evaluate's own scripts stand apart."""
+    paths = [path for path in HELPERS.glob("*.py") if path.name != "__init__.py"]
+    for package in ORDER:
+        paths += sorted((HELPERS / package).glob("[!_]*.py")) if package else []
+    return paths
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names that a module takes from helpers: helpers.data.table.load_table, say."""
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    return {name for name in names if name.startswith("helpers.")}
+
+
+def names_used(tree: ast.AST) -> set[str]:
+    """Names and attributes that are read, and names that are imported."""
+    nodes = list(ast.walk(tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return used | {name.rpartition(".")[2] for name in imported(tree)}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_each_public_function_of_helpers_is_used_outside_of_its_module():
+    """A function that no notebook, tool or other helper takes has no place here, or is private."""
+    in_notebooks: set[str] = set()
     for path in NOTEBOOKS:
         for cell in cells(path, "code"):
-            in_notebooks += names_used(ast.parse(python_of(cell.source)))
-    idle = [
-        f"{path.stem}.{node.name}"
-        for path, tree in modules.items()
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        and not node.name.startswith("_")
-        and node.name not in in_notebooks
-        and not any(node.name in names for names in used.values())
-    ]
+            in_notebooks |= names_used(ast.parse(python_of(cell.source)))
+    tools = [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    taken = {path: imported(tree_of(path)) for path in [*modules(), *tools]}
+    idle = []
+    for path in modules():
+        others = {n.rpartition(".")[2] for p, names in taken.items() if p != path for n in names}
+        idle += [
+            f"{path.relative_to(HELPERS)}: {node.name}"
+            for node in tree_of(path).body
+            if isinstance(node, ast.FunctionDef)
+            and not node.name.startswith("_")
+            and node.name not in in_notebooks | others
+        ]
     assert idle == []
 
 
-# The order in which data flows; CONTRIBUTING.md and helpers/__init__.py speak of it.
-ORDER = (
-    "errors files machine profiles table templates splits models encoding shared_prefix prompting"
-    " answering training scoring forgetting figures widgets course footprint checks"
-).split()
-# And within helpers.checks, which all the others do without; registry has the exercises' modules.
-FRAMEWORK = "exercise verdict record quizzes".split()
-ORDER_OF_CHECKS = [*FRAMEWORK, *registry.MODULES, "registry", "commands", "__init__"]
-
-
-def imported_modules(path: Path) -> list[str]:
-    """All that a module imports when it is itself imported: names for type checkers are not."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
-
-
 def test_helpers_import_only_from_those_before_them():
-    folder = ROOT / "helpers"
-    there = {path.stem for path in folder.iterdir() if path.suffix == ".py"} | {"checks"}
-    assert there - {"__init__"} == set(ORDER)
-    for path in folder.glob("*.py"):
-        for module in imported_modules(path):
-            if module.startswith("helpers."):
-                assert ORDER.index(module.split(".")[1]) < ORDER.index(path.stem), path.name
-
-
-def test_checks_import_only_from_those_before_them():
-    for path in (ROOT / "helpers" / "checks").glob("*.py"):
-        place = ORDER_OF_CHECKS.index(path.stem)
-        for module in imported_modules(path):
-            if module.startswith("helpers.checks."):
-                assert ORDER_OF_CHECKS.index(module.split(".")[2]) < place, path.name
+    packages = list(ORDER)
+    for path in modules():
+        package = "" if path.parent == HELPERS else path.parent.name
+        own = ORDER[package].split()
+        assert path.stem in own, path
+        for _, *parts in (name.split(".") for name in imported(tree_of(path))):
+            other = parts[0] if parts[0] in packages else ""
+            assert packages.index(other) <= packages.index(package), f"{path}: {parts}"
+            if other == package:
+                module = parts[1] if package else parts[0]
+                assert own.index(module) < own.index(path.stem), f"{path}: {parts}"
 
 
 # Written in two halves, so that this file does not hold what it looks for.

@@ -29,8 +29,12 @@ if sys.version_info < OLDEST:  # noqa: UP036 - this file is what tells people wi
 ROOT = Path(__file__).resolve().parent.parent
 TORCH, OLDEST_TORCH = "torch==2.13.0", "torch==2.11.0"
 # What touches transformers, datasets, evaluate or ipywidgets; tests/oldest.py also runs notebooks.
-MODULES = "oldest test_models test_encoding test_answering test_training test_shared_prefix"
-OLDEST_TESTS = [f"tests/{name}.py" for name in f"{MODULES} test_metrics test_widgets".split()]
+PACKAGES = "data model inference training evaluation display".split()
+OLDEST_TESTS = ["tests/oldest.py"] + sorted(
+    str(path.relative_to(ROOT))
+    for package in PACKAGES
+    for path in (ROOT / "tests").glob(f"test_{package}_*.py")
+)
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 
@@ -122,7 +126,7 @@ def test_oldest(arguments: list[str]) -> int:
     install(OLDEST_PYTHON, OLDEST_TORCH, *lowest)
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_CACHE": str(RESULTS / "cache"), "COURSE_PROFILE": "smoke"}
-    return status(OLDEST_PYTHON, "-m", "helpers.models", **environment) or status(
+    return status(OLDEST_PYTHON, "-m", "helpers.model", **environment) or status(
         OLDEST_PYTHON, "-m", "pytest", *(arguments or OLDEST_TESTS), "--durations=15", **environment
     )
 
@@ -189,8 +193,8 @@ def main(arguments: list[str]) -> int:
         set_up(REQUIREMENTS.get(target, "requirements.txt"))
         if target in ("test-oldest", "constraints"):
             return TARGETS[target](rest)
-        # helpers/models.py explains by itself what fails.
-        return status(PYTHON, "-m", "helpers.models") or TARGETS[target](rest)
+        # helpers/model explains by itself what fails.
+        return status(PYTHON, "-m", "helpers.model") or TARGETS[target](rest)
     except SetupError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

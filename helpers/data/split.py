@@ -1,0 +1,390 @@
+"""Train, validation and test: groups on one side, leaks counted, the test set locked."""
+
+import hashlib
+import json
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from helpers.data.table import KnownTexts, group_key
+from helpers.errors import CourseError
+from helpers.files import write_whole
+
+PARTS = ("train", "validation", "test")
+SHARES = (0.70, 0.15, 0.15)
+
+
+class SplitError(CourseError):
+    """Rows that cannot be split as asked, or a locked test set that cannot be opened."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What the training rows already tell about the test rows.
+
+    group: the column of groups, if there is one. same_group: number of test rows whose group is
+    also in train. copies: pairs of row_id, a test row and the train row whose text it repeats.
+    note: how texts were compared, where that was not each with each.
+    """
+
+    test_rows: int
+    group: str | None
+    same_group: int
+    copies: tuple[tuple[str, str], ...]
+    note: str = ""
+
+    def __str__(self) -> str:
+        about = f"{self.same_group} have a {self.group} that is also in train, and "
+        return (
+            f"Of {self.test_rows} test rows, {about if self.group else ''}{len(self.copies)} "
+            f"repeat the text of a train row, word for word or nearly. {self.note}".strip()
+        )
+
+
+def split_by_group(
+    table: Dataset,
+    group: str | None = None,
+    stratify: Sequence[str] = (),
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+) -> DatasetDict:
+    """Split so that all rows with the same value in the column `group` land in the same part.
+
+    Without a group column, and where its cell is empty, a row is a group of its own. The parts are
+    also alike: each has nearly its share of all rows, of the rows of each value of each `stratify`
+    column, and of each combination of these values. The groups, the largest first, go one by one
+    to the part where they fit best; then single groups move as long as that makes the parts more
+    alike. Each part is shuffled. The same rows and seed give the same split. (A greedy method of
+    our own; scikit-learn's StratifiedGroupKFold has the same aim.)
+
+    shares: of train, validation and test; positive, with the sum 1. Every part comes within two
+        points (0.02) of its share; in a small table, within one row or, up to ten points, the rows
+        of its largest group.
+
+    Raises SplitError: shares that do not add up, a missing column, a class (a value of a stratify
+    column) with fewer rows or groups than there are parts or that cannot be in every part, groups
+    too large for these shares.
+    """
+    _check(table, shares, [group, *stratify] if group else stratify)
+    values = {
+        column: [str(cell) if isinstance(cell, list | dict) else cell for cell in table[column]]
+        for column in stratify
+    }
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, value in enumerate(table[group] if group else [None] * len(table)):
+        groups[group_key(value) or f"\0row {i:09}"].append(i)
+    _check_classes(values, groups, group)
+    rng = random.Random(seed)
+    names = sorted(groups)
+    rng.shuffle(names)
+    names.sort(key=lambda name: -len(groups[name]))
+    strata = [_strata({column: values[column][i] for column in values}) for i in range(len(table))]
+    counts = {name: Counter(one for i in groups[name] for one in strata[i]) for name in names}
+    part_of = _assign(names, counts, shares)
+
+    parts: list[list[int]] = [[] for _ in PARTS]
+    for i, part in sorted((i, part_of[name]) for name in names for i in groups[name]):
+        parts[part].append(i)
+    _check_parts(parts, shares, values, max(map(len, groups.values())), group)
+    for part in parts:
+        rng.shuffle(part)
+    return _select(table, parts)
+
+
+def split_at_random(
+    table: Dataset, shares: Sequence[float] = SHARES, seed: int = 0
+) -> DatasetDict:
+    """Split row by row, whatever the group: the naive way, which leaks where groups repeat.
+
+    Raises SplitError: shares that do not add up, too few rows for three parts.
+    """
+    _check(table, shares, ())
+    shuffled = list(range(len(table)))
+    random.Random(seed).shuffle(shuffled)
+    first = round(shares[0] * len(table))
+    second = round((shares[0] + shares[1]) * len(table))
+    parts = [shuffled[:first], shuffled[first:second], shuffled[second:]]
+    if not all(parts):
+        raise SplitError(
+            f"{_number(len(table), 'row')} cannot be split into {_percent(shares)} without an "
+            "empty part. Add rows, or choose other shares."
+        )
+    return _select(table, parts)
+
+
+def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) -> list[dict]:
+    """The test rows whose value in the column is also in train, in their order.
+
+    Values that differ in case or space are one (table.group_key); an empty one is in no train.
+    """
+    known = {group_key(row[column]) for row in train} - {""}
+    return [dict(row) for row in test if group_key(row[column]) in known]
+
+
+def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = ()) -> Leaks:
+    """Count the test rows that train gives away, by group and by repeated text.
+
+    texts: columns of text. A text is repeated by one of the same group for which table.same_text
+    holds (a repost, with or without small edits; without a group column, by any such text), and
+    by any text with the very same words.
+
+    Raises SplitError for a column that is not there.
+    """
+    train, test = splits["train"], splits["test"]
+    _check_columns(train, [group, *texts] if group else texts)
+    train_groups, test_groups = (
+        [group_key(value) for value in part[group]] if group else [""] * len(part)
+        for part in (train, test)
+    )
+    sizes = Counter(train_groups)
+    pairs = sum(sizes[one] for one in test_groups) * len(texts)
+    copies: dict[str, str] = {}
+    note = ""
+    for column in texts:
+        known = KnownTexts(pairs)
+        note = known.limit
+        for text, row_id, of in zip(train[column], train["row_id"], train_groups, strict=True):
+            known.add(str(text or ""), row_id, of)
+        for text, row_id, of in zip(test[column], test["row_id"], test_groups, strict=True):
+            if original := known.find(str(text or ""), of):
+                copies.setdefault(row_id, original)
+    same = sum(bool(one) and one in sizes for one in test_groups)
+    return Leaks(len(test), group, same, tuple(copies.items()), note)
+
+
+# The locked test set
+
+
+def lock_test_set(test: Dataset, path: str | Path) -> None:
+    """Write down which rows are the test set (JSON: their SHA-256 and row ids), in a file that
+    counts how often they are opened.
+
+    It is a promise to yourself and no lock of iron. Locking the same rows again changes nothing, so
+    that a notebook can be run twice; the openings stay counted.
+
+    Raises SplitError: other rows are locked there already, no rows, a folder that cannot be
+    written.
+    """
+    if not len(test):
+        raise SplitError("There are no test rows to lock. Split the table first.")
+    if Path(path).exists():
+        _read_lock(Path(path), test)
+    else:
+        facts = {"sha256": _digest(test), "openings": [], "row_ids": list(test["row_id"])}
+        _write_lock(Path(path), facts)
+
+
+def open_test_set(path: str | Path, expected: Dataset) -> tuple[Dataset, int]:
+    """The locked test rows, and how often they have been opened, this time included.
+
+    expected: the test part of the split in force. It must be the rows that were locked, in the same
+    order: after a change of the table, its cleaning or the split, some of the locked rows may have
+    become training rows.
+
+    Raises SplitError: no such file, a file that is no locked test set, other rows than expected, a
+    file that cannot be written.
+    """
+    facts = _read_lock(Path(path), expected)
+    facts["openings"].append(datetime.now(UTC).isoformat(timespec="seconds"))
+    _write_lock(Path(path), facts)
+    return expected, len(facts["openings"])
+
+
+def _digest(rows: Dataset) -> str:
+    text = json.dumps(list(rows), ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_lock(path: Path, expected: Dataset) -> dict:
+    """What the file says, if it is a lock of the expected rows."""
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SplitError(
+            f"There is no locked test set {path}. Make it with lock_test_set, as notebook 03 does."
+        ) from None
+    except OSError as error:
+        raise SplitError(
+            f"The locked test set {path} cannot be read: {error.strerror}. Make it readable."
+        ) from None
+    except ValueError:
+        facts = None
+    types = {key: type(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
+    if types != {"sha256": str, "openings": list, "row_ids": list}:
+        raise SplitError(
+            f"The file {path} is no locked test set, or it is damaged. Delete it and lock the test "
+            "set again, as notebook 03 does."
+        )
+    if facts["sha256"] != _digest(expected):
+        common = len({*map(str, facts["row_ids"])} & {*expected["row_id"]})
+        raise SplitError(
+            f"Another test set is locked in {path}: {_number(len(facts['row_ids']), 'row')}, of "
+            f"which {common} are, by their row_id, among the {len(expected)} test rows at hand; "
+            "the table, its cleaning or the split is not the same. It was opened "
+            f"{_number(len(facts['openings']), 'time')}. Changing the test set after results were "
+            "seen makes them worthless: go back to the rows that were locked. If you do begin "
+            "anew, delete that file and the results that belong to it."
+        )
+    return facts
+
+
+def _write_lock(path: Path, facts: dict) -> None:
+    try:
+        write_whole(path, json.dumps(facts, ensure_ascii=False, indent=1))
+    except OSError as error:
+        raise SplitError(
+            f"The locked test set {path} cannot be written: {error.strerror}. "
+            "Choose a folder with space where you are allowed to write."
+        ) from None
+
+
+# The greedy method
+
+Stratum = tuple[tuple[str, ...], tuple]  # columns, and the values that a row has in them
+
+# Worth of the first row of a class in a part: above any gain in balance.
+_PRESENCE = 1e4
+
+
+def _strata(row: dict) -> list[Stratum]:
+    """What the parts should be alike in: all rows, each value of a column, their combination."""
+    sets = {(), *((column,) for column in row), tuple(row)}
+    return [(columns, tuple(row[column] for column in columns)) for columns in sorted(sets)]
+
+
+def _assign(
+    names: list[str], counts: dict[str, Counter[Stratum]], shares: Sequence[float]
+) -> dict[str, int]:
+    """The part of each group: greedy in the order of names, then moved while that helps.
+
+    The cost of a part is the sum over the strata of (rows - wanted)^2 / wanted, as in the
+    chi-squared statistic: two rows too many weigh more in a small stratum. A part without any
+    row of a class costs _PRESENCE more.
+    """
+    totals: Counter[Stratum] = Counter()
+    for count in counts.values():
+        totals.update(count)
+    wanted = [{stratum: share * n for stratum, n in totals.items()} for share in shares]
+    have: list[Counter[Stratum]] = [Counter() for _ in shares]
+
+    def rise(part: int, name: str) -> float:
+        """How much the cost of the part rises when the group comes to it."""
+        total = 0.0
+        for stratum, n in counts[name].items():
+            now, goal = have[part][stratum], wanted[part][stratum]
+            total += (2 * n * (now - goal) + n * n) / goal
+            if now == 0 and len(stratum[0]) < 2:
+                total -= _PRESENCE
+        return total
+
+    def best(name: str) -> int:
+        return min(range(len(shares)), key=lambda part: rise(part, name))
+
+    part_of = {}
+    for name in names:
+        part_of[name] = best(name)
+        have[part_of[name]].update(counts[name])
+    moved = True
+    while moved:
+        moved = False
+        for name in names:
+            here = part_of[name]
+            have[here].subtract(counts[name])
+            there = best(name)
+            if rise(there, name) < rise(here, name) - 1e-6:
+                part_of[name] = there
+                moved = True
+            have[part_of[name]].update(counts[name])
+    return part_of
+
+
+def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
+    return DatasetDict({name: table.select(rows) for name, rows in zip(PARTS, parts, strict=True)})
+
+
+# Checks
+
+
+def _check(table: Dataset, shares: Sequence[float], columns: Sequence[str]) -> None:
+    good = len(shares) == len(PARTS) and all(0 < share < 1 for share in shares)
+    if not good or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise SplitError(
+            f"The shares {tuple(shares)} are not three positive numbers with the sum 1. "
+            f"Give those of {', '.join(PARTS)}, such as {SHARES}."
+        )
+    if not len(table):
+        raise SplitError("There are no rows to split. Load a table first.")
+    _check_columns(table, columns)
+
+
+def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in table.column_names:
+            raise SplitError(
+                f"The table has no column {column} to split by; it has "
+                f"{', '.join(table.column_names)}. Correct group or stratify in the task file."
+            )
+
+
+def _check_classes(
+    values: dict[str, list], groups: dict[str, list[int]], group: str | None
+) -> None:
+    group_of = {i: name for name, rows in groups.items() for i in rows}
+    for column, cells in values.items():
+        rows: dict[object, list[int]] = defaultdict(list)
+        for i, cell in enumerate(cells):
+            rows[cell].append(i)
+        for value, members in rows.items():
+            number = len({group_of[i] for i in members})
+            if number < len(PARTS):
+                those = f" with {_number(number, 'value')} of {group}" if group else ""
+                size = _number(len(members), "row")
+                needed = f"{len(PARTS)} values of {group}" if group else f"{len(PARTS)} rows"
+                raise SplitError(
+                    f"The class {column} = {value!r:.60} has {size}{those}. It "
+                    f"needs at least {needed}, one for each of {', '.join(PARTS)}. Add rows, join "
+                    f"it with another class, or leave {column} out of stratify."
+                )
+
+
+def _check_parts(
+    parts: list[list[int]],
+    shares: Sequence[float],
+    values: dict[str, list],
+    largest: int,
+    group: str | None,
+) -> None:
+    total = sum(map(len, parts))
+    allowed = max(0.02, 1 / total, min(largest / total, 0.10)) + 1e-9
+    for name, part, share in zip(PARTS, parts, shares, strict=True):
+        if not part or abs(len(part) / total - share) > allowed:
+            why = "there are so few"
+            if group:
+                why = f"rows with one {group} stay together and the largest group has "
+                why += _number(largest, "row")
+            raise SplitError(
+                f"These {total} rows cannot be split into {_percent(shares)}: {name} would have "
+                f"{len(part)} of them, because {why}. Add rows, or choose other shares."
+            )
+    for column, cells in values.items():
+        for name, part in zip(PARTS, parts, strict=True):
+            if lacking := sorted({*map(str, cells)} - {str(cells[i]) for i in part}):
+                raise SplitError(
+                    f"The class {column} = {lacking[0]!r} has too few groups to be in every part: "
+                    f"{name} has none of it. Add rows, join it with another class, or leave "
+                    f"{column} out of stratify."
+                )
+
+
+def _number(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return " / ".join(f"{100 * share:g} %" for share in shares)

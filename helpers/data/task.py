@@ -1,0 +1,379 @@
+"""A task: where its rows are, which belong together, and how a row becomes prompt and completion.
+
+One YAML file says all of it (data/tasks/*.yaml). What follows gets standard `datasets` objects:
+
+    task = load_task()
+    table = task.load_table()       # Dataset: the cleaned rows
+    splits = task.split(table)      # DatasetDict: train, validation, test
+    examples = task.render(splits)  # and the columns prompt, completion, answer
+"""
+
+import os
+import random
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from datasets import Dataset, DatasetDict, Features, Sequence, Value
+
+from helpers.data.split import leaks, lock_test_set, open_test_set, split_by_group
+from helpers.data.table import TableReport, is_empty, load_table, longest_text
+from helpers.data.templates import (
+    NoExample,
+    Template,
+    TemplateError,
+    load_templates,
+    read_templates,
+)
+from helpers.errors import CourseError, format_names
+from helpers.profiles import ROOT, profile, runs_folder
+
+TASKS = ROOT / "data" / "tasks"
+Data = TypeVar("Data", Dataset, DatasetDict)
+
+# Columns that render makes. Where a table has one of that name, its cells move to "table_...".
+_RENDERED = ("prompt", "completion", "answer", "choices")
+
+
+class TaskError(CourseError):
+    """A task file that cannot be used. The message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of which table.
+
+    name: letters, digits, - and _; results of the task are kept in a folder of this name.
+    table: a path that starts from the task's folder, or "hub:owner/name".
+    template: name of the template that the model is tuned with, one of `templates`.
+    choices: the allowed answers; empty where the answer is free text.
+    metrics: names of scores, such as accuracy, macro_f1 and rouge.
+    group: column; rows with one value in it stay on one side of the split.
+    stratify: columns in whose values the parts of the split are alike.
+    clean, required, numbers, id: see table.load_table.
+    columns: names of the columns, for a CSV or TSV without a header.
+    references: columns with further right answers. title: the task in a few words, for people.
+    path: the task file.
+    """
+
+    name: str
+    table: str
+    template: str
+    templates: dict[str, Template]
+    choices: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    group: str | None = None
+    stratify: tuple[str, ...] = ()
+    clean: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    id: str | None = None
+    columns: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    title: str = ""
+    path: Path = Path()
+
+    @property
+    def wording(self) -> Template:
+        """The template that the model is tuned with."""
+        return self.templates[self.template]
+
+    @property
+    def kind(self) -> str:
+        """What is asked for: "classification" (one of some choices) or "text"."""
+        return "classification" if self.choices or self.wording.choices else "text"
+
+    @property
+    def source(self) -> str | Path:
+        """The table, as a path from the working folder, or as "hub:owner/name"."""
+        if self.table.startswith("hub:"):
+            return self.table
+        path = self.path.parent / self.table
+        with suppress(ValueError):  # on Windows, a path on another drive has no relative form
+            return Path(os.path.relpath(path))
+        return path
+
+    def load_table(self) -> Dataset:
+        """The cleaned rows, in the order of the file.
+
+        Raises TableError, and TemplateError for a tuned template that does not fit the table.
+        """
+        return self._load()[0]
+
+    def report(self) -> TableReport:
+        """What was found in the table, and what was done about it. Raises TableError."""
+        return self._load()[1]
+
+    def _load(self) -> tuple[Dataset, TableReport]:
+        wording = self.wording
+        used = set(wording.fields)
+        for template in self.templates.values():
+            with suppress(TemplateError):  # one that is not used yet may be wrong
+                used |= template.fields
+        others = (self.id, self.group, *self.stratify, *self.references)
+        table, report = load_table(
+            self.source,
+            names=self.columns,
+            needed=[*wording.fields, *filter(None, others)],
+            id=self.id,
+            clean=self.clean,
+            required=self.required,
+            numbers=self.numbers,
+            compare=used,
+            prompt=sorted(wording.prompt_fields),
+            answer=sorted(wording.completion_fields) if self.kind == "classification" else (),
+            text=self._texts(),
+            group=self.group,
+        )
+        wording.check(table.column_names)
+        return table, report
+
+    def text_column(self, table: Dataset) -> str | None:
+        """The column in which near copies are looked for: the longest text that the model reads
+        (that it writes, if it reads none beside group and classes)."""
+        return longest_text(table, self._texts())
+
+    def _texts(self) -> list[str]:
+        other = {self.group, *self.stratify, *self.numbers}
+        read = self.wording.prompt_fields - other
+        return sorted(read or self.wording.completion_fields - other)
+
+    def split(self, table: Dataset, seed: int = 0) -> DatasetDict:
+        """Train, validation and test; see split.split_by_group. Raises SplitError."""
+        return split_by_group(table, self.group, self.stratify, seed=seed)
+
+    def render(self, data: Data, template: str | Template | None = None) -> Data:
+        """The rows with what a template makes of them, in new columns.
+
+        prompt, answer (the bare text), completion (the answer, with the space before it that
+        separates it from the prompt) and, where there are any, choices (a list). Rows that are
+        rendered already are rendered anew. A column of the table that has one of these names is
+        kept as table_prompt, table_answer and so on; templates go on to know it by its own name.
+
+        template: its name, or a template that is not in the task file; the tuned one if None.
+
+        Raises TaskError for an unknown template, and TemplateError as Template.render does.
+        """
+        if isinstance(data, DatasetDict):
+            return DatasetDict({name: self.render(part, template) for name, part in data.items()})
+        wording = self._template(template)
+        own = _unrendered(data)
+        rendered = [wording.render(row, self.choices) for row in own]
+        kept = _rename(own, {name: f"table_{name}" for name in _RENDERED})
+        columns, features = kept[:], dict(kept.features)
+        for name in _RENDERED:
+            if name != "choices" or any(name in one for one in rendered):
+                columns[name] = [one.get(name, []) for one in rendered]
+                text = Value("string")
+                features[name] = Sequence(text) if name == "choices" else text
+        return Dataset.from_dict(columns, features=Features(features))
+
+    def drop_empty(self, data: Data, template: str | Template | None = None) -> Data:
+        """The rows that have an answer: those in which no column of the completion is empty, and
+        for which the template makes one."""
+        if isinstance(data, DatasetDict):
+            parts = {name: self.drop_empty(part, template) for name, part in data.items()}
+            return DatasetDict(parts)
+        wording = self._template(template)
+        own = _unrendered(data)
+        wording.check(own.column_names)
+        fields = () if wording.whole else wording.completion_fields
+        conditional = wording.whole or "{%" in wording.completion
+
+        def has_answer(row: dict) -> bool:
+            if any(is_empty(row[name]) for name in fields):
+                return False
+            with suppress(NoExample):
+                return not conditional or bool(wording.render(row, self.choices))
+            return False
+
+        return data.select([i for i, row in enumerate(own) if has_answer(row)])
+
+    def _template(self, template: str | Template | None) -> Template:
+        if isinstance(template, Template):
+            return template
+        name = self.template if template is None else template
+        if name not in self.templates:
+            raise TaskError(
+                f"The task {self.name} has no template {format_names([name])}. Its templates are: "
+                f"{format_names(self.templates)}."
+            )
+        return self.templates[name]
+
+
+def load_task(name: str | Path | None = None) -> Task:
+    """The task of a YAML file.
+
+    name: of a file in data/tasks, or a path to one of your own. None: what COURSE_TASK says, or
+    "opinion" if that is not set.
+
+    Raises TaskError: no such task, no YAML, a key that is missing, unknown or has a wrong value;
+    and TemplateError as load_templates does.
+    """
+    name = str(name or os.environ.get("COURSE_TASK") or "opinion")
+    path = Path(name) if Path(name).suffix else TASKS / f"{name}.yaml"
+    if not path.is_absolute() and not path.exists():
+        path = ROOT / path  # a notebook's working folder is not where Jupyter was started
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+    except FileNotFoundError:
+        there = format_names(sorted(file.stem for file in TASKS.glob("*.yaml")))
+        raise TaskError(
+            f"There is no task {name}. The course's own are: {there}. For a task of your own, name "
+            "the path to its YAML file, as in COURSE_TASK=my_task.yaml."
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise TaskError(
+            f"The task file {path}{line} cannot be read: {' '.join(str(problem).split())}. It must "
+            "be YAML in UTF-8; compare it with data/tasks/opinion.yaml. A text that holds a colon "
+            "or a brace stands in quotes or below a |- sign."
+        ) from None
+    return _make_task(path, content)
+
+
+# YAML: with BaseLoader every value is the text that stands there, so that the choices yes, no, 0
+# and True stay what they are in the table.
+
+_LISTS = ("choices", "metrics", "stratify", "clean", "required", "columns", "references")
+_TEXTS = ("name", "title", "table", "id", "group", "template")
+
+
+def _make_task(path: Path, content: object) -> Task:
+    where = f"The task file {path}"
+    known = {*_TEXTS, *_LISTS, "numbers", "templates"}
+    if not isinstance(content, Mapping) or not {"name", "table", "templates"} <= content.keys():
+        has = format_names(content) if isinstance(content, Mapping) else "no keys"
+        raise TaskError(
+            f"{where} must have at least the keys name, table and templates; it has: {has}. "
+            "Compare it with data/tasks/opinion.yaml."
+        )
+    if unknown := sorted(content.keys() - known):
+        raise TaskError(
+            f"{where} has the unknown key {format_names(unknown)}. The known ones are: "
+            f"{format_names(sorted(known))}."
+        )
+    facts: dict[str, object] = {"path": path}
+    for key, value in content.items():
+        values = value if isinstance(value, list) else [value] if value else []
+        if key in _TEXTS:
+            if not isinstance(value, str):
+                raise TaskError(f"{where}: {key} must be one text, and is {str(value)[:60]}.")
+            facts[key] = value or None
+        elif key in _LISTS:
+            if not all(isinstance(one, str) for one in values) or len({*values}) < len(values):
+                raise TaskError(
+                    f"{where}: {key} must be a list of texts that differ from each other, as in "
+                    f"[a, b], and is {str(value)[:60]}."
+                )
+            facts[key] = tuple(one.strip() for one in values)
+    facts["numbers"] = _read_numbers(where, content.get("numbers") or {})
+    facts["title"] = facts.get("title") or facts["name"]
+    if not re.fullmatch(r"[\w-]+", str(facts["name"])):
+        raise TaskError(
+            f"{where}: the name {format_names([facts['name']])} becomes that of a folder: it may "
+            "have letters, digits, - and _ alone."
+        )
+    if facts["table"] is None:
+        raise TaskError(f"{where}: table is empty. Name a file, or hub:owner/name.")
+    templates = content["templates"]
+    if isinstance(templates, str):
+        own = path.parent / templates
+        facts["templates"] = load_templates(own if own.suffix else templates)
+    else:
+        facts["templates"] = read_templates(templates, where)
+    facts["template"] = facts.get("template") or next(iter(facts["templates"]))
+    task = Task(**facts)
+    task._template(task.template)
+    if not task.metrics:
+        metrics = ("accuracy", "macro_f1") if task.kind == "classification" else ("rouge",)
+        task = replace(task, metrics=metrics)
+    return task
+
+
+def _read_numbers(where: str, value: object) -> dict[str, tuple[int, int]]:
+    try:
+        return {column: (int(low), int(high)) for column, (low, high) in value.items()}
+    except (AttributeError, ValueError, TypeError):
+        raise TaskError(
+            f"{where}: numbers must name columns with their lowest and highest whole number, as in "
+            f"numbers: {{stars: [1, 5]}}, and is {str(value)[:60]}."
+        ) from None
+
+
+# Rows on their way
+
+
+def load_examples(task: Task) -> DatasetDict:
+    """Train and validation rows in the template that the task is tuned with, as many as the
+    profile says (a seeded sample). The test rows are not in it: see test_examples.
+
+    Rows without an answer are left out, and how many is printed.
+    """
+    splits = task.split(task.load_table())
+    sizes = {"train": profile().train_rows, "validation": profile().validation_rows}
+    answered = DatasetDict({name: task.drop_empty(splits[name]) for name in sizes})
+    rows = sum(len(splits[name]) for name in sizes)
+    if without := rows - sum(map(len, answered.values())):
+        print(f"{without} of {rows} rows for training and validation have no answer: left out.")
+    if not all(map(len, answered.values())):
+        raise TaskError(
+            f"The task {task.name} has no row with an answer in train or in validation. Look at "
+            f"the columns {format_names(sorted(task.wording.completion_fields))} of {task.table}."
+        )
+    return task.render(_sample(answered, sizes))
+
+
+def test_examples(task: Task) -> Dataset:
+    """The locked test rows, rendered as in load_examples, at most profile().test_rows of them.
+
+    They are locked now if they were not yet. Each opening is counted, and said; so is the number of
+    rows whose text is nearly in the training rows.
+
+    Raises SplitError when the locked rows are not the test part of the split in force.
+    """
+    splits = task.split(task.load_table())
+    path = runs_folder(task.name) / "test.sealed.json"
+    if not path.exists():
+        print("The test set was not locked yet (notebook 03 does it): locking it now.")
+        lock_test_set(splits["test"], path)
+    rows, times = open_test_set(path, splits["test"])
+    print(f"The locked test set has now been opened {times} time{'s' if times > 1 else ''}.")
+    column = task.text_column(rows)
+    found = leaks(splits, task.group, [column] if column else [])
+    if found.same_group or found.copies:
+        print(found)
+    answered = DatasetDict({"test": task.drop_empty(rows)})
+    return task.render(_sample(answered, {"test": profile().test_rows}))["test"]
+
+
+test_examples.__test__ = False  # pytest, which collects by name, must not take it for a test
+
+
+def _sample(parts: DatasetDict, sizes: Mapping[str, int]) -> DatasetDict:
+    sampled = {}
+    for name, part in parts.items():
+        count = min(sizes[name], len(part))
+        sampled[name] = part.select(random.Random(0).sample(range(len(part)), count))
+    return DatasetDict(sampled)
+
+
+def _unrendered(data: Dataset) -> Dataset:
+    """The columns of the table, by their own names; what render adds stands behind row_id."""
+    names = data.column_names
+    added = names[names.index("row_id") + 1 :] if "row_id" in names else names
+    if not {"prompt", "completion", "answer"} <= {*added}:
+        return data
+    data = data.remove_columns([name for name in _RENDERED if name in data.column_names])
+    return _rename(data, {f"table_{name}": name for name in _RENDERED})
+
+
+def _rename(data: Dataset, names: Mapping[str, str]) -> Dataset:
+    there = {old: new for old, new in names.items() if old in data.column_names}
+    return data.rename_columns(there) if there else data

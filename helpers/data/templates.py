@@ -1,0 +1,486 @@
+"""Templates turn a row of a table into a prompt and the completion that is asked for.
+
+A template is Jinja text, rendered in Jinja's own sandbox, and stricter than Jinja in what would
+give a wrong example without a word: a field that is not there, a number that is none, a negative
+index, an empty cell that prints as "None".
+
+PromptSource's files are read too, with their own helpers: `choice`, `most_frequent`,
+`answer_choices`, and `|||` between prompt and completion. Their format:
+https://github.com/bigscience-workshop/promptsource/blob/main/API_DOCUMENTATION.md
+"""
+
+import copy
+import heapq
+import numbers
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2.meta
+import yaml
+from jinja2 import nodes
+from jinja2.filters import FILTERS
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+
+from helpers.data.tokenize import separator
+from helpers.errors import CourseError, format_names
+
+LIBRARIES = Path(__file__).resolve().parents[2] / "data" / "templates"
+HALVES = "|||"  # PromptSource's sign between prompt and completion, and between choices
+_CUT = "\0|||\0"  # the same sign in a template's own text, told apart from one in a cell
+
+
+class TemplateError(CourseError):
+    """A template that cannot be used, or not with this row. The message names both."""
+
+
+class NoExample(TemplateError):
+    """A row of which the template makes no example, because its answer is empty."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One way to ask for the answer.
+
+    prompt, completion: Jinja source, which may use the columns of the table and `choices` (or
+        `answer_choices`, which is the same list), as in "{{ choices[star_rating - 1] }}".
+        A template in PromptSource's format has both in `prompt`, with ||| between them.
+    choices: the allowed answers, if they differ from the task's; Jinja as well, for each row anew.
+    may_copy: fields that the prompt may show although the answer is made from them, as when a
+        text is to be corrected.
+    """
+
+    name: str
+    prompt: str
+    completion: str = ""
+    choices: tuple[str, ...] = ()
+    may_copy: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether prompt and completion are one text, as PromptSource has them."""
+        return not self.completion and HALVES in self.prompt
+
+    @property
+    def prompt_fields(self) -> frozenset[str]:
+        """Columns that the prompt uses."""
+        return self._names("prompt", self.prompt, half=0)
+
+    @property
+    def completion_fields(self) -> frozenset[str]:
+        """Columns that the completion uses."""
+        if self.whole:
+            return self._names("prompt", self.prompt, half=1)
+        return self._names("completion", self.completion)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """All columns that the template uses, those of its choices included."""
+        in_choices = (self._names("choices", choice) for choice in self.choices)
+        whole = self._names("prompt", self.prompt)
+        return whole.union(self.completion_fields, *in_choices)
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Refuse the template if it does not fit a table with these columns.
+
+        Raises TemplateError: Jinja that cannot be read, no completion, an unknown field, a prompt
+        or a completion that uses no field, a field in Python's braces, or a leak: a field that
+        decides the completion and stands in the prompt as well. (PromptSource's format has no
+        may_copy, and a seventh of its templates share a field with good reason, such as a list
+        of answers: leaks are not looked for in them.)
+        """
+        _check(self, frozenset(columns))
+
+    def render(self, row: Mapping[str, Any], choices: Sequence[str] = ()) -> dict[str, Any]:
+        """The row as one example.
+
+        choices: the task's answers, used where the template brings none of its own.
+        Returns prompt, answer (the bare text), completion (the answer, with the space before it
+        that separates it from the prompt) and, where there are any, choices (a list).
+
+        Raises NoExample for a row with an empty answer. Raises TemplateError for all that `check`
+        refuses, Jinja that fails, an empty prompt, space at the end of the prompt or around the
+        answer, and an answer that is none of the choices.
+        """
+        self.check(row.keys())
+        where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
+        values = copy.deepcopy(dict(row)) if self.whole else dict(row)
+        values[_DRAW] = random.Random(repr([(name, row[name]) for name in sorted(self.fields)]))
+        allowed = [
+            choice.strip()
+            for source in self.choices or choices
+            for choice in self._fill("choices", source, values, where).split(_CUT)
+        ]
+        if allowed:
+            values["answer_choices"] = allowed
+            if not self.whole:  # in PromptSource's format, choices is the name of a column
+                values["choices"] = allowed
+        prompt = self._fill("prompt", self.prompt, values, where)
+        if self.whole:
+            prompt, answer = self._halves(prompt, where)
+        else:
+            answer = self._fill("completion", self.completion, values, where)
+        self._check_texts(prompt, answer, allowed, where)
+        example = {"prompt": prompt, "completion": separator(prompt) + answer, "answer": answer}
+        return example | ({"choices": allowed} if allowed else {})
+
+    def _names(self, part: str, source: str, half: int | None = None) -> frozenset[str]:
+        try:
+            names = _undeclared(source)
+            if self.whole and half is not None:
+                names &= _names_by_half(source)[half]
+        except jinja2.TemplateError as error:
+            raise self._failed(f"Template {self.name!r}:", part, error) from None
+        return names - ({"answer_choices"} if self.whole else _CHOICES)
+
+    def _fill(self, part: str, source: str, values: dict[str, Any], where: str) -> str:
+        try:
+            return _compiled(source, self.whole, part == "choices").render(values)
+        except Exception as error:  # a template may fail in any way that Python can
+            raise self._failed(where, part, error) from None
+
+    def _failed(self, where: str, part: str, error: Exception) -> TemplateError:
+        line = f" (line {error.lineno} of it)" if getattr(error, "lineno", None) else ""
+        problem = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+        hint = "" if isinstance(error, _Refused) else " Correct the Jinja between its braces."
+        if re.search("list object'? has no", problem):
+            hint = " Count from 0; a number that is stored as text needs a filter: field | int."
+        return TemplateError(f"{where} its {part}{line} fails: {problem}.{hint}")
+
+    def _halves(self, text: str, where: str) -> tuple[str, str]:
+        halves = [half.strip() for half in text.split(_CUT)]
+        if len(halves) == 1:
+            raise NoExample(f"{where} gives no example: its condition leaves this row out.")
+        if len(halves) > 2:
+            raise TemplateError(f"{where} gives {len(halves)} parts; {HALVES} must occur once.")
+        return halves[0], halves[1]
+
+    def _check_texts(self, prompt: str, answer: str, choices: list[str], where: str) -> None:
+        if not answer.strip():
+            raise NoExample(
+                f"{where} gives an empty completion; there is nothing to learn from it. Leave out "
+                f"the rows whose {_listed(self.completion_fields)} is empty."
+            )
+        if not prompt.strip():
+            raise TemplateError(
+                f"{where} gives an empty prompt. Leave out the rows whose "
+                f"{_listed(self.prompt_fields)} is empty, or add words to the prompt."
+            )
+        if prompt != prompt.rstrip(" \t\xa0"):
+            raise TemplateError(
+                f"{where} gives a prompt that ends in a space: {prompt[-30:]!r}. Delete the "
+                "space; the one between prompt and completion is put there by itself."
+            )
+        if answer != answer.strip():
+            raise TemplateError(
+                f"{where} gives a completion with space around it: {answer[:30]!r}. Delete that "
+                "space, or cut it off with a filter, as in {{ field | trim }}."
+            )
+        if choices and answer not in choices:
+            raise TemplateError(
+                f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
+                f"{format_names(choices)}. Correct the choices, or leave out the row."
+            )
+
+
+@lru_cache(maxsize=1024)
+def _check(template: Template, columns: frozenset[str]) -> None:
+    named = f"Template {template.name!r}"
+    if not template.whole and not template.completion.strip():
+        raise TemplateError(
+            f"{named} has no completion. Write what the model should answer; in a PromptSource "
+            f"file it stands after {HALVES}."
+        )
+    if unknown := sorted(template.fields - columns):
+        raise TemplateError(
+            f"{named} uses the field {', '.join(unknown)}, which the table does not have. "
+            f"Its columns are: {format_names(sorted(columns))}. Correct the name in the template."
+        )
+    parts = {"prompt": template.prompt_fields, "completion": template.completion_fields}
+    if template.whole:  # a loop or a condition may hide where its prompt ends
+        parts = {"prompt": template.fields}
+    for part, fields in parts.items():
+        braces = re.findall(r"(?<!\{)\{\s*(\w+)\s*\}(?!\})", getattr(template, part))
+        single = [name for name in braces if name in columns]
+        if single or not fields:
+            problem = f"has {{{single[0]}}} in single braces" if single else "uses no column"
+            example = single[0] if single else next(iter(sorted(columns)), "field")
+            raise TemplateError(
+                f"{named}: its {part} {problem}, and so it would say the same for every row. "
+                f"Jinja takes two braces: {{{{ {example} }}}}. The columns of the table are: "
+                f"{format_names(sorted(columns))}."
+            )
+    leaked = sorted(template.prompt_fields & template.completion_fields - set(template.may_copy))
+    if leaked and not template.whole:
+        raise TemplateError(
+            f"{named} leaks its answer: the field {', '.join(leaked)} decides the completion and "
+            "is used in the prompt as well, so that the model could copy it. Take it out of the "
+            "prompt. If copying is the task, as in correcting a text, name the field in may_copy."
+        )
+
+
+def _listed(fields: frozenset[str]) -> str:
+    return " and ".join(sorted(fields)) or "text"
+
+
+# Jinja
+
+
+_CHOICES = frozenset({"choices", "answer_choices"})
+_DRAW = "the random numbers of this row"  # no name that a template could spell
+_MISSING = object()
+
+
+class _Refused(Exception):
+    """What Jinja would allow and the course does not; the message says what to do."""
+
+
+class _Negative(int):
+    """A negative number that a template computed, as against one that it spells out."""
+
+
+class _Strict:
+    """Jinja's sandbox, but a computed negative number is no index.
+
+    A label of -1 would silently pick the last choice; "{{ choices[-1] }}" remains what it is.
+    """
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, _Negative) and not isinstance(obj, Mapping):
+            raise _Refused(
+                f"it computes {int(argument)} as a position in a list, which would count from the "
+                "end. Leave out the rows without a label, or correct the sum"
+            )
+        return super().getitem(obj, argument)
+
+
+class _Sandbox(_Strict, ImmutableSandboxedEnvironment):
+    pass
+
+
+class _PromptSourceSandbox(_Strict, SandboxedEnvironment):
+    """Nearly a tenth of PromptSource's templates collect things in a list; they get a copy."""
+
+
+def _printable(value: Any) -> Any:
+    """What a template prints: never the words that Python has for an empty cell or a list."""
+    if value is None or (isinstance(value, float) and value != value):
+        raise _Refused(
+            "it prints a cell that is empty (None or NaN). Leave out those rows, or put the field "
+            "in a condition: {% if field %}{{ field }}{% endif %}"
+        )
+    if isinstance(value, list | tuple | dict | set):
+        raise _Refused(
+            f"it prints a {type(value).__name__} as Python writes it: {str(value)[:40]}. Take one "
+            "of its items, as in {{ field[0] }}, or join them: {{ field | join(', ') }}"
+        )
+    return value
+
+
+def _number(kind: str) -> Any:
+    """Jinja's filters int and float, without their 0 for what is no number."""
+
+    def convert(value: Any, default: Any = _MISSING, **base: int) -> Any:
+        number = FILTERS[kind](value, default, **base)
+        if number is _MISSING:
+            raise _Refused(
+                f"{str(value)[:40]!r} | {kind} is no number. Compare instead: "
+                "{{ choices[0] if field == 'yes' else choices[1] }}"
+            )
+        return number
+
+    return convert
+
+
+@jinja2.pass_context
+def _choice(context: Any, items: Sequence[Any]) -> Any:
+    """PromptSource's filter: one of the items at random, the same ones for the same row."""
+    return context[_DRAW].choice(items)
+
+
+def _most_frequent(items: Sequence[Any]) -> list[Any]:
+    """PromptSource's filter: those items that occur most often."""
+    counts = Counter(items)
+    return [item for item, count in counts.items() if count == max(counts.values())]
+
+
+def _computed(value: Any) -> Any:
+    negative = isinstance(value, numbers.Integral) and value < 0
+    return _Negative(value) if negative else value
+
+
+def _environment(kind: type[SandboxedEnvironment]) -> SandboxedEnvironment:
+    environment = kind(undefined=jinja2.StrictUndefined, finalize=_printable)
+    environment.filters |= {"int": _number("int"), "float": _number("float")}
+    environment.filters |= {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+    environment.filters["computed index"] = _computed
+    environment.globals["zip"] = zip
+    return environment
+
+
+_STRICT = _environment(_Sandbox)
+_PROMPTSOURCE = _environment(_PromptSourceSandbox)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(source: str, whole: bool, choices: bool) -> jinja2.Template:
+    environment = _PROMPTSOURCE if whole else _STRICT
+    tree = environment.parse(source.replace(HALVES, _CUT) if whole or choices else source)
+    for item in tree.find_all(nodes.Getitem):
+        spelled = item.arg.node if isinstance(item.arg, nodes.Neg) else item.arg
+        if not isinstance(spelled, nodes.Const | nodes.Slice):
+            item.arg = nodes.Filter(item.arg, "computed index", [], [], None, None)
+    return environment.from_string(tree)
+
+
+@lru_cache(maxsize=1024)
+def _undeclared(source: str) -> frozenset[str]:
+    """The names that a template expects; a column may be called as one of Jinja's functions."""
+    tree = _STRICT.parse(source)
+    called = {call.node.name for call in tree.find_all(nodes.Call) if hasattr(call.node, "name")}
+    used = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
+    columns = (used - called) & _STRICT.globals.keys()
+    return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
+
+
+@lru_cache(maxsize=1024)
+def _names_by_half(source: str) -> tuple[set[str], set[str]]:
+    """The names before and after |||; those of a condition around both belong to the first."""
+    halves, half = (set(), set()), 0
+    for _, kind, text in _STRICT.lex(source):
+        if kind == "data" and HALVES in text:
+            half = 1
+        elif kind == "name":
+            halves[half].add(text)
+    return halves
+
+
+# Files
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without Python objects; PromptSource's two tags are read as plain mappings."""
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+def load_templates(path: str | Path) -> dict[str, Template]:
+    """The templates of a file by name, in the order of the file.
+
+    path: a file in the course's own format (a list of name, prompt, completion and, where needed,
+        choices and may_copy) or in PromptSource's; or the name of a library in data/templates.
+
+    Raises TemplateError: no such file, no YAML, a key that is missing or unknown, a text that is
+    none, two templates of one name.
+    """
+    path = Path(path)
+    if not path.suffix and not path.exists():
+        path = LIBRARIES / f"{path.name}.yaml"
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except FileNotFoundError:
+        there = [file.name for file in sorted(path.parent.glob("*.yaml"))]
+        raise TemplateError(
+            f"There is no file of templates {path}. Those in its folder: "
+            f"{format_names(there) or 'none'}."
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise TemplateError(
+            f"{path}{line} cannot be read: {problem}. It must be YAML in UTF-8; a text that holds "
+            "a colon or a brace stands in quotes or below a |- sign."
+        ) from None
+    entries = content.get("templates") if isinstance(content, dict) else content
+    if isinstance(entries, dict):
+        return _read_promptsource(entries, str(path))
+    return read_templates(entries, str(path))
+
+
+def read_templates(entries: Any, where: str) -> dict[str, Template]:
+    """Templates by name, from the list that a YAML file has of them. where: the file, for errors.
+
+    Raises TemplateError as load_templates does.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise TemplateError(
+            f"{where}: its templates must be a list of at least one template, each with name, "
+            "prompt and completion."
+        )
+    templates = []
+    for position, entry in enumerate(entries, start=1):
+        keys = set(entry) if isinstance(entry, dict) else set()
+        needed = {"name", "prompt", "completion"}
+        if keys - needed - {"choices", "may_copy"} or needed - keys:
+            raise TemplateError(
+                f"{where}: template {position} has the keys {format_names(keys) or 'none'}. It "
+                "needs name, prompt and completion, and may have choices and may_copy (lists)."
+            )
+        for key in sorted(needed):
+            if not isinstance(entry[key], str):
+                raise TemplateError(
+                    f"{where}: the {key} of template {position} is {entry[key]!r}, which is no "
+                    "text to YAML. Put it in quotes."
+                )
+        lists = {key: entry.get(key) or [] for key in ("choices", "may_copy")}
+        for key, items in lists.items():
+            if not isinstance(items, list):
+                raise TemplateError(
+                    f"{where}: {key} of template {position} must be a list, as in [a, b]."
+                )
+        lists = {key: tuple(map(str, items)) for key, items in lists.items()}
+        templates.append(Template(entry["name"], entry["prompt"], entry["completion"], **lists))
+    return _by_name(templates, where)
+
+
+def _read_promptsource(entries: dict, where: str) -> dict[str, Template]:
+    templates = []
+    for entry in entries.values():
+        if not isinstance(entry, dict) or not {"name", "jinja"} <= entry.keys():
+            raise TemplateError(f"{where} has an entry without name or jinja. Delete that entry.")
+        choices = entry.get("answer_choices") or ""
+        choices = (choices,) if "{" in choices else filter(None, choices.split(HALVES))
+        choices = tuple(choice.strip() for choice in choices)
+        templates.append(Template(entry["name"], entry["jinja"], choices=choices))
+    return _by_name(templates, where)
+
+
+def _by_name(templates: list[Template], where: str) -> dict[str, Template]:
+    named = {template.name: template for template in templates}
+    if len(named) < len(templates):
+        counts = Counter(template.name for template in templates)
+        raise TemplateError(
+            f"{where} has two templates named {counts.most_common(1)[0][0]!r}. Rename one of them."
+        )
+    return named
+
+
+def predictability(column: Sequence[object], answers: Sequence[str]) -> float:
+    """How much a column gives away: the share of rows whose answer it predicts, 0 to 1.
+
+    For each row, guess the commonest answer among the *other* rows with the same value in the
+    column (the one that comes first, where two are equally common). Where no other row has that
+    value, there is no guess, and the row counts as not predicted. Takes time in proportion to the
+    number of rows.
+    """
+    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, (value, answer) in enumerate(zip(column, answers, strict=True)):
+        groups[repr(value)][answer].append(index)
+    predicted = 0
+    for group in groups.values():
+        # The guess is the answer with the smallest rank: most rows, then the first of them.
+        top = heapq.nsmallest(2, ((-len(rows), rows[0], answer) for answer, rows in group.items()))
+        for answer, rows in group.items():
+            rival = next((rank for rank in top if rank[2] != answer), (0,))
+            for row in rows if len(rows) > 1 else ():
+                first = rows[1] if row == rows[0] else rows[0]  # without the row itself
+                predicted += (1 - len(rows), first) < rival
+    return predicted / len(column)

@@ -1,0 +1,284 @@
+"""From examples to token ids: labels, the loss mask, and batches of similar length.
+
+What this makes is what the libraries make: TRL's SFTTrainer gets the same ids from the same
+prompts and completions, and transformers' Trainer takes the tokenized set as it is.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from datasets import Dataset, DatasetDict, Features, List, Value
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from helpers.errors import CourseError
+
+# The label that PyTorch's cross-entropy skips (its default `ignore_index`).
+IGNORE = -100
+COLUMNS = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64"))})
+
+
+class TokenizeError(CourseError):
+    """An example that cannot be turned into token ids without losing something."""
+
+
+def separator(prompt: str) -> str:
+    """What stands between a prompt and its answer: a space, unless white space is there."""
+    return "" if prompt[-1:].isspace() else " "
+
+
+def prompt_ids(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool = False
+) -> list[int]:
+    """The token ids of a prompt, as the model reads it in training and when it has to answer.
+
+    A BOS token stands first where the tokenizer adds one. For an encoder–decoder the end token
+    follows. A special token that the prompt spells out, such as "<|im_end|>", stays ordinary text.
+
+    chat: put the prompt into the tokenizer's chat template, as a user's message that cannot close
+        its turn.
+    """
+    return _prompt_ids([prompt], tokenizer, config, chat)[0]
+
+
+def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids of a completion that follows a prompt, and the end token.
+
+    Raises TokenizeError for a tokenizer without an end token.
+    """
+    return _completion_ids([completion], tokenizer)[0]
+
+
+def make_labels(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    """The loss mask of an example: IGNORE over the prompt, the token's own id over the completion.
+
+    completion_ids: with the end token. Labels are not shifted: the loss compares the prediction
+    at position t with label t + 1.
+    """
+    return [IGNORE] * len(prompt_ids) + completion_ids
+
+
+def tokenize(
+    examples: Dataset | DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    chat: bool = False,
+) -> Dataset | DatasetDict:
+    """Examples (columns prompt and completion) as token ids: input_ids and labels, nothing else.
+
+    Prompt and completion are tokenized apart, so the prompt's ids are those that the model sees
+    when it has to answer, and no token straddles the boundary. For a decoder-only model
+    input_ids holds both, and labels are IGNORE over the prompt. An encoder–decoder reads the
+    prompt (input_ids) and its labels are the completion alone.
+
+    chat: see `prompt_ids`.
+    Raises TokenizeError for an empty prompt or completion, and for an example that is longer than
+    the model's window (`config.max_position_embeddings`, where there is one): none is ever cut.
+    """
+    if isinstance(examples, DatasetDict):
+        parts = {name: tokenize(part, tokenizer, config, chat) for name, part in examples.items()}
+        return DatasetDict(parts)
+    prompts, completions = list(examples["prompt"]), list(examples["completion"])
+    named = examples["row_id"] if "row_id" in examples.column_names else range(len(prompts))
+    for name, prompt, completion in zip(named, prompts, completions, strict=True):
+        for part, text in {"prompt": prompt, "completion": completion}.items():
+            if not text.strip():
+                raise TokenizeError(
+                    f"Row {name!r} has an empty {part}: there is nothing to learn from it. Fill "
+                    f"the column that the template's {part} names, or leave this row out."
+                )
+    if chat:
+        gaps = [separator(as_chat(prompt, tokenizer)) for prompt in prompts]
+        completions = [gap + text.strip() for gap, text in zip(gaps, completions, strict=True)]
+    read = _prompt_ids(prompts, tokenizer, config, chat)
+    written = _completion_ids(completions, tokenizer)
+    window = getattr(config, "max_position_embeddings", None)
+    for name, prompt, completion in zip(named, read, written, strict=True):
+        # An encoder and its decoder have a window each.
+        apart = config.is_encoder_decoder
+        length = max(len(prompt), len(completion)) if apart else len(prompt) + len(completion)
+        if window is not None and length > window:
+            raise TokenizeError(
+                f"Row {name!r} needs {length} tokens (prompt {len(prompt)}, completion and end "
+                f"{len(completion)}), but the window holds {window}. Cutting it would cut labels "
+                "away in silence. Use a shorter template, shorten the text, or leave this row out."
+            )
+    if config.is_encoder_decoder:
+        return Dataset.from_dict({"input_ids": read, "labels": written}, features=COLUMNS)
+    both = list(zip(read, written, strict=True))
+    columns = {
+        "input_ids": [prompt + completion for prompt, completion in both],
+        "labels": [make_labels(prompt, completion) for prompt, completion in both],
+    }
+    return Dataset.from_dict(columns, features=COLUMNS)
+
+
+def as_chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt as a user's message in the tokenizer's chat template, to look at.
+
+    It ends where the assistant's answer begins. Token ids come from `prompt_ids` with chat=True.
+
+    Raises TokenizeError: a tokenizer without a chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise TokenizeError(
+            "This tokenizer has no chat template: its model was not tuned for chats. Use the "
+            "prompt as it is, without chat=True."
+        )
+    message = {"role": "user", "content": prompt}
+    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def check_tokenized(dataset: Dataset, vocabulary: int, encoder_decoder: bool = False) -> None:
+    """Refuse a tokenized set from which a model with this vocabulary cannot learn.
+
+    vocabulary: number of token ids that the model knows (rows of its embedding).
+    Raises TokenizeError: not one label for each token (an encoder–decoder may have any number), a
+    token id or a label that the model does not know, no labelled token. (Decoder-only: the first
+    label does not count, since nothing stands before it from which it could be predicted.)
+    """
+    for index, row in enumerate(dataset):
+        ids, labels = row["input_ids"], row["labels"]
+        if len(labels) != len(ids) and not encoder_decoder:
+            raise TokenizeError(
+                f"The example at index {index} has {len(ids)} tokens and {len(labels)} labels. "
+                f"Each token needs one label; {IGNORE} where the loss does not look."
+            )
+        strange = [i for i in [*ids, *labels] if not (0 <= i < vocabulary or i == IGNORE)]
+        strange += [IGNORE] * (IGNORE in ids)
+        if strange:
+            raise TokenizeError(
+                f"The example at index {index} has the token id {strange[0]}, but the model knows "
+                f"only 0 to {vocabulary - 1}. It was tokenized for another model; tokenize it "
+                "again with the tokenizer that was loaded with this model. If you have added "
+                "tokens to the tokenizer, call model.resize_token_embeddings(len(tokenizer))."
+            )
+        if all(label == IGNORE for label in labels[0 if encoder_decoder else 1 :]):
+            raise TokenizeError(
+                f"The example at index {index} has no labelled token: all labels are {IGNORE}, so "
+                "there is nothing to learn from it. Mask the prompt only, or leave this row out."
+            )
+
+
+def collate(rows: Sequence[Mapping[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
+    """Stack tokenized examples into one rectangle, padded on the right.
+
+    Returns int64 tensors of shape (batch, longest): input_ids (padded with `pad_token_id`),
+    attention_mask (0 over padding) and labels (IGNORE over padding, whatever `pad_token_id` is).
+    They equal what transformers' DataCollatorForSeq2Seq makes.
+    """
+    if pad_token_id is None:
+        raise TokenizeError(
+            "The tokenizer has no pad token. Before you make batches, say which one to use: "
+            "tokenizer.pad_token = tokenizer.eos_token"
+        )
+
+    def stack(lists: list[list[int]], filler: int) -> Tensor:
+        longest = max(map(len, lists))
+        return torch.tensor([one + [filler] * (longest - len(one)) for one in lists]).long()
+
+    ids = [row["input_ids"] for row in rows]
+    return {
+        "input_ids": stack(ids, pad_token_id),
+        "attention_mask": stack([[1] * len(one) for one in ids], 0),
+        "labels": stack([row["labels"] for row in rows], IGNORE),
+    }
+
+
+def length_grouped_batches(lengths: list[int], batch_size: int, seed: int) -> list[list[int]]:
+    """Cut one epoch into batches of similar length; each index appears exactly once.
+
+    The order is shuffled, cut into pools of eight batches, sorted by length within a pool, cut
+    into batches, and the batches are shuffled: little padding, and still a new mixture each epoch.
+    The same seed gives the same batches.
+    """
+    draw = random.Random(seed)
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches = []
+    for start in range(0, len(order), 8 * batch_size):
+        pool = sorted(order[start : start + 8 * batch_size], key=lambda i: lengths[i])
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    draw.shuffle(batches)
+    return batches
+
+
+def _prompt_ids(
+    prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool
+) -> list[list[int]]:
+    if chat:
+        texts = [as_chat(prompt, tokenizer) for prompt in prompts]
+        rows = _encode(texts, tokenizer, ordinary=False)
+        spelled = _special_tokens(tokenizer)
+        for index in [i for i, prompt in enumerate(prompts) if spelled.search(prompt)]:
+            rows[index] = _chat_ids(prompts[index], tokenizer)
+        return rows
+    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    end = full[start + len(bare) :] if config.is_encoder_decoder else []
+    return [full[:start] + ids + end for ids in _encode(prompts, tokenizer)]
+
+
+def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    if tokenizer.eos_token_id is None:
+        raise TokenizeError(
+            "The tokenizer has no end token, so that the model could not learn where an answer "
+            "ends. Name one that it knows: tokenizer.eos_token = ..."
+        )
+    return [ids + [tokenizer.eos_token_id] for ids in _continue(texts, tokenizer)]
+
+
+def _encode(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
+) -> list[list[int]]:
+    """Token ids of each text. ordinary: a special token that is spelled out stays text."""
+    if not texts:
+        return []
+    # verbose=False: whoever counts tokens says for themselves when there are too many.
+    rows = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+    ).input_ids
+    # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for index, text in enumerate(texts):
+        if ordinary and not special.isdisjoint(rows[index]):
+            parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+            rows[index] = tokenizer(parted, add_special_tokens=False).input_ids
+    return rows
+
+
+def _continue(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
+) -> list[list[int]]:
+    """Token ids of each text as the continuation of another text.
+
+    Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
+    behind a line break, whose own tokens are taken away.
+    """
+    (head,) = _encode(["\n"], tokenizer)
+    rows = _encode([f"\n{text}" for text in texts], tokenizer, ordinary)
+    return [
+        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer, ordinary)[0]
+        for ids, text in zip(rows, texts, strict=True)
+    ]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tokens = {*tokenizer.all_special_tokens, *added}
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _chat_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a chat whose user spells out special tokens: these as text, the template's as such."""
+    spelled = _special_tokens(tokenizer)
+    mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in prompt)
+    pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
+    (ids,) = _encode(pieces[:1], tokenizer, ordinary=False)
+    for token, piece in zip(spelled.findall(prompt), pieces[1:], strict=True):
+        ids += _continue([token], tokenizer)[0] + _continue([piece], tokenizer, ordinary=False)[0]
+    return ids

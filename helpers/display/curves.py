@@ -1,0 +1,197 @@
+"""Pictures of runs: losses, accuracies and other scores over the steps, and what they add up to."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
+
+from helpers.display.charts import BLUE, GREEN, GREY, RED, STYLES, figure, intervals, legend
+from helpers.evaluation.uncertainty import share_of, wilson_interval
+
+if TYPE_CHECKING:
+    from helpers.training import EvaluationRecord, History, StepRecord
+
+
+def training_curve(history: "History", validation_rows: int) -> Figure:
+    """Losses of a run, step by step, and beside them its validation accuracy with 95 % intervals.
+
+    The accuracy has no panel in a run that did not measure it.
+
+    validation_rows: how many rows each accuracy was counted on.
+    """
+    scored = [one for one in history.evaluations if one.accuracy is not None]
+    chart = figure(9 if scored else 6, 3.2, panels=2 if scored else 1)
+    chart.get_layout_engine().set(wspace=0.08)
+    losses = chart.axes[0]
+    steps, evaluations = _steps_and_losses(history.steps), _steps_and_losses(history.evaluations)
+    losses.plot(*steps, ".-", color=GREY, label="training, this step's rows")
+    losses.plot(*evaluations, "o-", color=BLUE, label="validation")
+    if history.evaluations:
+        best, star = history.best, {"color": RED, "markersize": 14, "clip_on": False, "zorder": 3}
+        losses.plot(best.step, best.loss, "*", label="best validation", **star)
+    _loss_axis(losses)
+    if scored:
+        shares, n = [one.accuracy for one in scored], validation_rows
+        scores = [(share, *wilson_interval(round(share * n), n)) for share in shares]
+        style = {"fmt": "o-", "color": GREEN, "clip_on": False}
+        intervals(chart.axes[1], [one.step for one in scored], scores, **style)
+        chart.axes[1].set(ylabel=f"validation accuracy ({n} rows, 95 %)", ylim=(0, 1))
+    for axes in chart.axes:
+        axes.set_xlim(-0.5, history.total_steps + 0.5)
+        _step_axis(axes)
+        for epoch in range(1, history.total_steps // history.steps_per_epoch):
+            axes.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
+    return chart
+
+
+def _steps_and_losses(
+    records: "Sequence[StepRecord | EvaluationRecord]",
+) -> tuple[list[int], list[float]]:
+    return [one.step for one in records], [one.loss for one in records]
+
+
+def _loss_axis(axes: Axes) -> None:
+    """Losses fall from several nats to hundredths: on an even scale the end would be flat."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # Three labels a decade are a crowd when the losses span many decades.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.margins(y=0.1)
+    axes.set_ylabel("loss (nats per token, log scale)")
+    legend(axes)
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def history_summary(history: "History", validation_rows: int) -> str:
+    """Where a run stands, in one line: the losses, the accuracy with its interval, the speed."""
+    parts = [f"step {len(history.steps)} of {history.total_steps}, {history.stopped}"]
+    if history.steps:
+        parts.append(f"training loss {history.steps[-1].loss:.3f}")
+    if history.evaluations:
+        last, best = history.evaluations[-1], history.best
+        parts.append(f"validation loss {last.loss:.3f} (best {best.loss:.3f}, step {best.step})")
+        if last.accuracy is not None:
+            parts.append(f"accuracy {share_of(last.accuracy, validation_rows)}")
+    if history.steps:
+        parts.append(f"{history.tokens_per_second:.0f} tokens/s")
+    return "; ".join(parts)
+
+
+def run_curves(histories: dict[str, "History"]) -> Figure:
+    """Validation loss of several runs over the steps; a name for each run stands in the legend."""
+    chart = figure(7, 3.2)
+    (axes,) = chart.axes
+    for number, (name, history) in enumerate(histories.items()):
+        colour, marker, line = STYLES[number % len(STYLES)]
+        curve = _steps_and_losses(history.evaluations)
+        axes.plot(*curve, marker + line, color=colour, label=name)
+    _loss_axis(axes)
+    _step_axis(axes)
+    axes.set_title("validation loss")
+    return chart
+
+
+def loss_by_position(
+    starts: list[int], losses: list[float], errors: list[float], window: int
+) -> Figure:
+    """Mean loss of each stretch of a long text, with the end of the context window marked.
+
+    starts: first position of each stretch (tokens), evenly spaced. errors: standard error of each
+    mean. Losses in nats per token.
+    """
+    chart = figure(8, 3.2)
+    (axes,) = chart.axes
+    half = (starts[1] - starts[0]) / 2
+    styles = ((True, BLUE, "o", "inside the window"), (False, RED, "s", "past the window"))
+    for inside, colour, marker, name in styles:
+        chosen = [i for i, start in enumerate(starts) if (start < window) is inside]
+        middles = [starts[i] + half for i in chosen]
+        scores = [
+            (losses[i], losses[i] - 2 * errors[i], losses[i] + 2 * errors[i]) for i in chosen
+        ]
+        if chosen:
+            intervals(axes, middles, scores, fmt=marker, color=colour, label=name, markersize=5)
+    axes.axvline(window, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="position in the text (tokens)", ylabel="mean loss (nats per token)")
+    axes.set_ylim(bottom=0)
+    legend(axes, beside=True)
+    return chart
+
+
+def evaluations_figure(
+    steps: Sequence[int], scores: dict[str, list[tuple[float, float, float]]], trained: str
+) -> Figure:
+    """How several metrics went in one run: a small panel each, with 95 % intervals.
+
+    steps: of the evaluations; the first is the model before training. scores: name of the metric →
+    (score, low, high) at each evaluation. trained: the metric of the task that is trained, in
+    another colour. The dashed line is where a metric stood before training.
+    """
+    chart = figure(9, 2.5, len(scores), columns=3)
+    for axes, (name, values) in zip(chart.axes, scores.items(), strict=True):
+        colour, marker = (GREEN, "s-") if name == trained else (BLUE, "o-")
+        axes.axhline(values[0][0], color="black", linestyle="--", linewidth=0.8)
+        intervals(axes, steps, values, fmt=marker, color=colour)
+        axes.set_title(name)
+        axes.set_xticks(list(steps))
+        axes.margins(x=0.1)
+    chart.supxlabel("optimizer step", fontsize=10)
+    return chart
+
+
+def price_chart(
+    changes: dict[str, dict[str, tuple[float, float, float]]], losses: Sequence[str]
+) -> Figure:
+    """What several runs changed, measured by the same metrics: a panel each; right is better.
+
+    changes: name of the metric → {run: (difference to the starting model, low, high)}.
+    losses: metrics of which less is better; their axes run backwards.
+    """
+    runs = list(next(iter(changes.values())))
+    chart = figure(9, 1.3 + 0.3 * len(runs), len(changes), columns=3, sharey=True)
+    for axes, (name, values) in zip(chart.axes, changes.items(), strict=True):
+        for row, change in enumerate(values.values()):
+            colour, marker, _ = STYLES[row % len(STYLES)]
+            intervals(axes, [row], [change], flat=True, fmt=marker, color=colour)
+        axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
+        reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
+        axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_yticks(range(len(runs)), runs)
+        axes.set_ylim(len(runs) - 0.5, -0.5)
+        axes.set_title(name)
+        axes.grid(axis="x", alpha=0.4)
+    chart.supxlabel("change since the starting model, 95 % interval (right: better)", fontsize=10)
+    return chart
+
+
+def museum_wall(runs: dict[str, tuple[list[float], float]], rows: int) -> Figure:
+    """Loss curves as each run reported them, a panel each, beside the curve of the first run.
+
+    runs: name → (loss of each step, share of answers that were right); the first is the healthy
+    one. rows: how many answers each share was counted on. A loss that is not a number is marked.
+    """
+    (_, (healthy, _)), *others = runs.items()
+    chart = figure(9, 2.4, len(others), columns=3, sharex=True, sharey=True)
+    for axes, (name, (losses, share)) in zip(chart.axes, others, strict=True):
+        steps = range(1, len(losses) + 1)
+        axes.plot(range(1, len(healthy) + 1), healthy, color=GREY, lw=1, label="healthy run")
+        axes.plot(steps, losses, "--", color=BLUE, lw=1.2, label="this run")
+        lost = next((step for step, loss in zip(steps, losses, strict=True) if loss != loss), None)
+        if lost:
+            axes.axvline(lost, color=RED, lw=1.5)
+            axes.annotate(" nan", (lost, 0.6), xycoords=("data", "axes fraction"), color=RED)
+        axes.set_title(f"{name}\nright: {share_of(share, rows)}", fontsize=9)
+        axes.set_yscale("log")
+    chart.supxlabel("optimizer step", fontsize=10)
+    chart.supylabel("reported loss (nats per token, log scale)", fontsize=10)
+    legend(chart.axes[0], fontsize=8)
+    return chart

@@ -1,0 +1,364 @@
+"""Small widgets. What a widget shows can also be had from a plain cell.
+
+Widgets keep to what ipywidgets 7.7 has, the version that Colab brings along. Every text of a model
+or a table is escaped before it is shown as HTML. A callback that raises leaves no trace on the
+page, so widgets show every error in the place of their result.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import psutil
+import torch
+from IPython.display import DisplayHandle, display
+
+from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions, window_bar
+from helpers.display.curves import history_summary, training_curve
+from helpers.display.tables import table_output
+from helpers.display.tokens import Token, loss_of_tokens, mask_of_tokens, token_cells, token_table
+from helpers.errors import CourseError
+from helpers.inference.generate import generate_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from helpers.inference.few_shot import Budget
+    from helpers.training import History
+
+
+def _in_words(error: Exception) -> str:
+    """An error as a widget shows it: the course's own in their own words."""
+    return str(error) if isinstance(error, CourseError) else f"{type(error).__name__}: {error}"
+
+
+class SideBySide(ipywidgets.VBox):
+    """Talk to several models at once and see their answers next to each other.
+
+    Type into the box and press the button; or, from code, set `prompt.value` (and `form.value`)
+    and call `button.click()`. `result.value` then holds all answers so far as HTML, the newest
+    question on top. Each question stands alone: no model is told of the ones before.
+
+    answer_functions: name of a model → function from a prompt to its answer.
+    forms: name of a form → keyword arguments that these functions get with the prompt.
+    """
+
+    def __init__(
+        self,
+        answer_functions: dict[str, Callable[..., str]],
+        prompt: str = "",
+        forms: dict[str, dict[str, object]] | None = None,
+    ) -> None:
+        self._answer_functions, self._forms = answer_functions, forms or {"as typed": {}}
+        self.prompt = ipywidgets.Textarea(
+            value=prompt,
+            placeholder="Type a prompt here.",
+            layout=ipywidgets.Layout(width="98%", height="7em"),
+        )
+        self.form = ipywidgets.ToggleButtons(options=list(self._forms))
+        self.button = ipywidgets.Button(description="Ask them all")
+        self.result = ipywidgets.HTML()
+        self._answered: list[list[str]] = []
+        self.button.on_click(self._ask)
+        choice = [self.form] if len(self._forms) > 1 else []
+        super().__init__([self.prompt, *choice, self.button, self.result])
+
+    def __repr__(self) -> str:
+        """What stands in place of the widget where no kernel runs."""
+        return "A box for a prompt and a button. They need a running notebook."
+
+    def _ask(self, _: ipywidgets.Button) -> None:
+        typed, form, trouble = self.prompt.value, self.form.value, ""
+        self.button.disabled = True
+        self.result.value = "Answering …" + self._table()
+        try:
+            if not typed.strip():
+                raise CourseError("The box is empty. Type a prompt, then press the button.")
+            options = self._forms[form]
+            answers = [answer(typed, **options) for answer in self._answer_functions.values()]
+            self._answered.insert(0, [typed, form, *(text or "(nothing)" for text in answers)])
+        except Exception as error:
+            trouble = escape(_in_words(error))
+        finally:  # also after an interrupt
+            self.result.value = trouble + self._table()
+            self.button.disabled = False
+
+    def _table(self) -> str:
+        header = ["prompt", "form", *self._answer_functions]
+        return table_output(header, self._answered)["text/html"] if self._answered else ""
+
+
+class _Controls(ipywidgets.VBox):
+    """Controls, and below them a result that follows them: `result.value` as HTML, `text` without.
+
+    in_words: what stands in place of the widget where no kernel runs.
+    """
+
+    in_words = ""
+
+    def __init__(self, *controls: ipywidgets.DOMWidget) -> None:
+        self.result, self.text = ipywidgets.HTML(), ""
+        for control in controls:
+            control.observe(self._draw, names="value")
+        self._draw()
+        super().__init__([*controls, self.result])
+
+    def __repr__(self) -> str:
+        return f"{self.in_words} a running notebook."
+
+    def _draw(self, _: dict | None = None) -> None:
+        try:
+            self.text, self.result.value = self._content()
+        except Exception as error:
+            self.text = _in_words(error)
+            self.result.value = escape(self.text)
+
+    def _content(self) -> tuple[str, str]:
+        """What is to be shown now: as plain text, and as HTML."""
+        raise NotImplementedError
+
+
+class LossMicroscope(_Controls):
+    """Each token of an example with its loss: as cells or table, with or without the prompt mask.
+
+    Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses),
+    `masked.value` (True, False) and `form.value` ("cells", "table").
+    """
+
+    in_words = "Buttons for time, prompt mask and form. They need"
+
+    def __init__(self, tokens: list[Token]) -> None:
+        times = list(dict.fromkeys(when for token in tokens for when in token.losses))
+        self.when = ipywidgets.ToggleButtons(options=times, description="losses")
+        self.masked = ipywidgets.Checkbox(value=True, description="prompt mask on")
+        self.form = ipywidgets.ToggleButtons(options=["cells", "table"], description="shown as")
+        self._tokens = tokens
+        super().__init__(self.when, self.masked, self.form)
+
+    def _content(self) -> tuple[str, str]:
+        state = self._tokens, self.when.value, self.masked.value
+        table, mean = token_table(*state), loss_of_tokens(*state)
+        page = token_cells(*state) if self.form.value == "cells" else table["text/html"]
+        return f"{table['text/plain']}\n{mean}", f"{page}<p>{escape(mean)}</p>"
+
+
+class DistributionSlider(_Controls):
+    """What the model expects next beside the label, at the step that a slider picks.
+
+    From code, set `step.value` to one of the steps.
+
+    words, model, label: as in `distribution_strip`.
+    """
+
+    in_words = "A slider for the step of the run. It needs"
+
+    def __init__(self, words: list[str], model: dict[int, list[float]], label: int) -> None:
+        self.step = ipywidgets.SelectionSlider(options=list(model), description="step")
+        self._words, self._model, self._label = words, model, label
+        super().__init__(self.step)
+
+    def _content(self) -> tuple[str, str]:
+        p = self._model[self.step.value]
+        q = [float(i == self._label) for i in range(len(p))]
+        text = (
+            f"Step {self.step.value}: the right token {self._words[self._label]} has "
+            f"{p[self._label]:.4f}, so the loss here is {-math.log(p[self._label]):.3f} nats."
+        )
+        picture = as_output(two_distributions(self._words, p, q), text)[0]["image/png"]
+        source = f"data:image/png;base64,{picture}"
+        return text, f'<img src="{source}" alt="{escape(text)}"><p>{escape(text)}</p>'
+
+
+class BudgetMeter(_Controls):
+    """How a number of shots fills the context window, and beside it what was measured with it.
+
+    Drag the slider or use the arrow keys; or, from code, set `shots.value` to one of the numbers.
+    `table()` has all of it at once.
+
+    budgets: number of shots → how the window is shared out. measured: number of shots → {what was
+    measured: its value, in words}; a number that was not tried is missing here.
+    """
+
+    in_words = "A slider for the number of shots. It needs"
+
+    def __init__(self, budgets: dict[int, "Budget"], measured: dict[int, dict[str, str]]) -> None:
+        self._budgets, self._measured = budgets, measured
+        self.shots = ipywidgets.SelectionSlider(
+            options=list(budgets), description="shots", layout=ipywidgets.Layout(width="32em")
+        )
+        super().__init__(self.shots)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows for `show_table`: each number of shots, its tokens, what was measured."""
+        names = list(dict.fromkeys(name for one in self._measured.values() for name in one))
+        rows = []
+        for shots, budget in self._budgets.items():
+            known = self._measured.get(shots, {})
+            used = f"{budget.window - budget.free:,}"
+            rows.append([str(shots), used, _room(budget), *(known.get(n, "–") for n in names)])
+        return ["shots", "tokens", "room", *names], rows
+
+    def _content(self) -> tuple[str, str]:
+        shots = self.shots.value
+        budget, known = self._budgets[shots], self._measured.get(shots, {})
+        lines = [
+            "s shots, q question, a answer, · free, ! too many",
+            f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
+            f"shots {budget.shots:,}, question {budget.question:,}, answer {budget.answer:,}, "
+            + _room(budget),
+            *(f"{name}: {value}" for name, value in known.items()),
+        ]
+        if not known:
+            lines.append("Not measured with this number of shots: no accuracy, no seconds.")
+        bar = window_bar(budget)
+        colours = {"s": BLUE, "q": ORANGE, "a": RED, "·": "#eeeeee", "!": "black"}
+        cells = "".join(
+            f'<span style="background: {colours[sign]}; '
+            f'color: {"white" if sign in "sa!" else "black"}">{"".join(run)}</span>'
+            for sign, run in groupby(bar)
+        )
+        page = f'<div style="font-family: monospace; white-space: pre">{cells}</div>'
+        return "\n".join([bar, *lines]), page + "".join(f"<div>{escape(x)}</div>" for x in lines)
+
+
+def _room(budget: "Budget") -> str:
+    return f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
+
+
+class TemplatePlayground(_Controls):
+    """One row of the table as prompt, completion, tokens and loss mask, in any task and template.
+
+    Use the list and the buttons; or, from code, set `row.value`, `task.value`, `template.value`.
+
+    rows: name → row. templates: task → names of its templates. example: function from task,
+    template and row to prompt, completion and tokens (without losses).
+    """
+
+    in_words = "A list of rows, and buttons for task and template. They need"
+
+    def __init__(
+        self,
+        rows: dict[str, dict],
+        templates: dict[str, list[str]],
+        example: Callable[[str, str, dict], tuple[str, str, list[Token]]],
+    ) -> None:
+        self._rows, self._templates, self._example = rows, templates, example
+        wide, task = ipywidgets.Layout(width="40em"), next(iter(templates))
+        self.row = ipywidgets.Dropdown(options=list(rows), description="row", layout=wide)
+        # Buttons, since JupyterLab takes the arrow keys of a closed list for itself.
+        self.task = ipywidgets.ToggleButtons(options=list(templates), description="task")
+        self.template = ipywidgets.ToggleButtons(options=templates[task], description="template")
+        self.task.observe(self._of_task, names="value")
+        super().__init__(self.row, self.task, self.template)
+
+    def _of_task(self, _: dict) -> None:
+        # Observed before `_draw`: no task is ever drawn with a template that it does not have.
+        self.template.options = self._templates[self.task.value]
+
+    def _content(self) -> tuple[str, str]:
+        row = self._rows[self.row.value]
+        prompt, completion, tokens = self._example(self.task.value, self.template.value, row)
+        count, style = mask_of_tokens(tokens), "white-space: pre-wrap; padding: 0.5em 0"
+        return (
+            f"{prompt} [{completion}]\n{count}\n{token_table(tokens)['text/plain']}",
+            f'<div style="{style}">{escape(prompt)} <b>[{escape(completion)}]</b></div>'
+            f"{token_cells(tokens)}<p>{escape(count)}</p>",
+        )
+
+
+class LiveCurve:
+    """A picture of a run that grows with it; give it to `train` as `watch`.
+
+    Below the picture a line says how far the run is, how fast, and what is left; the line changes
+    with each step, the picture with each evaluation and otherwise every `seconds`. Both are plain
+    outputs of the cell, so the last state stays when the run is over, and in any front end.
+
+    validation_rows: how many rows each validation accuracy is counted on.
+    question: put to the model at each evaluation; the answers are listed below the line.
+    """
+
+    def __init__(
+        self,
+        validation_rows: int,
+        question: "FixedQuestion | None" = None,
+        seconds: float = 4.0,
+    ) -> None:
+        self.validation_rows, self.question, self.seconds = validation_rows, question, seconds
+        self.answers: dict[int, str] = {}
+        self._picture = self._line = self._answers = None
+        self._evaluations, self._drawn, self._peak = 0, 0.0, 0.0
+
+    def __call__(self, history: "History") -> None:
+        """Draw the run as it is now."""
+        text = self._text(history)
+        # The picture costs as much as a part of a step, so it waits for something to be seen.
+        running = history.stopped == "running"
+        evaluated = len(history.evaluations) != self._evaluations
+        if evaluated or not running or time.monotonic() - self._drawn > self.seconds:
+            data, metadata = as_output(training_curve(history, self.validation_rows), text)
+            self._picture = _put(self._picture, data, metadata)
+            self._drawn = time.monotonic()
+        self._line = _put(self._line, {"text/plain": text}, {})
+        if evaluated and self.question:
+            self.answers[len(history.steps)] = self.question.ask()
+            lines = [f"step {step}: {answer!r}" for step, answer in self.answers.items()]
+            listed = [f"One prompt, asked at each evaluation: {self.question}", *lines]
+            self._answers = _put(self._answers, {"text/plain": "\n".join(listed)}, {})
+        self._evaluations = len(history.evaluations)
+
+    def _text(self, history: "History") -> str:
+        text = history_summary(history, self.validation_rows)
+        if history.stopped == "running" and history.steps:
+            text += f"; about {history.seconds_left:.0f} s left"
+        now = psutil.Process().memory_info().rss / 1e9
+        self._peak = max(self._peak, now)
+        text += f"; memory {now:.1f} GB (at most {self._peak:.1f})"
+        if torch.cuda.is_initialized():
+            used, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+            text += f", on the GPU {used / 1e9:.1f} GB (at most {most / 1e9:.1f})"
+        return text
+
+
+class FixedQuestion:
+    """One fixed question to a model in training: the prompt of an example, asked again and again.
+
+    Asking leaves the model as it was (training or evaluation mode) and draws no random number, so
+    a run that is watched goes the same way as one that is not.
+
+    example: a row with `prompt` and `answer`.
+    """
+
+    def __init__(
+        self, example: dict, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+    ) -> None:
+        self.example, self.model, self.tokenizer = example, model, tokenizer
+
+    def __str__(self) -> str:
+        """The end of the prompt, and the right answer."""
+        end = self.example["prompt"]
+        if len(end) > 120:
+            end = "… " + end[-120:].split(maxsplit=1)[-1]
+        return f"{end!r}, right answer {self.example['answer']!r}"
+
+    def ask(self) -> str:
+        """What the model answers now, when nobody constrains it."""
+        training = self.model.training
+        try:
+            return generate_answers(self.model, self.tokenizer, [self.example["prompt"]], 12)[0]
+        except CourseError as error:
+            # A question that cannot be put is no reason to end a run.
+            return str(error)
+        finally:
+            self.model.train(training)
+
+
+def _put(handle: DisplayHandle | None, data: dict, metadata: dict) -> DisplayHandle | None:
+    """Show something, or in its place the newer state of it."""
+    if handle is None:
+        return display(data, metadata=metadata, raw=True, display_id=True)
+    handle.update(data, metadata=metadata, raw=True)
+    return handle

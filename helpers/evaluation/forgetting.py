@@ -1,0 +1,244 @@
+"""What training on one task does to everything else: the metrics, and a mixture that repairs.
+
+A metric gives one number for each unit (a row, a paragraph or a question), in a fixed order. So
+two models can be compared unit by unit, which shows smaller differences than two means do.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers.data.task import Task
+from helpers.data.tokenize import IGNORE, collate, completion_ids, prompt_ids
+from helpers.errors import CourseError
+from helpers.evaluation.metrics import holds_answer, main_metric, row_scores
+from helpers.evaluation.prompt_search import calibrate
+from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change
+from helpers.inference.generate import answer_length, generate_answers
+from helpers.inference.score import pick_choices, predict, score_choices
+from helpers.profiles import ROOT
+from helpers.training.loss import evaluation_mode, loss_of_each
+
+# The most tokens of the answer to a general question, which wants one fact.
+ANSWER_TOKENS = 20
+
+
+# ---- texts that nobody trains on
+
+
+@dataclass(frozen=True)
+class Question:
+    """A general question, and the short answers of which a right one holds at least one."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+def load_questions() -> list[Question]:
+    """The course's general questions (data/questions.yaml)."""
+    entries = yaml.safe_load((ROOT / "data" / "questions.yaml").read_text(encoding="utf-8"))
+    return [Question(entry["question"], tuple(entry["answers"])) for entry in entries]
+
+
+def load_prose() -> list[str]:
+    """The paragraphs of the course's plain text (data/prose.txt)."""
+    text = (ROOT / "data" / "prose.txt").read_text(encoding="utf-8")
+    return [paragraph.strip() for paragraph in text.split("\n\n")]
+
+
+def tokenize_text(
+    text: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> dict[str, list[int]]:
+    """A plain text as input_ids and labels. Each token is labelled but the first of the input,
+    before which nothing stands. An encoder–decoder reads the first half of the words, and its
+    labels are the second half.
+    """
+    if config.is_encoder_decoder:
+        words = text.split()
+        half = len(words) // 2
+        return {
+            "input_ids": prompt_ids(" ".join(words[:half]), tokenizer, config),
+            "labels": completion_ids(" " + " ".join(words[half:]), tokenizer),
+        }
+    ids = prompt_ids(text, tokenizer, config)
+    return {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}
+
+
+# ---- everything measured of one model
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured, and how to read it.
+
+    name: also tells the unit. groups: for each unit what it belongs to, since rows of one group
+    resemble each other; None for independent units. lower_is_better: it is a loss.
+    """
+
+    name: str
+    groups: tuple[Hashable, ...] | None = None
+    lower_is_better: bool = False
+
+    def interval(self, values: Sequence[float]) -> tuple[float, float, float]:
+        """Mean and 95 % interval of the values of one model."""
+        return mean_interval(values, self.groups)
+
+    def change(self, before: Sequence[float], after: Sequence[float]) -> "Change":
+        """How one model differs from another on the same units."""
+        mean, low, high = paired_change(before, after, self.groups)
+        moved = sum(a != b for a, b in zip(before, after, strict=True))
+        return Change(mean, low, high, moved, len(before), self.lower_is_better)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean difference of two models on the same units, with its 95 % interval.
+
+    moved: on how many of the `units` they differ at all.
+    """
+
+    mean: float
+    low: float
+    high: float
+    moved: int
+    units: int
+    lower_is_better: bool
+
+    @property
+    def verdict(self) -> str:
+        """In words: "better", "worse", "no clear difference" or "the same on all ..."."""
+        if self.moved == 0:
+            return f"the same on all {self.units}"
+        if self.low <= 0 <= self.high:
+            return "no clear difference"
+        return "better" if (self.mean < 0) == self.lower_is_better else "worse"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}): {self.verdict}"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One evaluation of one model; of what JSON can hold.
+
+    values: name of the metric → one number for each unit. answers: name of the task, or
+    "questions" → what the model answered, one text for each unit.
+    """
+
+    values: dict[str, list[float]]
+    answers: dict[str, list[str]]
+
+
+class EvalSuite:
+    """Tasks beside things that a model is not trained on, always on the same units.
+
+    tasks: name → task and its examples. Each has the mean of its row_scores as a metric; a task
+    with choices is scored calibrated, and has the loss on the right choice as a second metric.
+    Plain prose and general questions are always there. `metrics`: name → Metric.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, tuple[Task, Dataset]]
+    ) -> None:
+        self.tokenizer, self.paragraphs, self.questions = tokenizer, load_prose(), load_questions()
+        self.tasks = {name: (task, list(examples)) for name, (task, examples) in tasks.items()}
+        listed = []
+        for name, (task, examples) in self.tasks.items():
+            groups = groups_of(task, examples)
+            listed.append(Metric(f"{name}, {main_metric(task)}", groups))
+            if task.kind == "classification":
+                listed.append(Metric(f"{name}, loss (nats)", groups, lower_is_better=True))
+        listed.append(Metric("prose, loss (nats/token)", lower_is_better=True))
+        listed.append(Metric("questions, share right"))
+        self.metrics = {metric.name: metric for metric in listed}
+
+    def evaluate(self, model: PreTrainedModel) -> EvalResult:
+        """Measure everything of a model, in float32 also within a run that trains in bfloat16."""
+        with evaluation_mode(model):
+            return self._evaluate(model)
+
+    def _evaluate(self, model: PreTrainedModel) -> EvalResult:
+        found, answers = [], {}
+        for name, (task, examples) in self.tasks.items():
+            if task.kind == "classification":
+                answers[name], losses = answer_calibrated(model, self.tokenizer, examples)
+                found += [row_scores(task, answers[name], examples), losses]
+            else:
+                most = answer_length(examples, self.tokenizer)
+                answers[name] = predict(model, self.tokenizer, examples, most)
+                found.append(row_scores(task, answers[name], examples))
+        prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
+        pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)
+        found.append(loss_of_each(model, prose, pad))
+        asked, chat = [one.question for one in self.questions], bool(self.tokenizer.chat_template)
+        if not chat:
+            asked = [f"Question: {question}\nAnswer:" for question in asked]
+        said = generate_answers(model, self.tokenizer, asked, ANSWER_TOKENS, chat=chat)
+        answers["questions"] = said
+        pairs = zip(said, self.questions, strict=True)
+        found.append([float(holds_answer(text, one.answers)) for text, one in pairs])
+        return EvalResult(dict(zip(self.metrics, found, strict=True)), answers)
+
+    @property
+    def key(self) -> list:
+        """All that is measured, for results.cached: evaluations of other things differ in it."""
+        rows = {
+            name: [(row["row_id"], row["prompt"], row["answer"]) for row in examples]
+            for name, (_, examples) in self.tasks.items()
+        }
+        return [list(self.metrics), rows, self.paragraphs, self.questions]
+
+
+def answer_calibrated(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping]
+) -> tuple[list[str], list[float]]:
+    """For each row: the calibrated choice, and the loss on the right one: minus the logarithm of
+    its probability among the row's choices (nats).
+
+    Rows that differ in their choices are not calibrated: the label bias shows over many prompts.
+    """
+    by_choices: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for row, example in enumerate(examples):
+        by_choices[tuple(example["choices"])].append(row)
+    answers, losses = [""] * len(examples), [0.0] * len(examples)
+    for choices, rows in by_choices.items():
+        scores = score_choices(model, tokenizer, [examples[row]["prompt"] for row in rows], choices)
+        scores = calibrate(scores) if len(by_choices) == 1 else scores
+        picked, each = pick_choices(scores, choices), (-scores.log_softmax(-1)).tolist()
+        for row, answer, of_row in zip(rows, picked, each, strict=True):
+            answers[row] = answer
+            losses[row] = of_row[choices.index(examples[row]["answer"])]
+    return answers, losses
+
+
+# ---- the repair
+
+
+def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:
+    """As many examples as before, a `share` of them from other tasks; training shuffles them.
+
+    The last examples make room for the first of `others`, so a run takes as many steps as without.
+    Returns a list; of datasets, a Dataset with the columns that every task has.
+
+    Source: A. Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995.
+    Raises CourseError: a share outside 0 to 1, or too few others.
+    """
+    if not 0 <= share <= 1:
+        raise CourseError(f"The share {share} does not lie between 0 and 1. A tenth is 0.1.")
+    count = round(share * len(examples))
+    if count > len(others):
+        raise CourseError(
+            f"{count} examples of other tasks are needed, and there are {len(others)}. Give more "
+            "of them, or mix in a smaller share."
+        )
+    if isinstance(examples, Dataset):
+        columns = ["prompt", "completion", "answer", "row_id"]
+        rows = mix(*(list(some.select_columns(columns)) for some in (examples, others)), share)
+        return Dataset.from_list(rows)
+    return [*examples[: len(examples) - count], *others[:count]]

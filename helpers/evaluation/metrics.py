@@ -1,0 +1,402 @@
+"""How good are the answers? One score for each row, and the scores of whole lists."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    import evaluate
+
+    from helpers.data.task import Task
+
+MODULES = Path(__file__).resolve().parent / "evaluate_modules"
+RENDERED = ("prompt", "completion", "answer", "choices")  # columns that Task.render makes
+METRICS = ("accuracy", "macro_f1", "rouge")
+# Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+)
+# Within a run of letters, digits and marks, all that is not \w is a mark: it goes with its letter.
+_WORD = re.compile(rf"[{UNSPACED}]\W*|[^{UNSPACED}]+")
+
+
+class ScoringError(CourseError):
+    """Answers that cannot be scored: none at all, unequal numbers, labels that do not fit."""
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in any script, without case.
+
+    A word is a run of letters and digits with the accents and vowel signs written around them; in
+    scripts without spaces, each letter is a word. Spaces, punctuation and "_" only separate.
+    For ASCII text: the runs of a-z and 0-9 in lower case, as in the rouge-score package.
+    """
+    # NFKC: an accented letter may be written as one character or as two, and 2 as ₂.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    # A mark is neither letter nor digit for Python, but without its marks a word is another one.
+    runs = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    return [word for run in runs.split() for word in _WORD.findall(run)]
+
+
+# ---- free answers
+
+
+def read_answer(text: str, choices: Sequence[str]) -> str | None:
+    """The choice that a free answer begins with, or None. The share of these that is right is the
+    free accuracy.
+
+    The first words of the answer (see split_words) have to be all the words of the choice. When
+    this holds for two choices ("home" and "home garden"), the longer one counts. A choice further
+    on ("It is good") does not count: to look for it there would also find it in "not good".
+
+    Raises ScoringError: a choice without a letter or digit, or two choices with the same words.
+    """
+    by_words: dict[tuple[str, ...], str] = {}
+    for choice in choices:
+        words = tuple(split_words(choice))
+        if not words:
+            raise ScoringError(
+                f"The choice {choice!r} holds no letter and no digit, so no free answer can be "
+                "compared with it. Use words as choices."
+            )
+        if words in by_words:
+            raise ScoringError(
+                f"The choices {by_words[words]!r} and {choice!r} differ in nothing but case or "
+                "punctuation, so a free answer cannot tell them apart. Rename one of them."
+            )
+        by_words[words] = choice
+    answer = tuple(split_words(text))
+    begun = [words for words in by_words if answer[: len(words)] == words]
+    return by_words[max(begun, key=len)] if begun else None
+
+
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether a free answer holds one of the right ones, anywhere in it, as whole words: "8" is not
+    found in "18". Meant for short right answers, and a model that speaks in sentences.
+    """
+    found = split_words(text)
+    for answer in answers:
+        words = split_words(answer)
+        starts = range(len(found) - len(words) + 1)
+        if words and any(found[start : start + len(words)] == words for start in starts):
+            return True
+    return False
+
+
+# ---- scores of lists
+
+
+def check_pairs(predictions: Sequence, references: Sequence) -> None:
+    """Raise ScoringError unless both are lists of the same length, and not empty."""
+    for name, values in (("predictions", predictions), ("references", references)):
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ScoringError(
+                f"The {name} have to be a list with one answer a row, but they are of type "
+                f"{type(values).__name__}."
+            )
+    if len(predictions) != len(references):
+        raise ScoringError(
+            f"There are {len(predictions)} predictions for {len(references)} references. "
+            "Give exactly one prediction for each reference, in the same order."
+        )
+    if len(references) == 0:
+        raise ScoringError(
+            "There is nothing to score: the lists of predictions and references are empty. "
+            "Check that the split or the filter before this step has left any rows."
+        )
+
+
+def _comparable(predictions: Sequence, references: Sequence) -> tuple[list, list]:
+    """Both as plain lists, all of texts or all of numbers, so that == means what it seems to."""
+    check_pairs(predictions, references)
+    lists, found = [], {}
+    for name, values in (("prediction", predictions), ("reference", references)):
+        # NumPy and PyTorch hold numbers of their own types, and a tensor has no useful hash.
+        lists.append(values.tolist() if hasattr(values, "tolist") else list(values))
+        for number, value in enumerate(lists[-1]):
+            if value is None and name == "prediction":
+                continue
+            if not isinstance(value, str | Real) or value != value:
+                raise ScoringError(
+                    f"The {name} of row {number} is {value!r} (type {type(value).__name__}). Give "
+                    "one text, or one number, for each row; None is a prediction without an answer."
+                )
+            found.setdefault(isinstance(value, str), (name, value))
+    if len(found) > 1:
+        (one, first), (other, second) = found.values()
+        raise ScoringError(
+            f"There are texts and numbers among these answers, such as the {one} {first!r} and the "
+            f"{other} {second!r}. A text never equals a number, so such a row would always count "
+            "as wrong. Turn all of them into texts with str()."
+        )
+    return lists[0], lists[1]
+
+
+def accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> float:
+    """Share of predictions that equal their reference, from 0 to 1. None (no answer) is wrong.
+
+    Raises ScoringError: empty or unequal lists, texts on one side and numbers on the other, an
+    answer that is neither, a reference that is None or NaN.
+    """
+    predictions, references = _comparable(predictions, references)
+    return fmean(
+        prediction == reference
+        for prediction, reference in zip(predictions, references, strict=True)
+    )
+
+
+def macro_f1(
+    predictions: Sequence[str | None], references: Sequence[str], labels: Sequence[str]
+) -> float:
+    """F1 of each label, averaged so that a rare label weighs as much as a common one; 0 to 1.
+
+    F1 is the harmonic mean of precision and recall: 2 * right / (times predicted + times in the
+    references). A label that is never predicted rightly has F1 = 0; so has a label that occurs in
+    neither list, as in scikit-learn. A prediction outside the labels, such as None, costs the
+    recall of the label it missed.
+
+    Raises ScoringError: as accuracy; a label twice, a reference outside the labels.
+    """
+    predictions, references = _comparable(predictions, references)
+    _check_labels(references, labels)
+    right = Counter(p for p, r in zip(predictions, references, strict=True) if p == r)
+    predicted = Counter(predictions)
+    wanted = Counter(references)
+    return fmean(
+        2 * right[label] / (predicted[label] + wanted[label]) if right[label] else 0.0
+        for label in labels
+    )
+
+
+def confusion(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]
+) -> list[list[int]]:
+    """Counts of what was predicted for what was right.
+
+    Returns a square table: row = reference, column = prediction, both in the order of the labels.
+    It sums to the number of rows.
+    Raises ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
+    table look better than the answers are).
+    """
+    predictions, references = _comparable(predictions, references)
+    _check_labels(references, labels)
+    outside = [prediction for prediction in predictions if prediction not in labels]
+    if outside:
+        raise ScoringError(
+            f"{len(outside)} of {len(predictions)} predictions are none of the labels; the first "
+            f"is {outside[0]!r}. Replace them by a label of their own, such as 'no answer', and "
+            "add it to the labels, so that they stay visible in the table."
+        )
+    counts = Counter(zip(references, predictions, strict=True))
+    return [[counts[reference, prediction] for prediction in labels] for reference in labels]
+
+
+def _check_labels(references: Sequence[str], labels: Sequence[str]) -> None:
+    if len(set(labels)) != len(labels):
+        twice = Counter(labels).most_common(1)[0][0]
+        raise ScoringError(f"The label {twice!r} stands in the list of labels more than once.")
+    unknown = set(references) - set(labels)
+    if unknown:
+        raise ScoringError(
+            f"The reference {min(unknown, key=str)!r} is none of the labels "
+            f"({', '.join(map(str, labels))}). Give every label that the references use."
+        )
+
+
+def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
+    """Mean loss of a set from the mean losses of its batches, each token weighing the same.
+
+    tokens: how many labelled tokens each mean was taken over; where there are none, the mean may be
+    anything. Raises ScoringError: lists of unequal length, or not a single token.
+    """
+    if len(means) != len(tokens) or not any(tokens):
+        raise ScoringError(
+            f"There are {len(means)} means over {len(tokens)} numbers of tokens, {sum(tokens)} "
+            "tokens in all. Give one number for each mean, and at least one token."
+        )
+    total = sum(mean * count for mean, count in zip(means, tokens, strict=True) if count)
+    return total / sum(tokens)
+
+
+# ---- texts
+
+
+def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
+    """Overlap of two texts in words (rouge1), pairs of words (rouge2) and order (rougeL); 0 to 1.
+
+    Each is an F-measure, 2 * shared / (units of the prediction + units of the reference). Shared
+    are the words or pairs that both have, each counted as often as both have it, and for rougeL
+    the length of the longest common subsequence. Words are those of split_words, not stemmed. Of
+    several references, the best counts, for each of the three by itself. A text without a word
+    scores 0.
+
+    Raises ScoringError: no reference, or a prediction or reference that is no text.
+    Source: C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
+    """
+    references = [reference] if isinstance(reference, str) else list(reference)
+    for text in (prediction, *references):
+        if not isinstance(text, str):
+            raise ScoringError(f"ROUGE compares texts, and {text!r} is none.")
+    if not references:
+        raise ScoringError("There is no reference to compare with. Give one text or more.")
+    ours = split_words(prediction)
+    scores = [_rouge_of(ours, split_words(text)) for text in references]
+    return {name: max(one[name] for one in scores) for name in scores[0]}
+
+
+def _rouge_of(ours: list[str], theirs: list[str]) -> dict[str, float]:
+    our_pairs = list(zip(ours, ours[1:], strict=False))
+    their_pairs = list(zip(theirs, theirs[1:], strict=False))
+    return {
+        "rouge1": _f_measure((Counter(ours) & Counter(theirs)).total(), ours, theirs),
+        "rouge2": _f_measure(
+            (Counter(our_pairs) & Counter(their_pairs)).total(), our_pairs, their_pairs
+        ),
+        "rougeL": _f_measure(_common_subsequence(ours, theirs), ours, theirs),
+    }
+
+
+def _f_measure(shared: int, ours: list, theirs: list) -> float:
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
+
+def _common_subsequence(first: list[str], second: list[str]) -> int:
+    """Length of the longest list of words that stand in both texts in the same order."""
+    # best[j]: the answer for the words of `first` so far and the first j words of `second`.
+    best = [0] * (len(second) + 1)
+    for word in first:
+        row = [0]
+        for j, other in enumerate(second):
+            row.append(best[j] + 1 if word == other else max(best[j + 1], row[j]))
+        best = row
+    return best[-1]
+
+
+# ---- the scores of a task
+
+
+def table_cell(row: Mapping[str, Any], column: str) -> Any:
+    """A cell of the table in a rendered row: a column "answer" of the table is "table_answer" there
+    (see Task.render)."""
+    moved = f"table_{column}"
+    return row[moved if column in RENDERED and moved in row else column]
+
+
+def right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
+    """The answer of a row, then what its cells in the task's reference columns hold.
+
+    Such a cell is a text, a list of texts, or empty.
+    """
+    answers = [row["answer"]]
+    for column in task.references:
+        cell = table_cell(row, column)
+        answers += [cell] if isinstance(cell, str) else list(cell or [])
+    return [answer for answer in answers if answer]
+
+
+def _pairs(
+    task: "Task", predictions: Sequence[str | None], examples: list[Mapping[str, Any]]
+) -> list[tuple[str | None, list[str]]]:
+    """Each prediction with the right answers of its row."""
+    check_pairs(predictions, examples)
+    for number, prediction in enumerate(predictions):
+        if not isinstance(prediction, str | None):
+            raise ScoringError(
+                f"The prediction of row {number} is {prediction!r}, which is no text. "
+                "Give the texts of the answers, not their numbers."
+            )
+    return list(zip(predictions, [right_answers(task, row) for row in examples], strict=True))
+
+
+def row_scores(
+    task: "Task", predictions: Sequence[str | None], examples: Iterable[Mapping[str, Any]]
+) -> list[float]:
+    """One number for each row, from 0 to 1, whatever the task: the course's meaning of a score.
+
+    With choices it is 1 for a right answer and 0 for a wrong one, so that its mean is the accuracy;
+    for texts it is ROUGE-1. Of several right answers the best fitting one counts. None (no answer)
+    scores 0.
+
+    Raises ScoringError: empty or unequal lists, a prediction that is neither a text nor None.
+    """
+    pairs = _pairs(task, predictions, list(examples))
+    if task.kind == "classification":
+        return [float(text in right) for text, right in pairs]
+    return [rouge(text or "", right)["rouge1"] for text, right in pairs]
+
+
+def main_metric(task: "Task") -> str:
+    """What the mean of row_scores is called: "accuracy" or "ROUGE-1"."""
+    return "accuracy" if task.kind == "classification" else "ROUGE-1"
+
+
+def score_all(
+    task: "Task", predictions: Sequence[str | None], examples: Iterable[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The metrics that the task's file names, over all rows: {metric: value from 0 to 1}.
+
+    accuracy: share of rows with one of their right answers. macro_f1: see there; it knows one right
+    answer a row. rouge: three means, rouge1, rouge2 and rougeL, each with the best reference of a
+    row. A task that names none has the metric of its kind.
+
+    Raises ScoringError: a metric that the course does not have; as row_scores.
+    """
+    examples = list(examples)
+    pairs = _pairs(task, predictions, examples)
+    result = {}
+    for name in task.metrics or (METRICS[0] if task.kind == "classification" else METRICS[2],):
+        if name == "accuracy":
+            result[name] = fmean(text in right for text, right in pairs)
+        elif name == "macro_f1":
+            answers = [row["answer"] for row in examples]
+            result[name] = macro_f1(predictions, answers, task.choices or sorted(set(answers)))
+        elif name == "rouge":
+            rows = [rouge(text or "", right) for text, right in pairs]
+            result |= {key: fmean(row[key] for row in rows) for key in rows[0]}
+        else:
+            raise ScoringError(
+                f"The task {task.name!r} asks for a metric {name!r}, which the course does not "
+                f"have. It has {', '.join(METRICS)}: correct `metrics` in the task's file."
+            )
+    return result
+
+
+# ---- the same scores through the evaluate library
+
+
+def load_metric(name: str) -> "evaluate.Metric":
+    """One of the course's metrics (accuracy, macro_f1, rouge) as an object of `evaluate`.
+
+    It is loaded from this repository by its path, so it needs no network and does not depend on the
+    working folder. `evaluate` keeps a copy of the script in its cache (HF_HOME says where).
+
+    Raises ScoringError: a name that is no metric of the course, a cache that cannot be written.
+    """
+    if name not in METRICS:
+        raise ScoringError(
+            f"The course has no metric called {name!r}. It has {', '.join(METRICS)}."
+        )
+    # evaluate takes seconds to import: only those who ask for a metric wait for it.
+    try:
+        import evaluate
+
+        # In memory: two notebooks that score at the same time must not share a file.
+        return evaluate.load(
+            str(MODULES / name / f"{name}.py"), module_type="metric", keep_in_memory=True
+        )
+    except OSError as error:
+        folder = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        raise ScoringError(
+            f"The metric {name!r} could not be loaded, because its cache in {folder} cannot be "
+            f"used ({error}). Make room there, or set HF_HOME to a folder that can be written, "
+            "and restart the kernel."
+        ) from error

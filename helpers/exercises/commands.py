@@ -1,0 +1,141 @@
+"""What a learner calls: check, hint, solution, progress."""
+
+import inspect
+import os
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType
+from typing import Any
+
+from helpers.display.tables import show_table
+from helpers.exercises import quizzes, record
+from helpers.exercises.exercise import Exercise
+from helpers.exercises.registry import exercises, find
+from helpers.exercises.verdict import NOT_TRIED, NOT_YET, RIGHT, WIDTH, Verdict, assess
+
+# What is said of a specimen, which is broken before anybody has touched it.
+MENDED, BROKEN = "✓ mended", "✗ still broken"
+_hints_shown: Counter[str] = Counter()
+
+
+def check(name: str, attempt: Any) -> None:
+    """Try a function or value on hidden cases: "not tried yet", "not yet" and why, or "right".
+
+    Of a specimen it says "✗ still broken" and why, or "✓ mended".
+
+    What the function prints is shown with the case that fails, and held back otherwise.
+
+    Raises AssertionError with the same text unless it is right, if COURSE_GRADING=1: so nbgrader
+    counts points. CourseError when there is no such exercise.
+    """
+    exercise = find(name)
+    verdict = assess(exercise, attempt)
+    text = in_words(exercise, verdict)
+    if verdict.state != NOT_TRIED:
+        record.note(name, verdict.state == RIGHT)
+    if os.environ.get("COURSE_GRADING") == "1" and verdict.state != RIGHT:
+        raise AssertionError(text)
+    print(text)
+
+
+def in_words(exercise: Exercise, verdict: Verdict) -> str:
+    """A verdict in the words that fit the exercise."""
+    return word_for(exercise, verdict.state) + verdict.text.removeprefix(verdict.state)
+
+
+def word_for(exercise: Exercise, state: str) -> str:
+    """A state in the word that fits the exercise."""
+    return {RIGHT: MENDED, NOT_YET: BROKEN}.get(state, state) if exercise.specimen else state
+
+
+def hint(name: str) -> None:
+    """Print the next hint of an exercise; after the last one, how to see the solution."""
+    hints = find(name).hints
+    shown = _hints_shown[name]
+    if shown >= len(hints):
+        print(f'No more hints. solution("{name}") shows one way to write it.')
+        return
+    _hints_shown[name] += 1
+    print(textwrap.fill(f"Hint {shown + 1} of {len(hints)}: {hints[shown]}", WIDTH))
+    if shown + 1 == len(hints):
+        print(f'That was the last one. Next is solution("{name}").')
+
+
+def solution(name: str) -> None:
+    """Print a solution: the source of the helper that does it in this course."""
+    print(solution_of(find(name)))
+
+
+def solution_of(exercise: Exercise) -> str:
+    """Source text of a solution, with the private helpers and constants that it uses."""
+    if exercise.answer:
+        return exercise.answer.strip("\n")
+    reference = inspect.unwrap(exercise.reference)  # what stands behind a cache or torch.no_grad
+    if not isinstance(reference, FunctionType):
+        return f"{exercise.name} = {reference!r}"
+    module = sys.modules[reference.__module__]
+    parts: dict[str, str] = {}
+    _collect(reference, module, parts)
+    where = f"# {reference.__name__} in {module.__name__.replace('.', '/')}.py"
+    return "\n\n".join([where, *reversed(parts.values())])
+
+
+def _collect(function: Callable, module: Any, parts: dict[str, str]) -> None:
+    parts[function.__name__] = inspect.getsource(function).rstrip()
+    for name in _names(function.__code__):
+        value = inspect.unwrap(vars(module).get(name))
+        if name in parts:
+            continue
+        if isinstance(value, FunctionType) and name.startswith("_"):
+            _collect(value, module, parts)
+        elif name.isupper() and isinstance(value, int | float | str | tuple | list):
+            parts[name] = f"{name} = {value!r}"
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that a function looks up, also in the functions and comprehensions inside it."""
+    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return [*code.co_names, *(name for part in inner for name in _names(part))]
+
+
+def progress(notebook: str | None = None) -> None:
+    """Print what is done: in one notebook each exercise, without a name a line a notebook."""
+    done = record.load()
+    of_notebook: dict[str, list[Exercise]] = {name: [] for name in quizzes.names()}
+    for one in exercises().values():
+        of_notebook.setdefault(one.notebook, []).append(one)
+    answers = {name: [done.get(key) for key in quizzes.keys(name)] for name in quizzes.names()}
+    if notebook is None:
+        rows = [
+            [name, _of(done.get(one.name) for one in of_notebook[name]), _of(answers.get(name, []))]
+            for name in sorted(of_notebook)
+        ]
+        show_table(["notebook", "exercises right", "questions right"], rows)
+    else:
+        states = {record.DONE: RIGHT, record.TRIED: NOT_YET, None: NOT_TRIED}
+        rows = [
+            [
+                one.title,
+                f"{one.minutes} min",
+                stars(one.difficulty),
+                word_for(one, states[done.get(one.name)]),
+            ]
+            for one in of_notebook.get(notebook, [])
+        ]
+        rows.append(["Quiz", "", "", f"{_of(answers.get(notebook, []))} right"])
+        show_table([notebook, "time", "difficulty", "state"], rows)
+    all_exercises = _of(done.get(name) for name in exercises())
+    all_answers = _of(state for states in answers.values() for state in states)
+    print(f"In the whole course: {all_exercises} exercises and {all_answers} questions are right.")
+
+
+def stars(difficulty: int) -> str:
+    """One to three full stars of three."""
+    return "★" * difficulty + "☆" * (3 - difficulty)
+
+
+def _of(states: Iterable[str | None]) -> str:
+    states = list(states)
+    return f"{states.count(record.DONE)} of {len(states)}" if states else "none"

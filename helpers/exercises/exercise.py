@@ -1,0 +1,138 @@
+"""What an exercise is made of, and when two answers count as the same."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+
+RELATIVE, ABSOLUTE = 1e-6, 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments that the learner's function is called with, and what to say if this goes wrong.
+
+    arguments: as a tuple; each call gets a deep copy.
+    hint: said when this is the smallest case that fails.
+    """
+
+    arguments: tuple
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that learners typically give.
+
+    attempt: a function or value, of the kind that is asked for.
+    message: said to whoever gives the same answers. It names the idea, not the solution.
+    """
+
+    attempt: Any
+    message: str
+
+
+def same_value(got: Any, expected: Any) -> bool:
+    """Whether an answer counts as the expected one.
+
+    Numbers may differ by a millionth; a whole number counts as a float, a tensor without dimensions
+    as a number, and a tuple as a list. A table of `datasets` counts as the list of its rows, and
+    its column as a list. A list is no tensor. Tensors agree in shape and in being whole numbers,
+    floats or truth values. Dictionaries and dataclasses agree in all they hold; so do objects that
+    cannot be compared otherwise.
+    """
+    if isinstance(expected, torch.Tensor) and expected.dim():
+        return isinstance(got, torch.Tensor) and _same_tensor(got, expected)
+    got, expected = _as_plain(got), _as_plain(expected)
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return type(got) is type(expected) and got == expected
+    if isinstance(expected, int | float):
+        return isinstance(got, int | float) and _same_number(got, expected)
+    if isinstance(expected, list | tuple):
+        return (
+            isinstance(got, list | tuple)
+            and len(got) == len(expected)
+            and all(same_value(a, b) for a, b in zip(got, expected, strict=True))
+        )
+    if isinstance(expected, Mapping):
+        return (
+            isinstance(got, Mapping)
+            and got.keys() == expected.keys()
+            and all(same_value(got[key], expected[key]) for key in expected)
+        )
+    if type(got) is not type(expected):
+        return False
+    if is_dataclass(expected) and not isinstance(expected, type):
+        return all(
+            same_value(getattr(got, field.name), getattr(expected, field.name))
+            for field in fields(expected)
+        )
+    if type(expected).__eq__ is object.__eq__ and hasattr(expected, "__dict__"):
+        return got is expected or same_value(vars(got), vars(expected))
+    return bool(got == expected)
+
+
+def _as_plain(value: Any) -> Any:
+    """What only wraps lists and numbers (NumPy, `datasets`, a tensor of no dimensions) as these."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.dim() == 0 else value
+    library = type(value).__module__.partition(".")[0]
+    if library == "numpy":
+        return value.tolist()
+    return list(value) if library == "datasets" and not isinstance(value, Mapping) else value
+
+
+def _same_number(got: float, expected: float) -> bool:
+    both_nan = math.isnan(got) and math.isnan(expected)
+    return both_nan or math.isclose(got, expected, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def _same_tensor(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    if got.shape != expected.shape or _dtype(got) != _dtype(expected):
+        return False
+    # float32 has about seven digits, so a sum in another order needs some room.
+    room = max(RELATIVE, 8 * torch.finfo(got.dtype).eps) if got.is_floating_point() else 0
+    got, expected = got.detach().double(), expected.detach().double()
+    return torch.allclose(got, expected, rtol=room, atol=room, equal_nan=True)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "truth values"
+    return "floats" if tensor.is_floating_point() else "whole numbers"
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: what is right, what typically goes wrong, and what helps.
+
+    name: unique in the course, and the name of the learner's function or value.
+    notebook: where it stands, without .ipynb. difficulty: 1, 2 or 3 stars.
+    reference: the right function, wherever possible the helper itself, or the right value.
+    cases: makes the hidden cases, the smallest first; the reference says what is expected.
+    mistakes: at least three, each with a message of its own.
+    hints: shown one after the other on request.
+    same: whether an answer counts as the expected one.
+    judge: in place of reference and cases where many answers are right. It gets the learner's
+        function or value and returns None when that is right, else what is wrong, in words.
+    answer: source text of a solution, in place of the reference's own.
+    may_change: the function is meant to change its arguments, as an optimizer's step does.
+    specimen: what stands in the notebook is no stub but a function with a bug, to be mended.
+    """
+
+    name: str
+    notebook: str
+    title: str
+    minutes: int
+    difficulty: int
+    reference: Any = None
+    cases: Callable[[], list[Case]] = list
+    mistakes: tuple[Mistake, ...] = ()
+    hints: tuple[str, ...] = ()
+    same: Callable[[Any, Any], bool] = same_value
+    judge: Callable[[Any], str | None] | None = None
+    answer: str = ""
+    may_change: bool = False
+    specimen: bool = False

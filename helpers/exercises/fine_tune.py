@@ -1,0 +1,407 @@
+"""The exercises of notebook 04: the loss mask, a batch, the loss of a guess, one step."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.data.tokenize import IGNORE, collate, make_labels
+from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+
+# ---------------------------------------------------------------------------------------------
+# The loss mask
+# ---------------------------------------------------------------------------------------------
+
+
+def _everything(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return prompt_ids + completion_ids
+
+
+def _completion_alone(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return completion_ids
+
+
+def _without_end(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [IGNORE] * len(prompt_ids) + completion_ids[:-1] + [IGNORE]
+
+
+def _one_too_many(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [IGNORE] * (len(prompt_ids) - 1) + prompt_ids[-1:] + completion_ids
+
+
+def _one_too_few(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [IGNORE] * (len(prompt_ids) + 1) + completion_ids[1:]
+
+
+def _zeros(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [0] * len(prompt_ids) + completion_ids
+
+
+def _shifted(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [IGNORE] * (len(prompt_ids) - 1) + completion_ids + [IGNORE]
+
+
+def _ones(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
+    return [0] * len(prompt_ids) + [1] * len(completion_ids)
+
+
+def _label_cases() -> list[Case]:
+    return [
+        Case(([11], [21, 2]), "A prompt of one token, a completion of one token, and the end."),
+        Case(([11, 12, 13], [21, 2]), "The prompt is longer than the completion."),
+        Case(([11, 12], [21, 22, 23, 2]), "The completion has several tokens."),
+        Case(([21, 2, 12], [21, 2]), "Ids of the completion also occur in the prompt."),
+    ]
+
+
+MAKE_LABELS = Exercise(
+    name="make_labels",
+    notebook="04_fine_tune",
+    title="The loss mask",
+    minutes=4,
+    difficulty=1,
+    reference=make_labels,
+    cases=_label_cases,
+    mistakes=(
+        Mistake(
+            _everything,
+            "Every token is labelled here, those of the prompt as well. So the model would "
+            "mostly learn to write prompts.",
+        ),
+        Mistake(
+            _completion_alone,
+            "The labels have to be as many as the tokens: the prompt's tokens need one, too, "
+            "one that the loss skips.",
+        ),
+        Mistake(
+            _without_end,
+            "The end token is not labelled here, so the model would never learn to stop.",
+        ),
+        Mistake(
+            _one_too_many,
+            "One position too early: the last token of the prompt is labelled as well.",
+        ),
+        Mistake(
+            _one_too_few,
+            "One position too late: the first token of the completion is not labelled, and "
+            "often it is the whole answer.",
+        ),
+        Mistake(
+            _zeros,
+            "The prompt's labels are 0. But 0 is the id of a token, so the model would learn "
+            "to say that token after each one of the prompt.",
+        ),
+        Mistake(
+            _shifted,
+            "The labels are shifted by one position. That is the loss function's own work; done "
+            "twice, the model would learn to skip a token.",
+        ),
+        Mistake(
+            _ones,
+            "This says where the loss looks, but not what should stand there. A label is the "
+            "id itself.",
+        ),
+    ),
+    hints=(
+        "How many labels are there in all? As many as prompt and completion have tokens.",
+        "A list can be repeated: [7] * 3 is [7, 7, 7].",
+        "First one -100 for each token of the prompt, then the completion's ids as they are.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# A batch
+# ---------------------------------------------------------------------------------------------
+
+
+def _padded(rows: list[dict], pad_token_id: int, label: int, right: bool = True) -> dict:
+    longest = max(len(row["input_ids"]) for row in rows)
+    lines: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for row in rows:
+        size = len(row["input_ids"])
+        parts = (row["input_ids"], [pad_token_id]), ([1] * size, [0]), (row["labels"], [label])
+        for name, (real, filler) in zip(lines, parts, strict=True):
+            gap = filler * (longest - size)
+            lines[name].append(real + gap if right else gap + real)
+    return {name: torch.tensor(numbers) for name, numbers in lines.items()}
+
+
+def _padding_is_learned(rows: list[dict], pad_token_id: int) -> dict:
+    return _padded(rows, pad_token_id, label=pad_token_id)
+
+
+def _labels_of_zero(rows: list[dict], pad_token_id: int) -> dict:
+    return _padded(rows, pad_token_id, label=0)
+
+
+def _padded_left(rows: list[dict], pad_token_id: int) -> dict:
+    return _padded(rows, pad_token_id, label=IGNORE, right=False)
+
+
+def _all_attended(rows: list[dict], pad_token_id: int) -> dict:
+    batch = _padded(rows, pad_token_id, label=IGNORE)
+    return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+
+
+def _mask_by_id(rows: list[dict], pad_token_id: int) -> dict:
+    batch = _padded(rows, pad_token_id, label=IGNORE)
+    return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
+
+
+def _labels_by_id(rows: list[dict], pad_token_id: int) -> dict:
+    batch = _padded(rows, pad_token_id, label=IGNORE)
+    padding = batch["input_ids"] == pad_token_id
+    return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
+
+
+def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
+    batch = _padded(rows, pad_token_id, label=IGNORE)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
+    return {**batch, "labels": labels}
+
+
+def _cut_to_shortest(rows: list[dict], pad_token_id: int) -> dict:
+    shortest = min(len(row["input_ids"]) for row in rows)
+    cut = [{name: numbers[:shortest] for name, numbers in row.items()} for row in rows]
+    return _padded(cut, pad_token_id, label=IGNORE)
+
+
+def _same_numbers(got: Any, expected: dict[str, Tensor]) -> bool:
+    """Whether a batch holds the same numbers: a mask may also be of truth values or floats."""
+    if not isinstance(got, dict) or got.keys() != expected.keys():
+        return False
+    if not all(isinstance(tensor, Tensor) for tensor in got.values()):
+        return False
+    return all(same_value(got[name].long(), expected[name]) for name in expected)
+
+
+def _batch_cases() -> list[Case]:
+    short = {"input_ids": [5, 9, 2], "labels": [-100, 9, 2]}
+    middle = {"input_ids": [5, 6, 9, 2], "labels": [-100, -100, 9, 2]}
+    long = {"input_ids": [5, 6, 7, 8, 9, 4, 2], "labels": [-100] * 4 + [9, 4, 2]}
+    return [
+        Case(([short], 0), "One example alone needs no padding."),
+        Case(([short, middle], 0), "The first example is one token shorter than the second."),
+        Case(([long, short], 0), "The first example is the longest."),
+        Case(([short, middle], 2), "The padding has the id of the end token."),
+        Case(([middle, long, short], 2), "Three lengths, padded with the id of the end token."),
+    ]
+
+
+COLLATE = Exercise(
+    name="collate",
+    notebook="04_fine_tune",
+    title="A batch out of examples",
+    minutes=8,
+    difficulty=2,
+    reference=collate,
+    cases=_batch_cases,
+    same=_same_numbers,
+    mistakes=(
+        Mistake(
+            _padding_is_learned,
+            "The padding's labels are the padding's id, so the loss looks at them: the model "
+            "would mostly learn to write padding.",
+        ),
+        Mistake(
+            _labels_of_zero,
+            "The padding's labels are 0, and 0 is the id of a token. Which label does the loss "
+            "skip?",
+        ),
+        Mistake(
+            _padded_left,
+            "You pad on the left. A model can be trained in that way, too, but here the real "
+            "tokens should begin at position 0.",
+        ),
+        Mistake(
+            _all_attended,
+            "The attention mask is 1 everywhere, so padding is taken for text.",
+        ),
+        Mistake(
+            _mask_by_id,
+            "You find the padding by its id. When padding and end token share one id, the real "
+            "end is masked as well. Go by the lengths.",
+        ),
+        Mistake(
+            _labels_by_id,
+            "Every position with the padding's id loses its label. When padding and end token "
+            "share one id, the model never learns to stop.",
+        ),
+        Mistake(
+            _labels_are_ids,
+            "The labels are the ids again, with only the padding left out. So the prompt "
+            "is labelled as well. Each example brings its labels along.",
+        ),
+        Mistake(
+            _cut_to_shortest,
+            "You cut all to the shortest example, and with it answers away. Fill up to the "
+            "longest one.",
+        ),
+    ),
+    hints=(
+        "How long is the longest example, and how many tokens does each one lack?",
+        "Fill up with `[pad_token_id] * gap`, `[0] * gap` and `[-100] * gap`, all on the right.",
+        "Collect three lists of rows, and make each a tensor with torch.tensor(rows).",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The loss of a guess
+# ---------------------------------------------------------------------------------------------
+
+
+def loss_of_guessing(k: int) -> float:
+    """Loss in nats when each of k tokens gets the same probability, and one of them is right."""
+    return -math.log(1 / k)
+
+
+def _guess_cases() -> list[Case]:
+    return [
+        Case((1,), "With one token to choose from, nothing can go wrong."),
+        Case((2,), "Two tokens: each has a probability of one half."),
+        Case((5,), "Five tokens."),
+        Case((50_000,), "A whole vocabulary."),
+    ]
+
+
+LOSS_OF_GUESSING = Exercise(
+    name="loss_of_guessing",
+    notebook="04_fine_tune",
+    title="Predict the loss before training",
+    minutes=3,
+    difficulty=1,
+    reference=loss_of_guessing,
+    cases=_guess_cases,
+    mistakes=(
+        Mistake(lambda k: math.log2(k), "This is in bits. A nat has the natural logarithm."),
+        Mistake(lambda k: math.log10(k), "The base is 10 here. A nat has the natural one."),
+        Mistake(
+            lambda k: math.log(1 / k),
+            "The logarithm of a probability is never above zero, and a loss never below. One "
+            "sign is missing.",
+        ),
+        Mistake(lambda k: 1 / k, "This is the probability. The loss is made from it."),
+        Mistake(
+            lambda k: math.log(k) / k,
+            "You weigh the term by the model's own probability. What weighs it is the label's, "
+            "which is 1 at the right token.",
+        ),
+        Mistake(
+            lambda k: 1 - 1 / k,
+            "This is how often a guess is wrong. Cross-entropy takes a logarithm.",
+        ),
+    ),
+    hints=(
+        "What probability does the right token get, when all k get the same?",
+        "The loss is minus the natural logarithm of that: `math.log` is the natural one.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# One step
+# ---------------------------------------------------------------------------------------------
+
+
+def one_step(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    """The weights after one step of plain gradient descent with a clipped gradient."""
+    norm = gradient.norm()
+    if norm > max_norm:
+        gradient = gradient * (max_norm / norm)
+    return weights - rate * gradient
+
+
+def _uphill(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return 2 * weights - one_step(weights, gradient, rate, max_norm)
+
+
+def _unclipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return weights - rate * gradient
+
+
+def _each_number_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return weights - rate * gradient.clamp(-max_norm, max_norm)
+
+
+def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return weights - rate * gradient * max_norm / gradient.norm().clamp(min=1e-12)
+
+
+def _step_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    step = rate * gradient
+    return weights - step * min(1.0, max_norm / max(1e-12, float(step.norm())))
+
+
+def _without_rate(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return one_step(weights, gradient, 1.0, max_norm)
+
+
+def _only_the_move(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
+    return one_step(weights, gradient, rate, max_norm) - weights
+
+
+def _same_weights(got: Any, expected: Tensor) -> bool:
+    """Within a ten-thousandth: PyTorch's own clipping adds a tiny number to the norm."""
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        return False
+    return torch.allclose(got.detach().float(), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def _step_cases() -> list[Case]:
+    def tensors(weights: list, gradient: list) -> tuple[Tensor, Tensor]:
+        return torch.tensor(weights), torch.tensor(gradient)
+
+    return [
+        Case((*tensors([1.0], [0.5]), 0.5, 1.0), "One weight, and a norm below `max_norm`."),
+        Case((*tensors([1.0, 2.0], [0.0, 0.0]), 0.5, 1.0), "The gradient is zero: nothing moves."),
+        Case((*tensors([1.0, 2.0], [3.0, -4.0]), 0.5, 1.0), "The gradient norm is 5."),
+        Case((*tensors([0.0, 0.0], [0.5, 6.0]), 0.1, 2.0), "Only one of the numbers is large."),
+        Case((*tensors([[0.5, -1.0], [2.0, 0.0]], [[2.0] * 2] * 2), 0.2, 1.0), "A matrix."),
+    ]
+
+
+ONE_STEP = Exercise(
+    name="one_step",
+    notebook="04_fine_tune",
+    title="One step, by hand",
+    minutes=8,
+    difficulty=2,
+    reference=one_step,
+    cases=_step_cases,
+    same=_same_weights,
+    mistakes=(
+        Mistake(
+            _uphill,
+            "You move along the gradient, and that is where the loss grows. Move against it.",
+        ),
+        Mistake(_unclipped, "A gradient with a large norm is not scaled down yet."),
+        Mistake(
+            _each_number_clipped,
+            "You clip each number by itself, and that changes the direction. Scale the whole "
+            "gradient, so that it keeps its direction.",
+        ),
+        Mistake(
+            _always_that_norm,
+            "A gradient whose norm is small enough is scaled up here to `max_norm`. It should "
+            "stay as it is.",
+        ),
+        Mistake(
+            _step_clipped,
+            "You clip the step. It is the gradient that is clipped, before the learning rate "
+            "comes in.",
+        ),
+        Mistake(_without_rate, "The learning rate is missing: the step is far too long."),
+        Mistake(
+            _only_the_move,
+            "This is the move alone. What is wanted is the weights after it.",
+        ),
+    ),
+    hints=(
+        "The norm of a gradient is `gradient.norm()`.",
+        "Only if it is larger than `max_norm`: multiply the gradient by `max_norm / norm`.",
+        "New weights: the old ones minus rate times gradient, as a new tensor.",
+    ),
+)

@@ -1,0 +1,297 @@
+"""The exercises of notebook 08: an answer inside a sentence, a paired change, and a mixture."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from helpers.evaluation.forgetting import mix
+from helpers.evaluation.metrics import holds_answer
+from helpers.evaluation.uncertainty import bootstrap_interval, paired_change
+from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+
+# ---------------------------------------------------------------------------------------------
+# Is the answer in there?
+# ---------------------------------------------------------------------------------------------
+
+
+def _equal(text: str, answers: Sequence[str]) -> bool:
+    return text in answers
+
+
+def _anywhere(text: str, answers: Sequence[str]) -> bool:
+    return any(answer.lower() in text.lower() for answer in answers)
+
+
+def _same_case(text: str, answers: Sequence[str]) -> bool:
+    lowered = {word.lower() for word in text.split()}
+    return holds_answer(text, [a for a in answers if a in text or a in lowered])
+
+
+def _split_at_spaces(text: str, answers: Sequence[str]) -> bool:
+    return any(f" {answer.lower()} " in f" {text.lower()} " for answer in answers)
+
+
+def _single_words(text: str, answers: Sequence[str]) -> bool:
+    return holds_answer(text, [answer for answer in answers if " " not in answer])
+
+
+def _any_word_of_it(text: str, answers: Sequence[str]) -> bool:
+    return holds_answer(text, [word for answer in answers for word in answer.split()])
+
+
+def _all_of_them(text: str, answers: Sequence[str]) -> bool:
+    return all(holds_answer(text, [answer]) for answer in answers)
+
+
+def _answer_cases() -> list[Case]:
+    return [
+        Case(("Tokyo", ["Tokyo"]), "The answer and nothing else."),
+        Case(("It is Paris", ["Tokyo"]), "No right answer in it."),
+        Case(("", ["8", "eight"]), "A model may say nothing at all."),
+        Case(("The capital is Tokyo of course", ["Tokyo"]), "The answer stands in a sentence."),
+        Case(("it is tokyo", ["Tokyo"]), "Case does not matter."),
+        Case(("There are 18 of them", ["8", "eight"]), "18 is another number than 8."),
+        Case(("The capital of Japan is Tokyo.", ["Tokyo"]), "Punctuation does not matter."),
+        Case(("Eight legs, as far as I know", ["8", "eight"]), "One of the answers is enough."),
+        Case(("That is in South America!", ["South America"]), "The answer has two words."),
+        Case(("In North America", ["South America"]), "One of its two words is not enough."),
+    ]
+
+
+HOLDS_ANSWER = Exercise(
+    name="holds_answer",
+    notebook="08_forgetting",
+    title="Is the answer in there?",
+    minutes=5,
+    difficulty=1,
+    reference=holds_answer,
+    cases=_answer_cases,
+    mistakes=(
+        Mistake(
+            _equal,
+            "This wants the answer and nothing else. A model that was taught to chat speaks in "
+            "sentences, and would always be wrong.",
+        ),
+        Mistake(
+            _anywhere,
+            "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
+            "and ice in nice. Compare whole words.",
+        ),
+        Mistake(
+            _same_case,
+            "Case still matters in yours. Bring text and answers to the same case first.",
+        ),
+        Mistake(
+            _split_at_spaces,
+            "A full stop or a comma right after the answer hides it from yours. Take the words "
+            "without punctuation.",
+        ),
+        Mistake(
+            _single_words,
+            "An answer of several words is never found. They have to stand in the text next to "
+            "each other.",
+        ),
+        Mistake(
+            _any_word_of_it,
+            "One word of a longer answer is enough for yours: North America would pass for "
+            "South America.",
+        ),
+        Mistake(
+            _all_of_them,
+            "Yours wants all of the answers. They are different ways to say the same: one is "
+            "enough.",
+        ),
+    ),
+    hints=(
+        "`re.findall(r'[^\\W_]+', text.lower())` gives the words, and no punctuation.",
+        "Join these words by single spaces, with one more space at either end; do the same to "
+        "the answer. Now whole words can be looked for with `in`.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# A paired change
+# ---------------------------------------------------------------------------------------------
+
+Three = tuple[float, float, float]
+
+
+def _other_way(before: list[float], after: list[float]) -> Three:
+    return paired_change(after, before)
+
+
+def _unpaired(before: list[float], after: list[float]) -> Three:
+    old, new = bootstrap_interval(before), bootstrap_interval(after)
+    return fmean(after) - fmean(before), new[0] - old[1], new[1] - old[0]
+
+
+def _end_by_end(before: list[float], after: list[float]) -> Three:
+    old, new = bootstrap_interval(before), bootstrap_interval(after)
+    return fmean(after) - fmean(before), new[0] - old[0], new[1] - old[1]
+
+
+def _of_after(before: list[float], after: list[float]) -> Three:
+    return (fmean(after) - fmean(before), *bootstrap_interval(after))
+
+
+def _only_size(before: list[float], after: list[float]) -> Three:
+    sizes = [abs(new - old) for old, new in zip(before, after, strict=True)]
+    return (fmean(sizes), *bootstrap_interval(sizes))
+
+
+def _relative(before: list[float], after: list[float]) -> Three:
+    mean, low, high = paired_change(before, after)
+    return mean / fmean(before), low / fmean(before), high / fmean(before)
+
+
+def _only_mean(before: list[float], after: list[float]) -> float:
+    return fmean(after) - fmean(before)
+
+
+def _change_cases() -> list[Case]:
+    return [
+        Case(([1.0, 2.0], [2.0, 3.0]), "Both units go up by 1: nothing is uncertain about it."),
+        Case(([2.0, 3.0], [1.0, 2.0]), "Both units go down by 1: a negative change."),
+        Case(([1.0, 5.0, 9.0], [1.5, 5.0, 9.25]), "Units far apart, changes small."),
+        Case(
+            ([0.0, 1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0]),
+            "Right (1) or wrong (0): one unit gets worse, two get better.",
+        ),
+    ]
+
+
+PAIRED_CHANGE = Exercise(
+    name="paired_change",
+    notebook="08_forgetting",
+    title="A paired change",
+    minutes=10,
+    difficulty=2,
+    reference=paired_change,
+    cases=_change_cases,
+    mistakes=(
+        Mistake(
+            _other_way,
+            "The sign is the wrong way round: an increase has to be positive.",
+        ),
+        Mistake(
+            _unpaired,
+            "You combine the intervals of two separate means. That puts back the differences "
+            "among the units, which both models share: the interval is far too wide.",
+        ),
+        Mistake(
+            _end_by_end,
+            "The difference of two low ends is not the low end of a difference. Draw again "
+            "from the changes of the units.",
+        ),
+        Mistake(
+            _of_after,
+            "This is the interval of the second model's mean, and not of the change.",
+        ),
+        Mistake(
+            _only_size,
+            "Without their signs, ups and downs cannot cancel, and pure noise would look like "
+            "a change.",
+        ),
+        Mistake(
+            _relative,
+            "This is the change relative to the first mean. Wanted is the plain difference.",
+        ),
+        Mistake(
+            _only_mean,
+            "The mean is right. Return its interval with it: three numbers.",
+        ),
+    ),
+    hints=(
+        "First a list with one number for each unit: how much *it* changed.",
+        "Its mean is the first of the three numbers, and `bootstrap_interval` of the same list "
+        "gives the other two.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Mix in a tenth
+# ---------------------------------------------------------------------------------------------
+
+
+def _added(examples: list, others: list, share: float) -> list:
+    return [*examples, *others[: round(share * len(examples))]]
+
+
+def _share_of_others(examples: list, others: list, share: float) -> list:
+    count = round(share * len(others))
+    return [*examples[: len(examples) - count], *others[:count]]
+
+
+def _cut_off(examples: list, others: list, share: float) -> list:
+    count = int(share * len(examples))
+    return [*examples[: len(examples) - count], *others[:count]]
+
+
+def _the_other_share(examples: list, others: list, share: float) -> list:
+    count = round(share * len(examples))
+    return [*examples[:count], *others[: len(examples) - count]]
+
+
+def _from_the_end(examples: list, others: list, share: float) -> list:
+    count = round(share * len(examples))
+    # A slice [:-0] is empty: the slip that this mistake is about.
+    return [*examples[:-count], *others[:count]]
+
+
+def _mix_cases() -> list[Case]:
+    tens = [f"c{number}" for number in range(10)]
+    return [
+        Case((["a", "b"], ["X"], 0.5), "One of two."),
+        Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
+        Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
+        Case((tens, ["X", "Y", "Z"], 0.1), "A tenth of ten, with three others to choose from."),
+        Case((tens[:6], ["X", "Y", "Z"], 0.3), "0.3 of six is 1.8: rounded, 2."),
+    ]
+
+
+def _same_whatever_order(got: object, expected: list) -> bool:
+    if not isinstance(got, list | tuple):
+        return False
+    return same_value(sorted(got, key=repr), sorted(expected, key=repr))
+
+
+MIX = Exercise(
+    name="mix",
+    notebook="08_forgetting",
+    title="Mix in a tenth",
+    minutes=8,
+    difficulty=2,
+    reference=mix,
+    cases=_mix_cases,
+    same=_same_whatever_order,
+    mistakes=(
+        Mistake(
+            _added,
+            "You add the others on top. Then the run is longer, and the comparison is no "
+            "longer fair; and a tenth on top is less than a tenth of the whole.",
+        ),
+        Mistake(
+            _share_of_others,
+            "The share is one of the examples, and not of however many others there happen to "
+            "be.",
+        ),
+        Mistake(
+            _cut_off,
+            "`int` cuts off instead of rounding. Small shares of few examples shrink, perhaps "
+            "to none at all.",
+        ),
+        Mistake(
+            _the_other_share,
+            "You have the two the wrong way round: most of it should stay as it was.",
+        ),
+        Mistake(
+            _from_the_end,
+            "Nearly: look at what a slice like `examples[:-count]` gives when count is 0.",
+        ),
+    ),
+    hints=(
+        "How many are to be from others? A share of the number of examples, rounded.",
+        "So many examples have to go. Slices of both lists, one after the other.",
+    ),
+)

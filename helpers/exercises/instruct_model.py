@@ -1,0 +1,311 @@
+"""The exercises of notebook 07: what may be said of a new version, and what moved inside it."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.model.card import card_scores, differing_tensors, relative_change
+
+# ---------------------------------------------------------------------------------------------
+# Scores for a card
+# ---------------------------------------------------------------------------------------------
+
+Kept = dict[str, Any]
+
+
+def _of_any_version(kept: Kept | None, version: str) -> dict[str, str]:
+    return card_scores(kept, kept["version"]) if kept else card_scores(kept, version)
+
+
+def _refuses_its_own(kept: Kept | None, version: str) -> dict[str, str]:
+    if kept is None or kept["version"] == version:
+        return card_scores(None, version)
+    return card_scores(kept, kept["version"])
+
+
+def _without_interval(kept: Kept | None, version: str) -> dict[str, str]:
+    return {what: text.split(" (")[0] for what, text in card_scores(kept, version).items()}
+
+
+def _only_the_winner(kept: Kept | None, version: str) -> dict[str, str]:
+    lines = card_scores(kept, version)
+    return {what: text for what, text in lines.items() if "best" not in what and "maj" not in what}
+
+
+def _without_rows(kept: Kept | None, version: str) -> dict[str, str]:
+    return {what: text for what, text in card_scores(kept, version).items() if "rows" not in what}
+
+
+def _nothing_at_all(kept: Kept | None, version: str) -> dict[str, str]:
+    scores = card_scores(kept, version)
+    return {} if "test" in scores else scores
+
+
+def _kept(version: str) -> Kept:
+    scores = {
+        "majority": {"accuracy": (0.25, 0.19, 0.31), "macro-F1": (0.08, 0.07, 0.09)},
+        "best prompt": {"accuracy": (0.5, 0.43, 0.57), "macro-F1": (0.49, 0.42, 0.56)},
+        "tuned": {"accuracy": (0.75, 0.69, 0.81), "macro-F1": (0.7, 0.63, 0.77)},
+    }
+    return {"version": version, "rows": 195, "board": scores}
+
+
+def _card_cases() -> list[Case]:
+    return [
+        Case((None, "a1b2"), "Notebook 06 has not been run: nothing was kept."),
+        Case((_kept("a1b2"), "a1b2"), "The kept scores are those of this version."),
+        Case((_kept("a1b2"), "c3d4"), "The kept scores are those of an older version, 'a1b2'."),
+    ]
+
+
+CARD_SCORES = Exercise(
+    name="card_scores",
+    notebook="07_instruct_model",
+    title="What may the card say?",
+    minutes=8,
+    difficulty=2,
+    reference=card_scores,
+    cases=_card_cases,
+    mistakes=(
+        Mistake(
+            _of_any_version,
+            "You put the scores of another version on this card. Nobody who reads it could "
+            "ever notice. Compare the versions first.",
+        ),
+        Mistake(
+            _refuses_its_own,
+            "The comparison is the wrong way round: the version's own scores are refused.",
+        ),
+        Mistake(
+            _without_interval,
+            "The scores are right, but a score without its interval seems surer than it is.",
+        ),
+        Mistake(
+            _only_the_winner,
+            "The tuned model's scores alone: is that much or little? Who reads the card needs "
+            "its rivals beside it.",
+        ),
+        Mistake(
+            _without_rows,
+            "On how many rows? Without that number nobody can judge the scores.",
+        ),
+        Mistake(
+            _nothing_at_all,
+            "No scores, and no word about it: a card that is silent looks as if something had "
+            "been forgotten. Say that it is not scored yet.",
+        ),
+    ),
+    hints=(
+        "Two cases must not show any score: nothing was kept, or it was kept for another "
+        "version.",
+        'f"{score:.3f} ({low:.3f} to {high:.3f})" makes the text of one score.',
+        "Two loops, one in the other: over the kinds of score and over the names.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Which tensors differ
+# ---------------------------------------------------------------------------------------------
+
+Tensors = dict[str, Tensor]
+
+
+def _only_missing(before: Tensors, after: Tensors) -> list[str]:
+    return sorted(before.keys() - after.keys())
+
+
+def _names_only(before: Tensors, after: Tensors) -> list[str]:
+    return sorted(before.keys() ^ after.keys())
+
+
+def _values_too(before: Tensors, after: Tensors) -> list[str]:
+    changed = {n for n in before.keys() & after.keys() if not torch.equal(before[n], after[n])}
+    return sorted((before.keys() ^ after.keys()) | changed)
+
+
+def _sizes_only(before: Tensors, after: Tensors) -> list[str]:
+    sizes, others = ({name: t.numel() for name, t in side.items()} for side in (before, after))
+    return sorted(n for n in sizes.keys() | others.keys() if sizes.get(n) != others.get(n))
+
+
+def _shapes_of_common(before: Tensors, after: Tensors) -> list[str]:
+    common = before.keys() & after.keys()
+    return sorted(name for name in common if before[name].shape != after[name].shape)
+
+
+def _unsorted(before: Tensors, after: Tensors) -> list[str]:
+    return sorted(differing_tensors(before, after), reverse=True)
+
+
+def _tensor_cases() -> list[Case]:
+    def side(**shapes: tuple[int, ...]) -> Tensors:
+        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+    moved = {"q": torch.ones(2, 2)}
+    return [
+        Case((side(q=(2, 2)), side(q=(2, 2))), "The two sides are equal."),
+        Case((side(q=(2, 2)), moved), "Same name, same shape, other values: that is training."),
+        Case((side(q=(2,), k=(2,)), side(q=(2,))), "'k' is missing on the right."),
+        Case((side(q=(2,)), side(q=(2,), v=(2,))), "'v' is missing on the left."),
+        Case((side(q=(2, 3)), side(q=(3, 2))), "As many numbers, but in another shape."),
+        Case(
+            (side(q=(2,), norm=(4,), up=(1,)), side(q=(2,), norm=(5,), bias=(3,))),
+            "One name is left only, one is right only, and one has another shape.",
+        ),
+    ]
+
+
+DIFFERING_TENSORS = Exercise(
+    name="differing_tensors",
+    notebook="07_instruct_model",
+    title="Do two models fit together?",
+    minutes=6,
+    difficulty=1,
+    reference=differing_tensors,
+    cases=_tensor_cases,
+    mistakes=(
+        Mistake(
+            _only_missing,
+            "You find what the right side lacks. What it has in addition, and what has another "
+            "shape, goes unseen.",
+        ),
+        Mistake(
+            _names_only,
+            "All names are there. But two tensors of one name can have different shapes.",
+        ),
+        Mistake(
+            _values_too,
+            "You also name tensors whose values differ. That is what training is for: only "
+            "names and shapes matter here.",
+        ),
+        Mistake(
+            _sizes_only,
+            "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
+            "as many, and do not fit.",
+        ),
+        Mistake(
+            _shapes_of_common,
+            "You compare the names that both have. A name that only one of them has differs "
+            "most of all.",
+        ),
+        Mistake(_unsorted, "The right names, but not in alphabetical order."),
+    ),
+    hints=(
+        "All names of both sides: `before.keys() | after.keys()`.",
+        "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
+        "no shape.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# How far a tensor moved
+# ---------------------------------------------------------------------------------------------
+
+
+def _mean_of_ratios(before: Tensor, after: Tensor) -> float:
+    return ((after - before).abs() / before.abs()).mean().item()
+
+
+def _by_the_new_size(before: Tensor, after: Tensor) -> float:
+    return ((after - before).norm() / after.norm()).item()
+
+
+def _difference_of_lengths(before: Tensor, after: Tensor) -> float:
+    return ((after.norm() - before.norm()).abs() / before.norm()).item()
+
+
+def _squares(before: Tensor, after: Tensor) -> float:
+    return relative_change(before, after) ** 2
+
+
+def _distance_only(before: Tensor, after: Tensor) -> float:
+    return (after - before).norm().item()
+
+
+def _per_number(before: Tensor, after: Tensor) -> float:
+    return relative_change(before, after) / before.numel()
+
+
+def _in_percent(before: Tensor, after: Tensor) -> float:
+    return 100 * relative_change(before, after)
+
+
+def _change_cases() -> list[Case]:
+    def tensor(*rows: list[float]) -> Tensor:
+        return torch.tensor(rows)
+
+    return [
+        Case((tensor([3.0, 4.0]), tensor([3.0, 4.0])), "It did not move."),
+        Case((tensor([3.0, 4.0]), tensor([6.0, 8.0])), "Every number doubled: moved by its size."),
+        Case((tensor([3.0, 4.0]), tensor([3.0, 5.0])), "It is 5 long and moved by 1."),
+        Case((tensor([3.0, 4.0]), tensor([-3.0, 4.0])), "As long as before, but turned around."),
+        Case(
+            (tensor([3.0, 0.0], [0.0, 4.0]), tensor([3.0, 0.5], [0.5, 4.0])),
+            "Two numbers of the matrix were 0.",
+        ),
+        Case((torch.zeros(2, 2), torch.zeros(2, 2)), "Only zeros, and they did not move: 0.0."),
+        Case((torch.zeros(3), torch.ones(3)), "From zeros to something: infinitely far."),
+    ]
+
+
+def _nan_for_zeros(before: Tensor, after: Tensor) -> float:
+    moved = relative_change(before, after)
+    return moved if before.any() else math.nan
+
+
+RELATIVE_CHANGE = Exercise(
+    name="relative_change",
+    notebook="07_instruct_model",
+    title="How far did it move?",
+    minutes=6,
+    difficulty=1,
+    reference=relative_change,
+    cases=_change_cases,
+    mistakes=(
+        Mistake(
+            _mean_of_ratios,
+            "You compare number by number. A number that was 0, or nearly, then decides "
+            "everything. Compare the length of the difference with the length of the tensor.",
+        ),
+        Mistake(
+            _by_the_new_size,
+            "You divide by the size after training. How far it went is told from where it "
+            "started.",
+        ),
+        Mistake(
+            _difference_of_lengths,
+            "You compare the two lengths. A tensor can turn without growing: take the length "
+            "of the difference, not the difference of the lengths.",
+        ),
+        Mistake(
+            _squares,
+            "This is the square of what is wanted: a length is the root of the sum of squares.",
+        ),
+        Mistake(
+            _distance_only,
+            "This is how far it moved, not in proportion to its own size. A large matrix moves "
+            "further than a small one, even if every number in it moves less.",
+        ),
+        Mistake(
+            _per_number,
+            "You also divide by how many numbers there are. Both lengths are made of equally "
+            "many, so their ratio needs no further division.",
+        ),
+        Mistake(_in_percent, "Right, but in per cent. Give the share: 0.01 is one per cent."),
+        Mistake(
+            _nan_for_zeros,
+            "Right where the tensor has a size. One of zeros has none: 0.0 if it did not move, "
+            "math.inf if it did.",
+        ),
+    ),
+    hints=(
+        "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
+        "Give back a Python number: `.item()` makes one of a tensor with one element.",
+        "`before.any()` tells whether anything in it is not 0.",
+    ),
+)

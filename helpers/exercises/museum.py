@@ -1,0 +1,919 @@
+"""The specimens of notebook 09: functions with a silent bug, and what they are once mended.
+
+Each broken function stands in its notebook cell, as a learner finds it. Here are the mended ones,
+the cases that tell them apart, and a copy of the broken one as the first of the mistakes, so that
+its message names the symptom.
+"""
+
+import inspect
+import random
+import re
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from helpers.data.tokenize import IGNORE, collate
+from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+
+_specimen = partial(Exercise, notebook="09_bug_museum", specimen=True)
+
+# ---------------------------------------------------------------------------------------------
+# Padding that is learned
+# ---------------------------------------------------------------------------------------------
+
+
+def _padded_as_shipped(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
+    batch = collate(rows, pad_token_id)
+    return {**batch, "labels": batch["labels"].where(batch["attention_mask"] == 1, pad_token_id)}
+
+
+def _pad_seen_by_attention(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
+    batch = collate(rows, pad_token_id)
+    return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+
+
+def _pad_ids_ignored(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
+    batch = _padded_as_shipped(rows, pad_token_id)
+    padding = batch["labels"] == pad_token_id
+    return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
+
+
+def _pad_with_ignore(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
+    return collate(rows, IGNORE)
+
+
+def _padding_cases() -> list[Case]:
+    one = {"input_ids": [4], "labels": [4]}
+    two = {"input_ids": [5, 6], "labels": [IGNORE, 6]}
+    ends = [
+        {"input_ids": [7, 3, 2], "labels": [IGNORE, 3, 2]},
+        {"input_ids": [7, 8, 9, 3, 2], "labels": [IGNORE, IGNORE, IGNORE, 3, 2]},
+    ]
+    return [
+        Case(([one, two], 9), "One position has to be padded. Is it labelled?"),
+        Case(([two, one, one], 9), "Two positions have to be padded."),
+        Case((ends, 2), "Token 2 is the end token and the padding. Only real ends are labelled."),
+        Case(([two], 9), "Nothing has to be padded."),
+    ]
+
+
+PADDED_BATCH = _specimen(
+    name="padded_batch",
+    title="Padding that is learned",
+    minutes=5,
+    difficulty=1,
+    reference=collate,
+    cases=_padding_cases,
+    mistakes=(
+        Mistake(
+            _padded_as_shipped,
+            "Padding is labelled as if it were text. So the loss of an example depends on its "
+            "neighbours in the batch, and much of it is about a token that nobody wrote.",
+        ),
+        Mistake(
+            _pad_ids_ignored,
+            "Now every label with the id of the padding is ignored, even a real one. Where the "
+            "end token is used as padding, the end is never learned. Go by the position.",
+        ),
+        Mistake(
+            _pad_seen_by_attention,
+            "The labels are right. But the attention mask has to be 0 over the padding.",
+        ),
+        Mistake(
+            _pad_with_ignore,
+            "-100 is a mark for labels, not a token. As an input id it has no embedding.",
+        ),
+    ),
+    hints=(
+        "Three lists are padded in the loop. Should all three get the same filler?",
+        "Which number does PyTorch's cross-entropy skip?",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The model that never stops
+# ---------------------------------------------------------------------------------------------
+
+
+def stop_labels(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
+    """Labels of a batch: every real token, also the end token, but no padding."""
+    labels = input_ids.clone()
+    labels[attention_mask == 0] = IGNORE
+    return labels
+
+
+def _every_pad_id(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
+    return input_ids.masked_fill(input_ids == pad_id, IGNORE)
+
+
+def _nothing_ignored(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
+    return input_ids.clone()
+
+
+def _zero_for_padding(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
+    return input_ids * attention_mask
+
+
+def _mask_upside_down(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
+    return input_ids.masked_fill(attention_mask == 1, IGNORE)
+
+
+def _stop_cases() -> list[Case]:
+    batch = torch.tensor([[5, 8, 2, 2, 2], [5, 6, 7, 9, 2]])
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    return [
+        Case(
+            (torch.tensor([[5, 2]]), torch.tensor([[1, 1]]), 2),
+            "Token 2 is the end of the text here. Nothing is padding.",
+        ),
+        Case((batch, mask, 2), "The first line: one real end, then padding with the same id."),
+        Case((torch.tensor([[5, 2, 0]]), torch.tensor([[1, 1, 0]]), 0), "Padding has its own id."),
+    ]
+
+
+STOP_LABELS = _specimen(
+    name="stop_labels",
+    title="The model that never stops",
+    minutes=5,
+    difficulty=1,
+    reference=stop_labels,
+    cases=_stop_cases,
+    mistakes=(
+        Mistake(
+            _every_pad_id,
+            "The real end token has the same id as the padding, and is thrown out with it. "
+            "Nothing ever teaches the model to stop.",
+        ),
+        Mistake(
+            _nothing_ignored,
+            "Now the padding is labelled as if it were text: that is the specimen before this one.",
+        ),
+        Mistake(
+            _zero_for_padding,
+            "Label 0 is a token like any other, and would be learned. The loss skips only -100.",
+        ),
+        Mistake(
+            _mask_upside_down, "The other way round: 1 in the attention mask means a real token."
+        ),
+    ),
+    hints=(
+        "Two tokens have the same id, and only one of them is padding. What tells them apart?",
+        "attention_mask is 0 exactly over the padding.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Shifted twice
+# ---------------------------------------------------------------------------------------------
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy: the prediction at each position against the token that comes next."""
+    predictions, wanted = logits[:, :-1], labels[:, 1:]
+    return cross_entropy(predictions.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE)
+
+
+def _shifted_twice(logits: Tensor, labels: Tensor) -> Tensor:
+    nothing = torch.full_like(labels[:, :1], IGNORE)
+    return next_token_loss(logits, torch.cat([labels[:, 1:], nothing], dim=1))
+
+
+def _not_shifted(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+
+
+def _shifted_back(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits[:, 1:].flatten(0, 1), labels[:, :-1].flatten(), ignore_index=IGNORE)
+
+
+def _summed(logits: Tensor, labels: Tensor) -> Tensor:
+    predictions, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return cross_entropy(predictions, wanted, ignore_index=IGNORE, reduction="sum")
+
+
+def _shift_cases() -> list[Case]:
+    made = torch.Generator().manual_seed(0)
+    small = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 3.0], [2.0, 0.0, 0.0]]])
+    labels = torch.tensor([[IGNORE, IGNORE, 2, 4, 1], [IGNORE, 3, 0, 1, IGNORE]])
+    return [
+        Case(
+            (small, torch.tensor([[IGNORE, 1, 2]])),
+            "Position 0 predicts token 1, and position 1 token 2. How often are labels shifted?",
+        ),
+        Case((torch.randn(2, 5, 5, generator=made), labels), "Two examples, with padding."),
+    ]
+
+
+NEXT_TOKEN_LOSS = _specimen(
+    name="next_token_loss",
+    title="Shifted twice",
+    minutes=6,
+    difficulty=2,
+    reference=next_token_loss,
+    cases=_shift_cases,
+    mistakes=(
+        Mistake(
+            _shifted_twice,
+            "Each position learns the token after the next one. The loss falls as it should, but "
+            "what the model writes lacks its first token.",
+        ),
+        Mistake(
+            _not_shifted,
+            "Now each position learns the token that it has just read. That is easy and useless: "
+            "the loss goes to zero, and the model repeats its input.",
+        ),
+        Mistake(
+            _shifted_back,
+            "Now each position learns the token before it. It has to predict the one after it.",
+        ),
+        Mistake(_summed, "The shift is right. But this is the sum, and the mean is asked for."),
+    ),
+    hints=(
+        "Follow one label by hand. At which position does it stand when the loss is taken?",
+        "Two lines shift labels against predictions. One is enough.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# A mask that is off by one
+# ---------------------------------------------------------------------------------------------
+
+
+def labelled_predictions(prompt_length: int, length: int) -> list[int]:
+    """For each prediction 0 or 1: is its target labelled? Position t predicts token t + 1."""
+    mask = [0] * prompt_length + [1] * (length - prompt_length)
+    return mask[1:]
+
+
+def _first_token_lost(prompt_length: int, length: int) -> list[int]:
+    return ([0] * prompt_length + [1] * (length - prompt_length))[: length - 1]
+
+
+def _end_lost(prompt_length: int, length: int) -> list[int]:
+    return [*labelled_predictions(prompt_length, length)[:-1], 0]
+
+
+def _one_too_many(prompt_length: int, length: int) -> list[int]:
+    return [0] * prompt_length + [1] * (length - prompt_length)
+
+
+def _prompt_end_too(prompt_length: int, length: int) -> list[int]:
+    return [0] * (prompt_length - 2) + [1] * (length - prompt_length + 1)
+
+
+def _mask_cases() -> list[Case]:
+    return [
+        Case((3, 5), "Tokens 3 and 4 are the completion. They are predicted at positions 2 and 3."),
+        Case((4, 5), "The completion is one token, the last. It is predicted at position 3."),
+        Case((2, 8), "Six of the tokens are the completion."),
+    ]
+
+
+LABELLED_PREDICTIONS = _specimen(
+    name="labelled_predictions",
+    title="A mask that is off by one",
+    minutes=5,
+    difficulty=2,
+    reference=labelled_predictions,
+    cases=_mask_cases,
+    mistakes=(
+        Mistake(
+            _first_token_lost,
+            "The first token of the completion is not labelled. With answers of one token, "
+            "nothing of the answer is learned: only that it is over.",
+        ),
+        Mistake(
+            _end_lost,
+            "The first token is labelled now, but the last one no longer is. That is the end "
+            "token, so the model would not learn to stop.",
+        ),
+        Mistake(
+            _one_too_many,
+            "One number too many: after the last token there is nothing to predict.",
+        ),
+        Mistake(_prompt_end_too, "Now the last token of the prompt is labelled as well."),
+    ),
+    hints=(
+        "mask says of each token whether it is labelled. At which position is it predicted?",
+        "Of n tokens there are n - 1 predictions. Which end of the mask has to go?",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Tokens at the boundary
+# ---------------------------------------------------------------------------------------------
+
+
+class _Tokenizer:
+    """Cuts a text as GPT-2's tokenizer does: a space goes with the word after it.
+
+    The pieces themselves serve as ids, so that a failing case can be read.
+    """
+
+    def __call__(self, text: str) -> list[str]:
+        return re.findall(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+", text)
+
+    def __repr__(self) -> str:
+        return "tokenize"
+
+
+def ids_and_labels(
+    prompt: str, completion: str, tokenize: Callable, end: int
+) -> tuple[list[int], list[int]]:
+    """Ids of prompt, completion and end token; labels only for completion and end."""
+    prompt_ids = tokenize(prompt)
+    completion_ids = tokenize(completion) + [end]
+    return prompt_ids + completion_ids, [IGNORE] * len(prompt_ids) + completion_ids
+
+
+def _cut_by_length(
+    prompt: str, completion: str, tokenize: Callable, end: int
+) -> tuple[list[int], list[int]]:
+    ids = tokenize(prompt + completion) + [end]
+    start = len(tokenize(prompt))
+    return ids, [IGNORE] * start + ids[start:]
+
+
+def _space_moved(
+    prompt: str, completion: str, tokenize: Callable, end: int
+) -> tuple[list[int], list[int]]:
+    bare = prompt.rstrip()
+    return ids_and_labels(bare, prompt[len(bare) :] + completion, tokenize, end)
+
+
+def _end_forgotten(
+    prompt: str, completion: str, tokenize: Callable, end: int
+) -> tuple[list[int], list[int]]:
+    ids, labels = ids_and_labels(prompt, completion, tokenize, end)
+    return ids[:-1], labels[:-1]
+
+
+def _prompt_labelled(
+    prompt: str, completion: str, tokenize: Callable, end: int
+) -> tuple[list[int], list[int]]:
+    ids, _ = ids_and_labels(prompt, completion, tokenize, end)
+    return ids, ids
+
+
+def _boundary_cases() -> list[Case]:
+    tokenize, end = _Tokenizer(), "<end>"
+    return [
+        Case(("Rating: ", "good", tokenize, end), "The prompt ends in a space. Where does it go?"),
+        Case(("Rating:", " good", tokenize, end), "Here the space is the completion's."),
+        Case(("Sum it up", "ping", tokenize, end), "Together these would be one word."),
+        Case(("Headline: ", "Too small", tokenize, end), "Two words to learn."),
+    ]
+
+
+IDS_AND_LABELS = _specimen(
+    name="ids_and_labels",
+    title="Tokens at the boundary",
+    minutes=8,
+    difficulty=2,
+    reference=ids_and_labels,
+    cases=_boundary_cases,
+    mistakes=(
+        Mistake(
+            _cut_by_length,
+            "Tokenized together, the end of the prompt and the start of the completion become "
+            "one token, and the cut falls behind it. The answer is masked, and the ids are not "
+            "those that the model gets when it is asked.",
+        ),
+        Mistake(
+            _space_moved,
+            "The whole answer is labelled now. But when the model is asked, it gets the prompt as "
+            "it is, with its space: the first ids have to be exactly those of tokenize(prompt).",
+        ),
+        Mistake(_end_forgotten, "The end token has to follow the completion."),
+        Mistake(_prompt_labelled, "Now the prompt is labelled as well."),
+    ),
+    hints=(
+        "Print tokenize(prompt), and the beginning of tokenize(prompt + completion).",
+        "Tokenize the two apart, and put the lists together.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Accumulation that averages means
+# ---------------------------------------------------------------------------------------------
+
+
+def step_loss(micro_batches: list[Tensor]) -> Tensor:
+    """Loss of one step: the mean over all labelled tokens, however they were cut."""
+    summed = sum(losses.sum() for losses in micro_batches)
+    return summed / sum(len(losses) for losses in micro_batches)
+
+
+def _mean_of_means(micro_batches: list[Tensor]) -> Tensor:
+    return sum(losses.mean() for losses in micro_batches) / len(micro_batches)
+
+
+def _sum_of_means(micro_batches: list[Tensor]) -> Tensor:
+    return sum(losses.mean() for losses in micro_batches)
+
+
+def _sum_by_batches(micro_batches: list[Tensor]) -> Tensor:
+    return sum(losses.sum() for losses in micro_batches) / len(micro_batches)
+
+
+def _only_last(micro_batches: list[Tensor]) -> Tensor:
+    return micro_batches[-1].mean()
+
+
+def _step_cases() -> list[Case]:
+    return [
+        Case(
+            ([torch.tensor([1.0]), torch.tensor([4.0, 4.0, 4.0])],),
+            "Four tokens: one with loss 1, three with loss 4. In one batch the mean would be 3.25.",
+        ),
+        Case(
+            ([torch.tensor([0.5, 1.5]), torch.tensor([3.0]), torch.tensor([2.0] * 5)],),
+            "Three micro-batches of different sizes.",
+        ),
+        Case(([torch.tensor([0.25, 0.75])],), "One micro-batch."),
+    ]
+
+
+STEP_LOSS = _specimen(
+    name="step_loss",
+    title="Accumulation that averages means",
+    minutes=5,
+    difficulty=2,
+    reference=step_loss,
+    cases=_step_cases,
+    mistakes=(
+        Mistake(
+            _mean_of_means,
+            "Each micro-batch weighs the same, however few labelled tokens it has. A token in a "
+            "short one weighs too much, and the step is not that of the big batch.",
+        ),
+        Mistake(_sum_of_means, "The loss now grows with the number of micro-batches."),
+        Mistake(
+            _sum_by_batches,
+            "The sums are right. Divide them by the number of tokens, not of micro-batches.",
+        ),
+        Mistake(_only_last, "Only the last micro-batch is left."),
+    ),
+    hints=(
+        "What would the loss be if all these tokens were in one batch?",
+        "Add up sums and counts, and divide once, at the end.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# A batch without labels
+# ---------------------------------------------------------------------------------------------
+
+
+def batch_loss(losses: Tensor, mask: Tensor) -> Tensor:
+    """Mean loss per labelled token; 0 when there is none, and still with a gradient."""
+    return (losses * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _nothing_by_nothing(losses: Tensor, mask: Tensor) -> Tensor:
+    return (losses * mask).sum() / mask.sum()
+
+
+def _nan_painted_over(losses: Tensor, mask: Tensor) -> Tensor:
+    return torch.nan_to_num(_nothing_by_nothing(losses, mask))
+
+
+def _by_all_positions(losses: Tensor, mask: Tensor) -> Tensor:
+    return (losses * mask).sum() / mask.numel()
+
+
+def _one_more(losses: Tensor, mask: Tensor) -> Tensor:
+    return (losses * mask).sum() / (mask.sum() + 1)
+
+
+def _cut_off_from_the_model(losses: Tensor, mask: Tensor) -> Tensor:
+    return _nothing_by_nothing(losses, mask) if mask.any() else torch.tensor(0.0)
+
+
+def _judge_batch_loss(attempt: Callable) -> str | None:
+    for values, mask in (
+        ([2.0, 4.0], [0.0, 0.0]),
+        ([2.0, 4.0, 9.0, 1.0], [1.0, 1.0, 0.0, 0.0]),
+        ([[0.5, 1.0], [3.0, 2.0]], [[0.0, 0.0], [1.0, 0.0]]),
+    ):
+        losses = torch.tensor(values, requires_grad=True)
+        call = f"batch_loss(tensor({values}), tensor({mask}))"
+        got, right = attempt(losses, torch.tensor(mask)), batch_loss(losses, torch.tensor(mask))
+        if not same_value(got, right):
+            return f"{call} gives {got}, expected {right.item()}"
+        if not getattr(got, "requires_grad", False):
+            return f"{call} gives {got}, from which no gradient leads back to the model"
+        (gradient,) = torch.autograd.grad(got, losses)
+        if not gradient.isfinite().all():
+            return f"{call} gives {got.item()}, but its gradient is {gradient.tolist()}"
+    return None
+
+
+BATCH_LOSS = _specimen(
+    name="batch_loss",
+    title="A batch without labels",
+    minutes=5,
+    difficulty=1,
+    judge=_judge_batch_loss,
+    answer="from torch import Tensor\n\n\n" + inspect.getsource(batch_loss),
+    mistakes=(
+        Mistake(
+            _nothing_by_nothing,
+            "Zero divided by zero is not a number (nan). Its gradient is nan for every weight, "
+            "and after one step so is the model.",
+        ),
+        Mistake(
+            _nan_painted_over,
+            "The loss looks good now, but the backward pass still goes through the division, and "
+            "the weights are ruined all the same. Do not divide by zero in the first place.",
+        ),
+        Mistake(
+            _by_all_positions,
+            "No nan any more. But you divide by the number of all tokens, and the mean is over "
+            "the labelled ones.",
+        ),
+        Mistake(
+            _one_more,
+            "No nan any more. But adding 1 to the divisor makes every loss a little too small.",
+        ),
+        Mistake(
+            _cut_off_from_the_model,
+            "A new zero knows nothing of the model, so loss.backward() would raise an error. "
+            "Compute it from the losses that you were given.",
+        ),
+    ),
+    hints=(
+        "What is divided by what when no token is labelled?",
+        "A divisor of at least 1 changes nothing for all other batches.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# A learning rate that never warms up
+# ---------------------------------------------------------------------------------------------
+
+
+def learning_rates(
+    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
+) -> list[float]:
+    """Learning rate of each step: it rises in even steps, then stays at the peak."""
+    if warmup_ratio > 0:
+        warmup_steps = int(warmup_ratio * total_steps)
+    return [peak * min(1.0, step / max(1, warmup_steps)) for step in range(1, total_steps + 1)]
+
+
+def _ratio_always_wins(
+    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
+) -> list[float]:
+    return learning_rates(total_steps, peak, int(warmup_ratio * total_steps))
+
+
+def _ratio_forgotten(
+    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
+) -> list[float]:
+    return learning_rates(total_steps, peak, warmup_steps)
+
+
+def _always_rising(
+    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
+) -> list[float]:
+    return learning_rates(total_steps, peak, total_steps)
+
+
+def _whole_division(
+    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
+) -> list[float]:
+    right = learning_rates(total_steps, peak, warmup_steps, warmup_ratio)
+    return [rate if rate == peak else 0.0 for rate in right]
+
+
+def _warmup_cases() -> list[Case]:
+    return [
+        Case((4, 1.0, 2), "Two steps of warm-up were asked for: half the rate, then all of it."),
+        Case((4, 1.0, 0, 0.5), "A ratio of one half: two of the four steps."),
+        Case((3, 0.1), "No warm-up was asked for."),
+        Case((10, 0.5, 4), "Four steps of warm-up."),
+        Case((10, 0.5, 2, 0.5), "Both were given: the ratio wins, as the docstring says."),
+    ]
+
+
+LEARNING_RATES = _specimen(
+    name="learning_rates",
+    title="A learning rate that never warms up",
+    minutes=5,
+    difficulty=1,
+    reference=learning_rates,
+    cases=_warmup_cases,
+    mistakes=(
+        Mistake(
+            _ratio_always_wins,
+            "The number of warm-up steps that was asked for is overwritten by a ratio that "
+            "nobody gave. The first step already has the full rate.",
+        ),
+        Mistake(
+            _ratio_forgotten,
+            "The steps are kept now. But where a ratio is given, it wins.",
+        ),
+        Mistake(_always_rising, "Now it rises until the end: the warm-up is the whole run."),
+        Mistake(
+            _whole_division,
+            "During the warm-up the rate is zero. A whole division rounds every share of the "
+            "peak down to nothing.",
+        ),
+    ),
+    hints=(
+        "Call it with warmup_steps=4 alone, and look at what the first lines do to it.",
+        "When was a ratio given?",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Dropout left on
+# ---------------------------------------------------------------------------------------------
+
+
+def evaluate(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Mean loss without dropout; afterwards the model is in the mode that it was in."""
+    mode = model.training
+    model.eval()
+    with torch.no_grad():
+        loss = cross_entropy(model(inputs), targets).item()
+    model.train(mode)
+    return loss
+
+
+def _only_no_grad(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    with torch.no_grad():
+        return cross_entropy(model(inputs), targets).item()
+
+
+def _left_in_eval(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    model.eval()
+    return _only_no_grad(model, inputs, targets)
+
+
+def _always_back_to_train(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    loss = _left_in_eval(model, inputs, targets)
+    model.train()
+    return loss
+
+
+def _mean_of_many(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    losses = [_only_no_grad(model, inputs, targets) for _ in range(3)]
+    return sum(losses) / len(losses)
+
+
+def _judge_evaluate(attempt: Callable) -> str | None:
+    # The learner's own random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _said_by_evaluate(attempt)
+
+
+def _said_by_evaluate(attempt: Callable) -> str | None:
+    inputs, targets = torch.eye(4), torch.tensor([0, 1, 2, 3])
+    for training in (True, False):
+        model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 4))
+        with torch.no_grad():
+            model[1].weight.copy_(3 * torch.eye(4))
+            model[1].bias.zero_()
+        right = evaluate(model.train(training), inputs, targets)
+        model.train(training)
+        said = [attempt(model, inputs, targets) for _ in range(3)]
+        mode = "train" if training else "eval"
+        after = "train" if model.training else "eval"
+        if not all(same_value(one, said[0]) for one in said):
+            return (
+                f"evaluate(model, inputs, targets) was called three times with the same rows and "
+                f"the same model in {mode} mode, and gave three losses: "
+                + ", ".join(f"{float(one):.4f}" for one in said)
+            )
+        if not same_value(said[0], right):
+            return f"with the model in {mode} mode it gives {said[0]}, expected {right}"
+        if after != mode:
+            return f"the model came in {mode} mode, and was left in {after} mode"
+    return None
+
+
+EVALUATE = _specimen(
+    name="evaluate",
+    title="Dropout left on",
+    minutes=6,
+    difficulty=2,
+    judge=_judge_evaluate,
+    answer="import torch\nfrom torch import Tensor\nfrom torch.nn.functional import "
+    "cross_entropy\n\n\n" + inspect.getsource(evaluate),
+    mistakes=(
+        Mistake(
+            _only_no_grad,
+            "Dropout is still on. torch.no_grad() saves memory; it does not change what the "
+            "model computes. So each call scores another, randomly damaged model.",
+        ),
+        Mistake(
+            _left_in_eval,
+            "Dropout is off now, and it stays off: training goes on without it. Put the model "
+            "back into the mode that it came in.",
+        ),
+        Mistake(
+            _always_back_to_train,
+            "A model that came in eval mode is left in train mode. Remember model.training, "
+            "and restore it.",
+        ),
+        Mistake(
+            _mean_of_many,
+            "A mean over several damaged models is still not the score of this model.",
+        ),
+    ),
+    hints=(
+        "Which method of a PyTorch module turns dropout off?",
+        "model.training tells the mode, and model.train(mode) sets it.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Shots from the test set
+# ---------------------------------------------------------------------------------------------
+
+
+def pick_shots(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    """k different rows to show in the prompt, none of them from the test rows."""
+    return random.Random(seed).sample(train_rows, k)
+
+
+def _from_test(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    return random.Random(seed).sample(test_rows, k)
+
+
+def _from_both(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    return random.Random(seed).sample(train_rows + test_rows, k)
+
+
+def _first_k(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    return train_rows[:k]
+
+
+def _again_and_again(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    return random.Random(seed).choices(train_rows, k=k)
+
+
+def _without_seed(train_rows: list, test_rows: list, k: int, seed: int) -> list:
+    return random.sample(train_rows, k)
+
+
+def _judge_shots(attempt: Callable) -> str | None:
+    train_rows = [f"train {i}" for i in range(12)]
+    test_rows = [f"test {i}" for i in range(6)]
+    draws = []
+    for seed in range(8):
+        given = list(train_rows), list(test_rows)
+        shots = list(attempt(*given, 4, seed))
+        call = f"pick_shots(train_rows, test_rows, 4, {seed})"
+        if given != (train_rows, test_rows):
+            return f"{call} changed the lists that it was given. Work on a copy."
+        if len(shots) != 4 or any(shot not in train_rows + test_rows for shot in shots):
+            return f"{call} gives {shots}, expected four of the rows"
+        leaked = [shot for shot in shots if shot in test_rows]
+        if leaked:
+            return f"{call} gives {len(leaked)} of 4 shots from the test rows, as {leaked[0]!r}"
+        if len(set(shots)) < 4:
+            return f"{call} shows a row twice: {shots}"
+        if shots != list(attempt(*given, 4, seed)):
+            return f"{call} gives other shots when it is called again"
+        draws.append(tuple(shots))
+    if len(set(draws)) == 1:
+        return f"each of eight seeds gives the same shots: {list(draws[0])}"
+    return None
+
+
+PICK_SHOTS = _specimen(
+    name="pick_shots",
+    title="Shots from the test set",
+    minutes=4,
+    difficulty=1,
+    judge=_judge_shots,
+    answer="import random\n\n\n" + inspect.getsource(pick_shots),
+    mistakes=(
+        Mistake(
+            _from_test,
+            "A test row that is shown with its answer no longer tests anything. Some questions "
+            "even get their own answer to read.",
+        ),
+        Mistake(
+            _from_both,
+            "There are fewer of them, but some shots are still test rows. None may be.",
+        ),
+        Mistake(_first_k, "No leak any more. But the seed has no effect: draw at random."),
+        Mistake(
+            _again_and_again,
+            "No leak any more. But a shot that is shown twice teaches nothing new.",
+        ),
+        Mistake(_without_seed, "No leak any more. But nobody can repeat the draw: use the seed."),
+    ),
+    hints=("The function gets two lists. Which of them may be shown?",),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The first ten rows
+# ---------------------------------------------------------------------------------------------
+
+
+def rows_to_score(rows: list, n: int, seed: int) -> list:
+    """n different rows, drawn at random; all of them when there are no more."""
+    return random.Random(seed).sample(rows, min(n, len(rows)))
+
+
+def _head(rows: list, n: int, seed: int) -> list:
+    return rows[:n]
+
+
+def _shuffled_in_place(rows: list, n: int, seed: int) -> list:
+    random.Random(seed).shuffle(rows)
+    return rows[:n]
+
+
+def _each_time_others(rows: list, n: int, seed: int) -> list:
+    return random.sample(rows, min(n, len(rows)))
+
+
+def _every_so_many(rows: list, n: int, seed: int) -> list:
+    return rows[:: max(1, len(rows) // n)][:n]
+
+
+def _with_repeats(rows: list, n: int, seed: int) -> list:
+    return random.Random(seed).choices(rows, k=n)
+
+
+def _fails_on_few(rows: list, n: int, seed: int) -> list:
+    return random.Random(seed).sample(rows, n)
+
+
+def _judge_rows(attempt: Callable) -> str | None:
+    rows = [f"{label} {i}" for label in ("bad", "good") for i in range(20)]
+    draws = []
+    for seed in range(8):
+        given = list(rows)
+        drawn = list(attempt(given, 10, seed))
+        call = f"rows_to_score(rows, 10, {seed})"
+        if given != rows:
+            return f"{call} changed the order of the rows that it was given. Work on a copy."
+        if len(drawn) != 10 or any(row not in rows for row in drawn):
+            return f"{call} gives {len(drawn)} of the rows, expected 10"
+        if len(set(drawn)) < 10:
+            return f"{call} gives a row twice, so that it would count double"
+        if drawn != list(attempt(given, 10, seed)):
+            return f"{call} gives other rows when it is called again"
+        draws.append(drawn)
+    if all(draw == draws[0] for draw in draws):
+        bad = sum(row.startswith("bad") for row in draws[0])
+        return f"of 20 bad and then 20 good rows, each of eight seeds draws the same: {bad} bad"
+    try:
+        few = list(attempt(rows[:3], 10, 0))
+    except ValueError as error:
+        return f"of only three rows it cannot draw ten: ValueError: {error}"
+    return None if sorted(few) == rows[:3] else f"of only three rows it gives {len(few)}"
+
+
+ROWS_TO_SCORE = _specimen(
+    name="rows_to_score",
+    title="The first ten rows",
+    minutes=4,
+    difficulty=1,
+    judge=_judge_rows,
+    answer="import random\n\n\n" + inspect.getsource(rows_to_score),
+    mistakes=(
+        Mistake(
+            _head,
+            "A table is often sorted, so its first rows are all of one kind. The score says "
+            "something about these and nothing about the rest.",
+        ),
+        Mistake(
+            _every_so_many,
+            "Better than the first rows. But rows in a regular pattern would fool it, and the "
+            "seed has no effect: draw at random.",
+        ),
+        Mistake(
+            _shuffled_in_place,
+            "The draw is good. But whoever uses the table next finds it shuffled.",
+        ),
+        Mistake(_each_time_others, "It is random, but nobody can repeat the draw: use the seed."),
+        Mistake(_with_repeats, "Draw without replacement: each row at most once."),
+        Mistake(_fails_on_few, "There may be fewer rows than asked for: then take all of them."),
+    ),
+    hints=(
+        "random.Random(seed).sample(...) draws without replacement.",
+        "And when there are fewer rows than n?",
+    ),
+)

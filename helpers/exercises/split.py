@@ -1,0 +1,464 @@
+"""Exercises of notebook 03: parts and their jobs, leaks, a split by product, enough test rows."""
+
+import copy
+import inspect
+import math
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import helpers.data
+from helpers.data.split import leaked_rows
+from helpers.data.table import group_key
+from helpers.evaluation.uncertainty import wilson_interval
+from helpers.exercises.exercise import Case, Exercise, Mistake
+
+NOTEBOOK = "03_split"
+
+Row = dict[str, Any]
+
+
+def _rows(*products: str) -> list[Row]:
+    """A row for each title, with an id and a department."""
+    departments = ("kitchen", "garden")
+    return [
+        {
+            "review_id": f"r{number}",
+            "product_title": product,
+            "department": departments[len(product) % 2],
+        }
+        for number, product in enumerate(products, start=1)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# Which part for which job
+# ---------------------------------------------------------------------------------------------
+
+_JOBS = {
+    "change the weights": "train",
+    "choose between two templates": "validation",
+    "find solved examples for a prompt": "train",
+    "decide how long to train": "validation",
+    "report how good the model is": "test",
+}
+_WHY_NOT = {
+    ("train", "validation"): "The model has seen these rows, so they flatter it.",
+    ("train", "test"): "The model has seen these rows, so they flatter it.",
+    ("validation", "train"): "What is shown to the model can no longer be used to choose.",
+    ("validation", "test"): "Every choice looked at these rows, so their score is too good.",
+    ("test", "train"): "A test row that was shown cannot test any more.",
+    ("test", "validation"): "Then the test score is that of the luckiest choice.",
+}
+
+
+def _judge_jobs(given: dict[str, str]) -> str | None:
+    if not isinstance(given, dict) or given.keys() != _JOBS.keys():
+        return "keep the five jobs as they are, and write a part behind each."
+    for job, right in _JOBS.items():
+        part = given[job]
+        if part not in ("train", "validation", "test"):
+            return f'behind "{job}" has to stand "train", "validation" or "test".'
+        if part != right:
+            return f"{job}: not with the {part} rows. {_WHY_NOT[part, right]}"
+    return None
+
+
+WHICH_PART = Exercise(
+    name="which_part",
+    notebook=NOTEBOOK,
+    title="Which part for which job?",
+    minutes=2,
+    difficulty=1,
+    judge=_judge_jobs,
+    answer="which_part = {\n" + "".join(f'    "{j}": "{p}",\n' for j, p in _JOBS.items()) + "}",
+    mistakes=(
+        Mistake(
+            {job: "test" if part == "validation" else part for job, part in _JOBS.items()},
+            "You choose by the test rows. What is left for the score at the very end?",
+        ),
+        Mistake(
+            {job: "validation" if part == "test" else part for job, part in _JOBS.items()},
+            "You report the score that you chose by. The twenty guessers show what that is worth.",
+        ),
+        Mistake(
+            _JOBS | {"find solved examples for a prompt": "validation"},
+            "An example with its answer in the prompt is something that the model learns from.",
+        ),
+        Mistake(
+            dict.fromkeys(_JOBS, "train"),
+            "With one part for everything, nearest neighbour would be the best method of all.",
+        ),
+    ),
+    hints=(
+        "Ask of each job: does the model see the answers? Do I choose by the score?",
+        "Only one of the five jobs may look at the test rows.",
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------
+# Spot the leak
+# ---------------------------------------------------------------------------------------------
+
+
+def _as_spelled(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    known = {row[column] for row in train}
+    return [row for row in test if row[column] in known]
+
+
+def _by_id(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "review_id")
+
+
+def _by_department(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "department")
+
+
+def _by_product(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(train, test, "product_title")
+
+
+def _of_train(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    return leaked_rows(test, train, column)
+
+
+def _only_values(train: list[Row], test: list[Row], column: str) -> list[str]:
+    return sorted({group_key(row[column]) for row in leaked_rows(train, test, column)})
+
+
+def _one_each(train: list[Row], test: list[Row], column: str) -> list[Row]:
+    first = {group_key(row[column]): row for row in reversed(leaked_rows(train, test, column))}
+    return [row for row in test if row in first.values()]
+
+
+def _leak_cases() -> list[Case]:
+    few = _rows("Kettle", "Rake", "Kettle")
+    many = _rows("Kettle", "Rake", "Lamp", "Rake", "Mug", "Rake", "Lamp")
+    spelled = _rows("Garden Hose", "Lamp", "GARDEN HOSE")
+    title = "product_title"
+    return [
+        Case((few[:1], few[1:2], title), "Another product, so train leaks nothing: an empty list."),
+        Case((few[:1], few[2:], title), "Another review, and yet the same product."),
+        Case((many[:3], many[3:], title), "Each test row counts, also a second one of a product."),
+        Case((spelled[:2], spelled[2:], title), "Is a title in capitals another product?"),
+        Case((few[:1], few[1:2], "department"), "Another product, but of the same department."),
+    ]
+
+
+LEAKED_ROWS = Exercise(
+    name="leaked_rows",
+    notebook=NOTEBOOK,
+    title="Spot the leak",
+    minutes=5,
+    difficulty=1,
+    reference=leaked_rows,
+    cases=_leak_cases,
+    mistakes=(
+        Mistake(
+            _by_id,
+            "You look for the same review in both parts. A split never has that; the leak is one "
+            "level higher.",
+        ),
+        Mistake(
+            _as_spelled,
+            "Nearly. One product may be spelled in two ways; group_key(row[column]) spells it in "
+            "one.",
+        ),
+        Mistake(
+            _by_department,
+            "Every department is in every part, and has to be. Which column names the thing that "
+            "a review is about?",
+        ),
+        Mistake(_by_product, "Compare the column that is asked for: row[column]."),
+        Mistake(_of_train, "These are rows of train. Which part does the score come from?"),
+        Mistake(_only_values, "These are products. The question is which test rows are known."),
+        Mistake(_one_each, "A product may have several test rows; train tells about all of them."),
+    ),
+    hints=(
+        "First collect what train knows: a set of products.",
+        "Then keep each test row whose product is in that set; group_key(row[column]) names it.",
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------
+# Split by product
+# ---------------------------------------------------------------------------------------------
+
+
+def hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows to keep and rows held out; every product is wholly on one side."""
+    products = sorted({group_key(row["product_title"]) for row in rows})
+    random.Random(seed).shuffle(products)
+    out = set(products[: round(share * len(products))])
+    kept = [row for row in rows if group_key(row["product_title"]) not in out]
+    held_out = [row for row in rows if group_key(row["product_title"]) in out]
+    return kept, held_out
+
+
+def _hold_out_rows(rows, share, seed):
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    count = round(share * len(rows))
+    return shuffled[count:], shuffled[:count]
+
+
+def _hold_out_titles(rows, share, seed):
+    products = sorted({row["product_title"] for row in rows})
+    random.Random(seed).shuffle(products)
+    out = products[: round(share * len(products))]
+    return (
+        [row for row in rows if row["product_title"] not in out],
+        [row for row in rows if row["product_title"] in out],
+    )
+
+
+def _hold_out_unsorted(rows, share, seed):
+    products = list({group_key(row["product_title"]) for row in rows})
+    random.Random(seed).shuffle(products)
+    out = set(products[: round(share * len(products))])
+    return (
+        [row for row in rows if group_key(row["product_title"]) not in out],
+        [row for row in rows if group_key(row["product_title"]) in out],
+    )
+
+
+def _hold_out_first(rows, share, seed):
+    products = list(dict.fromkeys(group_key(row["product_title"]) for row in rows))
+    out = products[: round(share * len(products))]
+    return (
+        [row for row in rows if group_key(row["product_title"]) not in out],
+        [row for row in rows if group_key(row["product_title"]) in out],
+    )
+
+
+def _hold_out_unseeded(rows, share, seed):
+    return hold_out(rows, share, random.SystemRandom().randrange(10**9))
+
+
+def _hold_out_swapped(rows, share, seed):
+    return hold_out(rows, share, seed)[::-1]
+
+
+def _hold_out_in_place(rows, share, seed):
+    result = hold_out(list(rows), share, seed)
+    random.Random(seed).shuffle(rows)
+    return result
+
+
+def _judge_hold_out(attempt) -> str | None:
+    plain = _rows(*"Kettle Rake Kettle Lamp Mug Rake Lamp Kettle Pan Mug Jug Pan Jug Vase".split())
+    several = _rows(*(f"{name} {number}" for number in range(8) for name in ("Mug", "MUG")))
+    for rows, share in ((plain, 0.25), (several, 0.25), (plain, 0.5)):
+        wrong = _wrong_with(attempt, rows, share)
+        if wrong:
+            names = len({group_key(row["product_title"]) for row in rows})
+            return f"hold_out(rows, {share}, seed), {len(rows)} rows of {names} products: {wrong}"
+    results = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
+    if all(result == results[0] for result in results):
+        return "six seeds give one and the same split."
+    again = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
+    if again != results:
+        return "called twice with one seed, it gives two different splits."
+    if _depends_on_hashes(attempt):
+        return "run in another Python process, it gives another split for the same seed."
+    return None
+
+
+class _Title(str):
+    """A title whose hash, and so its place in a set, depends on `salt`.
+
+    The hashes of plain texts stay the same within a process and differ between processes. With
+    other salts a set of titles has the order that it could have in another process.
+    """
+
+    salt = 0
+
+    def __hash__(self) -> int:
+        return zlib.crc32(f"{self.salt} {self}".encode())
+
+    __eq__ = str.__eq__
+
+    def __str__(self) -> str:
+        return self
+
+    def casefold(self) -> "_Title":
+        return type(self)(super().casefold())
+
+    def lower(self) -> "_Title":
+        return type(self)(super().lower())
+
+    def strip(self, *characters) -> "_Title":
+        return type(self)(super().strip(*characters))
+
+
+def _depends_on_hashes(attempt: Callable) -> bool:
+    """Whether the same rows and seed give another split when the titles have other hashes.
+
+    A split that is wrong, or fails, only here mixed these titles with plain texts: it is no
+    evidence and left out.
+    """
+    rows = _rows(*"Kettle Rake Kettle Lamp Mug Pan Jug Vase Rake Fork Cup Bowl Pot".split())
+    splits = []
+    for salt in range(5):
+        title = type("_Title", (_Title,), {"salt": salt})
+        salted = [row | {"product_title": title(row["product_title"])} for row in rows]
+        with _salted_keys(attempt, title), suppress(Exception):
+            results = [attempt(copy.deepcopy(salted), 0.5, seed) for seed in range(3)]
+            if not _wrong_with(lambda *_, first=results[0]: first, rows, 0.5):
+                splits.append(results)
+    return any(split != splits[0] for split in splits)
+
+
+@contextmanager
+def _salted_keys(attempt: Callable, title: type[_Title]) -> Iterator[None]:
+    """Let group_key give such titles, wherever the attempt takes it from: its own notebook's
+    variables, or the package."""
+
+    def key(value: object, plain: Callable = group_key) -> str:
+        return title(plain(value))
+
+    places = [getattr(attempt, "__globals__", {}), vars(helpers.data)]
+    changed = [(place, name) for place in places for name in place if place[name] is group_key]
+    plain = group_key
+    for place, name in changed:
+        place[name] = key
+    try:
+        yield
+    finally:
+        for place, name in changed:
+            place[name] = plain
+
+
+def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:
+    given = copy.deepcopy(rows)
+    result = attempt(given, share, 0)
+    if given != rows:
+        return "the list that was given to the function is no longer as it was."
+    if not (isinstance(result, tuple | list) and len(result) == 2):
+        return "it has to return two lists: return kept, held_out."
+    kept, held_out = map(list, result)
+    if sorted(str(row) for row in kept + held_out) != sorted(map(str, rows)):
+        return "every row has to be in one of the two lists, as it was, and only once."
+    sides = [{group_key(row["product_title"]) for row in part} for part in (kept, held_out)]
+    if sides[0] & sides[1]:
+        how = " in two spellings" if rows[0]["product_title"].lower() == "mug 0" else ""
+        return f"a product is on both sides{how}."
+    wanted = round(share * len(sides[0] | sides[1]))
+    if len(sides[1]) != wanted:
+        return f"{len(sides[1])} products are held out. The share asks for {wanted}."
+    return None
+
+
+HOLD_OUT = Exercise(
+    name="hold_out",
+    notebook=NOTEBOOK,
+    title="Split whole products",
+    minutes=10,
+    difficulty=3,
+    judge=_judge_hold_out,
+    answer="import random\n\nfrom helpers.data import group_key\n\n\n"
+    + inspect.getsource(hold_out).replace("list[Row]", "list[dict]"),
+    mistakes=(
+        Mistake(
+            _hold_out_rows,
+            "You deal out rows, and so two reviews of one product part. Deal out products.",
+        ),
+        Mistake(
+            _hold_out_titles,
+            "A title in capitals is no other product. group_key spells it in one way.",
+        ),
+        Mistake(
+            _hold_out_unsorted,
+            "A set has another order in every run of Python, because the hashes of texts change. "
+            "Then the same seed shuffles another list. Sort the products before you shuffle them.",
+        ),
+        Mistake(
+            _hold_out_first,
+            "Which products are held out depends on nothing but their order. Shuffle them, with "
+            "the seed.",
+        ),
+        Mistake(
+            _hold_out_unseeded,
+            "Nobody could repeat your split. random.Random(seed) is a source of chance that "
+            "repeats itself.",
+        ),
+        Mistake(_hold_out_swapped, "Are the two lists in the right order? The larger is kept."),
+        Mistake(
+            _hold_out_in_place,
+            "random.shuffle changes a list in place. Shuffle a list of your own.",
+        ),
+    ),
+    hints=(
+        "What is shuffled and cut is a list of products: sorted({group_key(row['product_title']) "
+        "for row in rows}). Sorted, because a set has another order in every run.",
+        "random.Random(seed).shuffle(products) shuffles it the same way for the same seed.",
+        "The first round(share * len(products)) of them are held out. Then sort the rows into two "
+        "lists by their product.",
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------
+# How many rows
+# ---------------------------------------------------------------------------------------------
+
+
+def rows_needed(share: float, width: float) -> int:
+    """The least number of rows whose 95 % interval is at most this wide, both from 0 to 1."""
+    n = 1
+    while True:
+        low, high = wilson_interval(round(share * n), n)
+        if high - low <= width:
+            return n
+        n += 1
+
+
+def _one_too_few(share, width):
+    return rows_needed(share, width) - 1
+
+
+def _each_side(share, width):
+    return rows_needed(share, 2 * width)
+
+
+def _simple_formula(share, width):
+    return math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2)
+
+
+def _right_rows(share, width):
+    return round(share * rows_needed(share, width))
+
+
+def _in_points(share, width):
+    return rows_needed(share, min(1.0, 100 * width))
+
+
+ROWS_NEEDED = Exercise(
+    name="rows_needed",
+    notebook=NOTEBOOK,
+    title="How many test rows do you need?",
+    minutes=5,
+    difficulty=2,
+    reference=rows_needed,
+    cases=lambda: [
+        Case((0.75, 0.5), "So wide an interval needs few rows. Try n = 1, 2, 3 and so on."),
+        Case((0.75, 0.2), "Is the interval of one row fewer really wider than asked for?"),
+        Case((0.9, 0.1), "The share decides as well."),
+        Case((0.5, 0.08), "Half the width takes about four times the rows."),
+    ],
+    mistakes=(
+        Mistake(_one_too_few, "With so few rows the interval is still too wide. One more."),
+        Mistake(_each_side, "The width goes from low to high, not from the share to one side."),
+        Mistake(
+            _simple_formula,
+            "That is the formula of the textbook, share plus or minus so many standard errors. "
+            "Near, but the interval here is wilson_interval's.",
+        ),
+        Mistake(_right_rows, "That is the number of right answers. How many rows does that take?"),
+        Mistake(_in_points, "Widths go from 0 to 1 here: do not compare points with shares."),
+    ),
+    hints=(
+        "wilson_interval(round(share * n), n) gives low and high for n rows.",
+        "Count n up from 1, and return the first one with high - low <= width.",
+    ),
+)

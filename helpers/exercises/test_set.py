@@ -1,0 +1,324 @@
+"""The exercises of notebook 06: scores, how far to believe them, and who is better."""
+
+from collections import Counter
+from math import comb, sqrt
+from statistics import NormalDist, fmean
+
+from helpers.evaluation.metrics import accuracy, macro_f1
+from helpers.evaluation.uncertainty import paired_test, wilson_interval
+from helpers.exercises.exercise import Case, Exercise, Mistake
+
+Interval = tuple[float, float]
+
+# ---------------------------------------------------------------------------------------------
+# Interval of a share
+# ---------------------------------------------------------------------------------------------
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _around_the_share(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    share = correct / total
+    half = _z(confidence) * sqrt(share * (1 - share) / total)
+    return share - half, share + half
+
+
+def _cut_around_the_share(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    low, high = _around_the_share(correct, total, confidence)
+    return max(0.0, low), min(1.0, high)
+
+
+def _always_95(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    return wilson_interval(correct, total, 0.95)
+
+
+def _one_sided(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    return wilson_interval(correct, total, 2 * confidence - 1)
+
+
+def _not_scaled(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    z, share = _z(confidence), correct / total
+    middle = share + z * z / (2 * total)
+    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _middle_and_half(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    low, high = wilson_interval(correct, total, confidence)
+    return (low + high) / 2, (high - low) / 2
+
+
+def _in_percent(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    low, high = wilson_interval(correct, total, confidence)
+    return 100 * low, 100 * high
+
+
+def _interval_cases() -> list[Case]:
+    return [
+        Case((5, 10, 0.95), "Half of ten rows right: the interval lies evenly around one half."),
+        Case((0, 20, 0.95), "No row of 20 is right. It could still be more on other rows."),
+        Case((20, 20, 0.95), "All 20 rows are right. That does not prove that it is never wrong."),
+        Case((1, 20, 0.95), "One row of 20 is right: no share is below 0."),
+        Case((36, 48, 0.95), "36 of 48 rows are right."),
+        Case((36, 48, 0.8), "Who wants to be less sure gets a shorter interval."),
+        Case((160, 195, 0.99), "Who wants to be surer gets a longer one."),
+    ]
+
+
+WILSON_INTERVAL = Exercise(
+    name="wilson_interval",
+    notebook="06_test",
+    title="How far can a share be trusted?",
+    minutes=10,
+    difficulty=2,
+    reference=wilson_interval,
+    cases=_interval_cases,
+    mistakes=(
+        Mistake(
+            _around_the_share,
+            "This is the share plus and minus z standard errors of the share itself. With 0 "
+            "right of 20 it has no width, and near the ends it goes beyond 0 or 1. Wilson asks "
+            "for the standard errors of each p, not of s.",
+        ),
+        Mistake(
+            _cut_around_the_share,
+            "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
+            "no width, as if 20 rows could prove it.",
+        ),
+        Mistake(
+            _always_95,
+            "Right for 95 %. Let z depend on the confidence that is asked for.",
+        ),
+        Mistake(
+            _one_sided,
+            "Your z is too small: it leaves out all of the rest on one side. The rest is "
+            "shared by both ends.",
+        ),
+        Mistake(
+            _not_scaled,
+            "Nearly. Both the middle and the half width are still to be divided by 1 + z²/n.",
+        ),
+        Mistake(
+            _middle_and_half,
+            "You give back the middle and the half width. Wanted are the two ends.",
+        ),
+        Mistake(_in_percent, "Right, but in per cent. Shares go from 0 to 1 in this course."),
+    ),
+    hints=(
+        "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
+        "out at either end.",
+        "The middle is (s + z²/2n) / (1 + z²/n).",
+        "The half width is z / (1 + z²/n) times the root of s(1 - s)/n + z²/4n².",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# F1 of each label, and their mean
+# ---------------------------------------------------------------------------------------------
+
+
+def _f1_of(label: str, said: list[str], meant: list[str]) -> float:
+    right = sum(a == b == label for a, b in zip(said, meant, strict=True))
+    return 2 * right / (said.count(label) + meant.count(label)) if right else 0.0
+
+
+def _plain_accuracy(said: list[str], meant: list[str], labels: list[str]) -> float:
+    return accuracy(said, meant)
+
+
+def _of_those_that_occur(said: list[str], meant: list[str], labels: list[str]) -> float:
+    return fmean(_f1_of(label, said, meant) for label in labels if label in meant)
+
+
+def _weighted(said: list[str], meant: list[str], labels: list[str]) -> float:
+    counts = Counter(meant)
+    return sum(counts[one] * _f1_of(one, said, meant) for one in labels) / len(meant)
+
+
+def _mean_recall(said: list[str], meant: list[str], labels: list[str]) -> float:
+    return fmean(
+        sum(a == b == one for a, b in zip(said, meant, strict=True)) / max(1, meant.count(one))
+        for one in labels
+    )
+
+
+def _mean_precision(said: list[str], meant: list[str], labels: list[str]) -> float:
+    return _mean_recall(meant, said, labels)
+
+
+def _twice_too_small(said: list[str], meant: list[str], labels: list[str]) -> float:
+    return macro_f1(said, meant, labels) / 2
+
+
+def _f1_cases() -> list[Case]:
+    two, three = ["bad", "good"], ["bad", "fair", "good"]
+    return [
+        Case((["bad", "good"], ["bad", "good"], two), "Both rows are right."),
+        Case(
+            (["good", "good"], ["bad", "good"], two),
+            "'bad' is never said: its F1 is 0, without a division by 0.",
+        ),
+        Case(
+            (["bad", "good", "good"], ["bad", "good", "bad"], two),
+            "'bad' is said once and meant twice, 'good' the other way round.",
+        ),
+        Case((["good"] * 4, ["good", "good", "good", "bad"], two), "It always says 'good'."),
+        Case((["bad", "good"], ["bad", "good"], three), "'fair' is neither said nor meant."),
+        Case(
+            ([None, "good", "fair"], ["bad", "good", "good"], three),
+            "None is an answer that was none of the labels.",
+        ),
+        Case(
+            (["bad", "bad", "bad", "fair", "good"], ["bad", "bad", "good", "good", "fair"], three),
+            "Three labels, two of them mixed up.",
+        ),
+    ]
+
+
+MACRO_F1 = Exercise(
+    name="macro_f1",
+    notebook="06_test",
+    title="A score in which rare labels count",
+    minutes=10,
+    difficulty=2,
+    reference=macro_f1,
+    cases=_f1_cases,
+    mistakes=(
+        Mistake(
+            _plain_accuracy,
+            "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
+            "Compute a score for each label, then average.",
+        ),
+        Mistake(
+            _of_those_that_occur,
+            "You leave out labels that are never meant. A model that says such a label would "
+            "not pay for it: average over all labels.",
+        ),
+        Mistake(
+            _weighted,
+            "You weigh each label by how often it is meant. Macro means that all labels weigh "
+            "the same.",
+        ),
+        Mistake(
+            _mean_recall,
+            "This is the mean recall: of the rows that mean a label, how many got it. "
+            "A label that is said far too often costs nothing here. F1 looks at both sides.",
+        ),
+        Mistake(
+            _mean_precision,
+            "This is the mean precision: of the rows that a label was said for, how many were "
+            "right. A label that is said once, and rightly, would be perfect. F1 looks at both "
+            "sides.",
+        ),
+        Mistake(
+            _twice_too_small,
+            "Half of what it should be: the harmonic mean of two numbers has a factor 2.",
+        ),
+    ),
+    hints=(
+        "For one label you need three counts: how often it was said, meant, and both at once.",
+        "F1 of a label is twice the last, divided by the sum of the first two; 0 if it was "
+        "never right.",
+        "Then the plain mean over `labels`.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# Two methods on the same rows
+# ---------------------------------------------------------------------------------------------
+
+
+def _coins(first: list[bool], second: list[bool]) -> tuple[int, int]:
+    pairs = list(zip(first, second, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
+def _tail(coins: int, fewer: int) -> float:
+    return sum(comb(coins, heads) for heads in range(fewer + 1)) / 2**coins
+
+
+def _one_way_only(first: list[bool], second: list[bool]) -> float:
+    only_first, only_second = _coins(first, second)
+    return _tail(only_first + only_second, min(only_first, only_second))
+
+
+def _more_than_certain(first: list[bool], second: list[bool]) -> float:
+    return 2 * _one_way_only(first, second)
+
+
+def _just_this_outcome(first: list[bool], second: list[bool]) -> float:
+    only_first, only_second = _coins(first, second)
+    coins = only_first + only_second
+    return min(1.0, 2 * comb(coins, only_first) / 2**coins)
+
+
+def _all_rows_are_coins(first: list[bool], second: list[bool]) -> float:
+    return min(1.0, 2 * _tail(len(first), min(_coins(first, second))))
+
+
+def _chance_that_it_is_real(first: list[bool], second: list[bool]) -> float:
+    return 1 - paired_test(first, second)
+
+
+def _paired_cases() -> list[Case]:
+    def rows(both: int, first: int, second: int, none: int) -> tuple[list[bool], list[bool]]:
+        pairs = [(True, True)] * both + [(True, False)] * first
+        pairs += [(False, True)] * second + [(False, False)] * none
+        return [a for a, _ in pairs], [b for _, b in pairs]
+
+    return [
+        Case(rows(2, 0, 0, 1), "They never differ: nothing speaks for a difference."),
+        Case(rows(0, 1, 1, 0), "One coin each way: as even as can be."),
+        Case(rows(0, 1, 0, 0), "A single coin falls one way or the other for certain."),
+        Case(rows(0, 5, 0, 0), "Five coins, all for the first method."),
+        Case(rows(3, 1, 5, 2), "Six coins, five of them for the second; five other rows."),
+        Case(rows(40, 9, 2, 10), "Eleven coins among many rows on which both are alike."),
+    ]
+
+
+PAIRED_TEST = Exercise(
+    name="paired_test",
+    notebook="06_test",
+    title="Is one really better than the other?",
+    minutes=12,
+    difficulty=3,
+    reference=paired_test,
+    cases=_paired_cases,
+    mistakes=(
+        Mistake(
+            _one_way_only,
+            "This counts only one way of being uneven. Before you saw the rows, either method "
+            "could have been ahead: count both ways.",
+        ),
+        Mistake(
+            _more_than_certain,
+            "Nearly. When the coins fall evenly, doubling counts the middle twice, and the "
+            "result is larger than 1. No probability is.",
+        ),
+        Mistake(
+            _just_this_outcome,
+            "This is how likely exactly this outcome is. With many coins each single outcome "
+            "is rare. Ask for an outcome at least as uneven.",
+        ),
+        Mistake(
+            _all_rows_are_coins,
+            "You toss a coin for each row. Rows on which both are right, or both wrong, say "
+            "nothing about who is better: leave them out.",
+        ),
+        Mistake(
+            _chance_that_it_is_real,
+            "This is 1 minus the wanted value. A small p speaks for a difference; and 1 - p is "
+            "not the probability that the difference is real.",
+        ),
+    ),
+    hints=(
+        "Count two kinds of rows: only the first is right, only the second is right.",
+        "Their sum is the number of coins. How likely is it that at most as many heads come up "
+        "as the smaller of the two? `math.comb(coins, heads) / 2**coins` for each number.",
+        "Twice that, but never more than 1.",
+    ),
+)

@@ -1,0 +1,137 @@
+"""Constrained answers: the likeliest of the allowed ones."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers.inference.batches import InferenceError, choice_tokens, read_prompts, score_tokens
+from helpers.inference.generate import answer_length, generate_answers
+
+
+def score_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    choices: Sequence[str],
+    chat: bool = False,
+    batch_size: int = 16,
+) -> Tensor:
+    """Log-probability (nats) of each choice as the answer to each prompt.
+
+    Returns float32 of shape (len(prompts), len(choices)), on the CPU: the sum over the choice's
+    tokens. The largest in a row is the constrained answer. When the tokens of one choice begin
+    those of another ("home", "home garden"), the end token is scored with each of the choices;
+    without it the longer one could never win.
+    chat: whether each prompt is put as a user's message, in the tokenizer's chat template.
+    Raises InferenceError for an empty prompt, and when prompt and choice do not fit into the
+    context window.
+    """
+    scores = _score(model, tokenizer, prompts, [choices] * len(prompts), chat, batch_size)
+    return scores.reshape(len(prompts), len(choices))
+
+
+@torch.no_grad()
+def _score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    chat: bool,
+    batch_size: int = 16,
+) -> Tensor:
+    """As score_choices, with choices of its own for each prompt; -inf where a row has fewer."""
+    tokens = choice_tokens(tokenizer, prompts, choices, chat)
+    room = max((len(ids) for of_row in tokens for ids in of_row), default=0)
+    scores = torch.full((len(prompts), max(map(len, choices), default=0)), -torch.inf)
+    for batch in read_prompts(model, tokenizer, prompts, room, chat, batch_size):
+        of_batch = score_tokens(model, batch, [tokens[row] for row in batch.rows])
+        scores[batch.rows, : of_batch.shape[1]] = of_batch
+    return scores
+
+
+def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> list[str]:
+    """The best-scoring choice of each row. The share of these that is right is the constrained
+    accuracy.
+
+    Args:
+        scores: n rows of len(choices) numbers; a tensor, an array or lists. Higher is better.
+        choices: the allowed answers, in the order of the columns.
+    Returns:
+        n choices. Of equal scores the first column wins.
+    Raises:
+        InferenceError: a row of another width, or a score that is not a number.
+    """
+    answers = []
+    for number, row in enumerate(scores):
+        values = [float(value) for value in row]
+        if len(values) != len(choices):
+            raise InferenceError(
+                f"Row {number} has {len(values)} scores for {len(choices)} choices. "
+                "Give one score for each choice, in the order of the choices."
+            )
+        if any(value != value for value in values):
+            raise InferenceError(
+                f"Row {number} holds a score that is not a number (NaN), so no choice is the "
+                "best. Look for a division by zero or for weights that training has destroyed."
+            )
+        answers.append(choices[values.index(max(values))])
+    return answers
+
+
+def predict(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Iterable[dict],
+    max_new_tokens: int | None = None,
+    offsets: Sequence[float] | None = None,
+    chat: bool = False,
+) -> list[str]:
+    """One answer for each example: constrained where it has choices of its own, else generated.
+
+    Args:
+        examples: rows of task.render; choices is a list of texts in each row, or is missing.
+        max_new_tokens: for generated answers; by default as many as the longest right answer needs.
+            A generated answer is one line, unless a right answer has several.
+        offsets: for each choice, what is taken off its log-probability (calibration).
+    Raises:
+        InferenceError: offsets that do not fit the choices; and what score_choices raises.
+    """
+    examples = list(examples)
+    if not examples:
+        return []
+    prompts = [example["prompt"] for example in examples]
+    choices = [example.get("choices") for example in examples]
+    if not all(choices):
+        if max_new_tokens is None:
+            max_new_tokens = answer_length(examples, tokenizer)
+        one_line = not any("\n" in example["answer"] for example in examples)
+        return generate_answers(
+            model, tokenizer, prompts, max_new_tokens, chat=chat, first_line=one_line
+        )
+    scores = _score(model, tokenizer, prompts, choices, chat)
+    same = all(of_row == choices[0] for of_row in choices)
+    if offsets is not None:
+        if not same or len(offsets) != len(choices[0]):
+            raise InferenceError(
+                f"There are {len(offsets)} offsets. Give one for each choice, of a task whose rows "
+                "all have the same choices."
+            )
+        scores = scores - torch.tensor(offsets)
+    if same:
+        return pick_choices(scores, choices[0])
+    return [
+        pick_choices(row[None, : len(of_row)], of_row)[0]
+        for row, of_row in zip(scores, choices, strict=True)
+    ]
+
+
+def choice_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Iterable[dict]
+) -> float:
+    """Share of examples, from 0 to 1, whose likeliest choice is the right one."""
+    examples = list(examples)
+    answers = predict(model, tokenizer, examples)
+    right = sum(said == example["answer"] for said, example in zip(answers, examples, strict=True))
+    return right / len(examples)

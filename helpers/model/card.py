@@ -1,0 +1,133 @@
+"""What a new version of the model is: in words (its card) and in numbers (what has moved)."""
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import torch
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedModel
+
+from helpers.model.load import ModelError
+
+
+def model_card(
+    title: str,
+    starting: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, object]],
+    prompt: str,
+    limits: Sequence[str],
+    metadata: Mapping[str, object] | None = None,
+) -> str:
+    """The text of a model card (README.md): what a new version is, came from, can and cannot do.
+
+    starting: the starting model's `provenance`: model, licence, source, changes; hub_id and
+    language where known.
+    facts: heading → {what: value}, for instance {"Data": {...}, "Scores": {...}}.
+    prompt: an example of what the model is asked, word for word.
+    limits: sentences on what it is not for.
+    metadata: more for the front matter that the Hugging Face Hub reads, by huggingface_hub's names
+    (ModelCardData): datasets, metrics, tags.
+    Everything in the card comes from these arguments.
+    """
+    front = {
+        "license": starting["licence"].lower(),
+        "language": starting.get("language"),
+        "base_model": starting.get("hub_id"),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **(metadata or {}),
+    }
+    parts = [
+        f"---\n{ModelCardData(**front).to_yaml()}\n---",
+        f"# {title}",
+        f"All weights of {starting['model']} ({starting['source']}; {starting['changes']}), "
+        f"fine-tuned. Licence of the starting model: {starting['licence']}.",
+    ]
+    for heading, values in facts.items():
+        lines = [f"- {what}: {value}" for what, value in values.items()]
+        parts.append("\n".join([f"## {heading}", "", *lines]))
+    # Four spaces make a block that no text inside can end.
+    parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
+    parts.append("\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def card_scores(
+    stored: Mapping | None,
+    version: str,
+    names: Sequence[str] = ("tuned", "best prompt", "majority"),
+    kinds: Sequence[str] = ("accuracy", "macro-F1"),
+) -> dict[str, str]:
+    """What a card may say about the test: scores of this very version, or that there are none yet.
+
+    stored: the result that notebook 06 stored, or None: {"version": ..., "rows": ..., "board":
+    {name: {kind of score: (score, low, high)}}}. Scores of another version would be a lie that
+    nobody notices.
+    names, kinds: which lines of that board go on the card, and which of their scores.
+    """
+    if stored is None or stored["version"] != version:
+        return {"test": "not scored yet"}
+    lines = {"locked test rows (95 % intervals)": str(stored["rows"])}
+    for kind in kinds:
+        for name in names:
+            score, low, high = stored["board"][name][kind]
+            lines[f"{kind}, {name}"] = f"{score:.3f} ({low:.3f} to {high:.3f})"
+    return lines
+
+
+def relative_change(before: torch.Tensor, after: torch.Tensor) -> float:
+    """How far a tensor moved, by its own size: ‖after − before‖ / ‖before‖ (Frobenius norms).
+
+    0.0 for a tensor that did not move, infinite for one of zeros that did.
+    """
+    moved = (after - before).norm().item()
+    return moved / before.norm().item() if before.any() else math.inf if moved else 0.0
+
+
+def differing_tensors(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Names, in order, of tensors that only one side has, or that have another shape there."""
+    shapes, others = ({name: t.shape for name, t in side.items()} for side in (before, after))
+    return sorted(n for n in shapes.keys() | others.keys() if shapes.get(n) != others.get(n))
+
+
+def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, float]:
+    """Relative change of each parameter tensor: {parameter name: change}.
+
+    Raises ModelError when the two models do not have the same tensors.
+    """
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    differing = differing_tensors(old, new)
+    if differing:
+        raise ModelError(
+            "The two models cannot be compared: their tensors have other names or shapes, the "
+            f"first of them {differing[0]!r}. Compare a tuned model with the starting model that "
+            "it was made from."
+        )
+    with torch.no_grad():
+        return {name: relative_change(old[name], new[name]) for name in old}
+
+
+def by_layer(
+    changes: Mapping[str, float],
+) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+    """Sort `weight_changes` by kind of tensor and layer.
+
+    Returns ({kind: {layer: change}}, {name: change} of tensors that belong to no layer, such as
+    the embeddings); both in the order of `changes`, with short names. In an encoder–decoder a kind
+    begins with the side it is on, since both sides count their layers from 0.
+    """
+    layered: dict[str, dict[int, float]] = {}
+    single = {}
+    for name, change in changes.items():
+        short = name.removeprefix("model.").removesuffix(".weight")
+        # What stands before the first number names the stack of layers, and the side at its start.
+        parts = re.fullmatch(r"(encoder\.|decoder\.)?.*?\.?(\d+)\.(.+)", short)
+        if parts:
+            layered.setdefault((parts[1] or "") + parts[3], {})[int(parts[2])] = change
+        else:
+            single[short] = change
+    return layered, single

@@ -1,0 +1,187 @@
+"""How much memory a training takes, and for what: predicted, and measured in its own process.
+
+A process of its own, because only then is the most memory that it ever had that of the training.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from helpers.data.tokenize import collate, tokenize
+from helpers.errors import CourseError
+from helpers.inference.score import predict
+from helpers.machine import peak_memory
+from helpers.model.load import load_model
+from helpers.profiles import ROOT
+from helpers.training.loop import make_optimizer, train, training_step
+from helpers.training.loss import loss_sum
+from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.settings import TrainSettings
+from helpers.training.shared_prefix import shared_length
+
+PARTS = ("weights", "gradients", "optimizer state", "activations")
+
+
+class FootprintError(CourseError):
+    """A measurement that did not come to its end."""
+
+
+def predicted(
+    model: PreTrainedModel, low_memory: bool, rows: int, length: int, shared: int
+) -> dict[str, int]:
+    """Bytes of each of PARTS that arithmetic alone expects during a step, in 32-bit numbers.
+
+    low_memory: as in TrainSettings. rows, length: of the batch with its padding; shared: tokens
+    that all rows begin with, which are read once.
+    The activations are those of a Llama-like layer, as transformers computes it: what the backward
+    pass needs of its two norms, its attention and its MLP. Each row has its own copy of the keys
+    and values that it attends to, with those of the shared prefix.
+    """
+    shapes = [parameter.shape for parameter in model.parameters()]
+    count = sum(shape.numel() for shape in shapes)
+    config = model.config
+    positions = shared + rows * (length - shared)
+    layer = (9 * config.hidden_size + 4 * config.intermediate_size) * positions
+    layer += 2 * config.hidden_size * (rows * length + shared)
+    if not low_memory:  # a gradient and AdamW's two means for each weight
+        numbers = (count, count, 2 * count, config.num_hidden_layers * layer)
+    else:
+        # The table of embeddings, which waits for its second share, and the largest of the others.
+        table = model.get_input_embeddings().weight.numel()
+        others = max(shape.numel() for shape in shapes if shape.numel() < table)
+        # A number for each row and column of a matrix; one for each weight of a vector.
+        state = sum(shape.numel() if len(shape) < 2 else sum(shape) for shape in shapes)
+        # What goes into each layer; one layer at a time is computed again.
+        kept = config.num_hidden_layers * config.hidden_size * positions + layer
+        numbers = (count, table + others, state, kept)
+    return {part: 4 * number for part, number in zip(PARTS, numbers, strict=True)}
+
+
+def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool) -> dict[str, int]:
+    """Bytes of each of PARTS at its largest in one real step. The step is taken: weights change.
+
+    batch: as for `per_token_loss`.
+    """
+    settings = TrainSettings(low_memory=low_memory, precision="float32")
+    optimizer, table = make_optimizer(model, settings), model.get_input_embeddings().weight
+    gradients = 0
+
+    def count(parameter: Tensor) -> None:
+        nonlocal gradients
+        there = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+        if low_memory and parameter is not table:
+            # The head's gradient, inside the backward pass: it waits for the look-up's, of the
+            # same weights, which comes last.
+            there += table.nbytes
+        gradients = max(gradients, there)
+
+    model.train()
+    activations = _activations(model, batch, low_memory)
+    hooks = [p.register_post_accumulate_grad_hook(count) for p in model.parameters()]
+    with training_memory(model, low_memory):
+        if low_memory:
+            low_memory_step(model, optimizer, batch)
+        else:
+            training_step(model, optimizer, [batch], settings)
+    for hook in hooks:
+        hook.remove()
+    state = [v for one in optimizer.state.values() for v in one.values() if torch.is_tensor(v)]
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    states = sum(value.nbytes for value in state)
+    return dict(zip(PARTS, (weights, gradients, states, activations), strict=True))
+
+
+def _activations(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool) -> int:
+    """Bytes that the forward pass keeps for the backward pass; weights are not counted."""
+    kept: dict[int, Tensor] = {}  # held until all is counted, so that no address comes twice
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    def bytes_of(tensors: Iterable[Tensor]) -> int:
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        return sum(one.nbytes() for one in storages if one.data_ptr() not in weights)
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    inputs: list[Tensor] = []
+    hooks = [m.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for m in layers]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        summed, _ = loss_sum(model, batch)
+    for hook in hooks:
+        hook.remove()
+    whole = bytes_of(kept.values())
+    del summed
+    # With checkpointing only each layer's input is kept; one layer at a time is computed again.
+    return bytes_of(inputs) + whole // len(layers) if low_memory else whole
+
+
+def train_apart(examples: Mapping[str, Iterable[dict]], low_memory: bool) -> dict:
+    """Train the starting model on these examples in a process of its own, in 32-bit numbers.
+
+    examples: rows of "train" and "validation" with prompt, completion and, for constrained
+    answers, choices; as `load_examples` returns them. low_memory: as in TrainSettings.
+    Returns {"before": bytes of memory with everything imported and no model yet, "peak": most bytes
+    of the whole training, "tokens_per_second", "predictions": the tuned model's answer to each
+    validation row, "shape": rows, length and shared tokens of one more step, on the first eight
+    rows, "parts": what `measured` returned for it}.
+    Raises FootprintError when that process did not come to its end.
+    """
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    rows = {name: list(examples[name]) for name in ("train", "validation")}
+    done = subprocess.run(
+        [sys.executable, "-c", "from helpers.training import footprint; footprint.main()"],
+        input=json.dumps({"examples": rows, "low_memory": low_memory}),
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
+        raise FootprintError(
+            f"The training in a process of its own did not come to its end: {last}. If the memory "
+            "ran out, restart this notebook's kernel and run only the cells that this one needs."
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _train_here(examples: dict[str, list[dict]], low_memory: bool) -> dict:
+    """What `train_apart` returns, of a training in this process."""
+    before = peak_memory()
+    model, tokenizer = load_model()
+    sets = [
+        list(tokenize(Dataset.from_list(examples[name]), tokenizer, model.config))
+        for name in ("train", "validation")
+    ]
+    padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    settings = TrainSettings(evaluations=1, precision="float32", low_memory=low_memory)
+    with tempfile.TemporaryDirectory() as folder:
+        history = train(model, *sets, settings, padded, Path(folder))
+    predictions = predict(model, tokenizer, examples["validation"])
+    batch = padded(sets[0][:8])
+    result = {
+        "before": before,
+        "peak": peak_memory(),
+        "tokens_per_second": history.tokens_per_second,
+        "predictions": predictions,
+    }
+    shape = [*batch["input_ids"].shape, shared_length(batch)]
+    return {**result, "shape": shape, "parts": measured(model, batch, low_memory)}
+
+
+def main() -> None:
+    """What `train_apart` starts: arguments come as JSON, and the result goes as JSON."""
+    print(json.dumps(_train_here(**json.load(sys.stdin))))

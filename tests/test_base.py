@@ -1,0 +1,196 @@
+"""What all packages use: names in messages, sizes of runs, first lines of notebooks, results."""
+
+import errno
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+import helpers
+from helpers import profiles, results
+from helpers.errors import CourseError, format_names
+from helpers.profiles import PROFILES, profile, runs_folder
+from helpers.results import cached, load_result
+from tests.refusals import refusal
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_an_error_shows_one_paragraph_in_place_of_a_traceback():
+    assert CourseError("Do this.")._render_traceback_() == ["CourseError: Do this."]
+
+
+def test_names_fit_into_a_message_whatever_they_are():
+    assert format_names(["a", 2, "c\nd\x07"]) == "a, 2, c d\ufffd"
+    assert format_names(["x" * 99]) == "x" * 60
+    assert format_names(map(str, range(1021))).endswith("18, 19 and 1,001 more")
+
+
+# Profiles
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch) -> Path:
+    """A folder of its own for the results, in the quick profile."""
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    monkeypatch.setenv("COURSE_PROFILE", "quick")
+    return tmp_path / "quick"
+
+
+def test_the_profile_is_chosen_by_the_environment(monkeypatch):
+    for name in PROFILES:
+        monkeypatch.setenv("COURSE_PROFILE", name)
+        assert profile().name == name
+        assert profile().model == ("tiny-random" if name == "smoke" else "smollm2-135m")
+    monkeypatch.setenv("COURSE_PROFILE", "")
+    assert profile().name == "laptop"
+    monkeypatch.delenv("COURSE_PROFILE")
+    assert profile().name == "laptop"
+    monkeypatch.setenv("COURSE_PROFILE", "huge")
+    refusal(CourseError, profile, "'huge'", "smoke, quick, laptop, gpu")
+
+
+def test_each_task_has_a_folder_in_each_profile(runs, monkeypatch):
+    assert runs_folder() == runs and runs_folder("opinion") == runs / "opinion"
+    monkeypatch.delenv("COURSE_RUNS")
+    assert runs_folder() == ROOT / "runs" / "quick"
+
+
+def test_minutes_are_scaled_to_this_machine(tmp_path, monkeypatch):
+    times = {"quick": {"gflops": 100.0, "minutes": {"04_fine_tune": 3.0}}}
+    (tmp_path / "minutes.json").write_text(json.dumps(times))
+    monkeypatch.setattr(profiles, "MINUTES", tmp_path / "minutes.json")
+    monkeypatch.setattr(profiles, "_speed_here", lambda: 50.0)
+    expected = "3.0 minutes on the reference machine, about 6.0 on this one"
+    assert profiles.predicted_minutes("04_fine_tune") == expected
+    assert profiles.predicted_minutes("05_validate") == "not timed with these sizes"
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    assert profiles.predicted_minutes("04_fine_tune") == "not timed with these sizes"
+
+
+def test_a_notebook_is_set_up_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT])
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    with warnings.catch_warnings():
+        helpers.setup_notebook("00_start_here")
+        first = torch.rand(1)
+        helpers.setup_notebook("00_start_here")
+        assert torch.equal(torch.rand(1), first)
+    line = "Notebook 00_start_here, profile 'smoke', not timed with these sizes.\n"
+    assert capsys.readouterr().out == line * 2
+    assert Path.cwd() == ROOT / "notebooks" and sys.path.count(str(ROOT)) == 1
+    assert not datasets.is_caching_enabled() and not datasets.is_progress_bar_enabled()
+    datasets.enable_caching()
+
+
+def test_importing_the_package_loads_no_pytorch():
+    code = "import sys, helpers, helpers.results; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="'helpers' has no attribute 'anything'"):
+        _ = helpers.anything
+
+
+def test_the_facts_of_the_machine_are_texts():
+    facts = profiles.machine_facts()
+    assert facts["Python"] == sys.version.split()[0] and facts["memory"].endswith(" GB")
+    assert all(isinstance(value, str) for value in facts.values())
+
+
+# Results
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Stands for what a result depends on."""
+
+    rate: float
+
+
+class Counter:
+    """Computes something, and counts how often."""
+
+    def __init__(self, result: object):
+        self.result, self.calls = result, 0
+
+    def __call__(self) -> object:
+        self.calls += 1
+        return self.result
+
+
+def test_a_result_is_computed_once_for_each_key(runs):
+    compute = Counter({"scores": (1, 2.5), "name": "café"})
+    expected = {"scores": [1, 2.5], "name": "café"}
+    assert load_result("opinion/thing") is None
+    for _ in range(3):
+        assert cached("opinion/thing", {"rows": 3}, compute) == expected
+    assert compute.calls == 1
+    assert load_result("opinion/thing") == expected
+    assert (runs / "opinion" / "thing.json").exists()
+    cached("opinion/thing", {"rows": 4}, Counter("other"))
+    assert load_result("opinion/thing") == "other"
+    assert cached("opinion/thing", {"rows": 3}, compute) == expected and compute.calls == 2
+
+
+def test_none_is_a_result_too():
+    compute = Counter(None)
+    assert cached("nothing", 1, compute) is None and cached("nothing", 1, compute) is None
+    assert compute.calls == 1
+
+
+def rows(*answers: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"answer": list(answers)})
+
+
+@pytest.mark.parametrize(
+    ("key", "same", "other"),
+    [
+        ([1, (2, "a")], [1, [2, "a"]], [1, [2, "b"]]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}),
+        (Settings(0.1), Settings(0.1), Settings(0.2)),
+        ([rows("good", "poor")], [rows("good", "poor")], [rows("good", "okay")]),
+        (datasets.DatasetDict(a=rows("x")), {"a": rows("x")}, {"a": rows("y")}),
+        (Path("a"), "a", Path("b")),
+    ],
+)
+def test_a_key_is_its_content(key, same, other):
+    compute = Counter(0)
+    cached("thing", key, compute)
+    cached("thing", same, compute)
+    assert compute.calls == 1
+    cached("thing", other, compute)
+    assert compute.calls == 2
+
+
+def test_a_key_whose_content_cannot_be_told_is_refused():
+    with pytest.raises(TypeError, match="cannot depend on a Counter"):
+        cached("thing", [Counter(0)], Counter(0))
+
+
+@pytest.mark.parametrize("damage", [b'{"key": "1", "res', b"\xff\xfe", b"[1]", b'{"key": 1}', b""])
+def test_a_damaged_result_is_set_aside_and_made_anew(runs, capsys, damage):
+    cached("thing", 1, Counter(5))
+    (runs / "thing.json").write_bytes(damage)
+    assert load_result("thing") is None
+    assert "thing.json is damaged" in capsys.readouterr().out
+    assert (runs / "thing.json.damaged").read_bytes() == damage
+    assert cached("thing", 1, Counter(5)) == 5
+
+
+def test_a_disk_that_cannot_be_used_is_told(runs, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_whole", full)
+        words = "'thing'", "No space left", "COURSE_RUNS"
+        refusal(CourseError, lambda: cached("thing", 1, Counter(5)), *words)
+    (runs / "thing.json").mkdir(parents=True)
+    monkeypatch.setattr(results, "set_aside", full)
+    refusal(CourseError, lambda: load_result("thing"), "cannot be read", "COURSE_RUNS")

@@ -1,0 +1,65 @@
+"""Tokens as cells and as a table, with marks, losses and the prompt mask."""
+
+from helpers.display import (
+    Token,
+    loss_of_tokens,
+    show_tokens,
+    token_cells,
+    token_table,
+    tokens,
+)
+
+TOKENS = [
+    Token("<b>", 5, False, {}),
+    Token(" it\n", 6, False, {"before": 3.0, "after": 2.5}),
+    Token(" good", 7, True, {"before": 4.0, "after": 0.25}),
+    Token("<end>", 8, True, {"before": 1.0, "after": 0.5}),
+]
+
+
+def test_tokens_are_cells_with_text_id_symbol_and_loss():
+    page = token_cells(TOKENS, "before")
+    assert "<b>" not in page and "&lt;b&gt;" in page and "␣it⏎" in page
+    cells = page.split("<span title=")[1:]
+    assert [("✓" in cell, "solid black" in cell) for cell in cells[:3]] == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]
+    assert "id 7" in cells[2] and "loss 4.00 nats" in cells[2] and ">7<" in cells[2]
+    # The highest loss is the darkest, with white letters; half of it is neither.
+    assert "rgb(0, 114, 178); color: white" in cells[2]
+    assert "rgb(191, 220, 236); color: black" in cells[3]
+
+
+def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():
+    masked, bare = token_cells(TOKENS, "before"), token_cells(TOKENS, "before", masked=False)
+    assert "3.00" not in masked and masked.count("no loss shown") == 2
+    assert "3.00" in bare and bare.count("no loss shown") == 1, "nothing predicts the first token"
+    assert loss_of_tokens(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
+    bare_words = loss_of_tokens(TOKENS, "after", masked=False)
+    assert "of 3 tokens" in bare_words and "1.0833 nats" in bare_words
+
+
+def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
+    lines = token_table(TOKENS, "after")["text/plain"].splitlines()
+    assert lines[2].split() == ["1", "'", "it\\n'", "6", "·", "not", "labelled", "–"]
+    assert lines[3].split() == ["2", "'", "good'", "7", "✓", "labelled", "0.25"]
+    assert "<b>" not in token_table(TOKENS, "after")["text/html"]
+    shown = []
+    monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data))
+    show_tokens(TOKENS, "after")
+    assert shown[0]["text/html"] == token_cells(TOKENS, "after")
+    assert "✓ labelled" in shown[0]["text/plain"]
+    assert "0.3750 nats" in capsys.readouterr().out
+
+
+def test_tokens_without_losses_are_shown_with_their_marks_alone(monkeypatch, capsys):
+    bare = [Token("Is <it>?\n", 7, False, {}), Token(" yes", 9, True, {})]
+    cells = token_cells(bare)
+    assert "✓" in cells and "loss" not in cells
+    assert "&lt;it&gt;?⏎" in cells and "<it>" not in cells
+    assert "loss" not in token_table(bare)["text/plain"]
+    monkeypatch.setattr(tokens, "display", lambda *_, **__: None)
+    show_tokens(bare)
+    assert capsys.readouterr().out == "2 tokens, 1 of them labelled (✓)\n"

@@ -1,0 +1,81 @@
+"""The course's training in little memory: real model, real rows, all its memory counted."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from helpers.data.task import load_examples, load_task
+from helpers.training import footprint
+from helpers.training.footprint import PARTS, FootprintError, measured, predicted, train_apart
+from helpers.training.shared_prefix import shared_length
+from tests.processes import another_process, how_it_ended
+from tests.tiny import tiny_model
+
+MOST = 1_600_000_000  # bytes; Binder gives two gigabytes, and JupyterLab needs its part
+# A hard limit on data, kept by the system. What libraries reserve counts as data, used or not, and
+# so does a file of weights that is open: two of them can be open for a moment.
+LIMIT = 3_600_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such a limit is only kept by Linux")
+def test_training_the_real_model_stays_small_under_a_hard_limit(tmp_path, monkeypatch):
+    import resource
+
+    monkeypatch.setenv("COURSE_PROFILE", "laptop")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # each thread reserves memory of its own
+    examples = load_examples(load_task("opinion"))
+    # The longest rows need the most; the parts are measured on the first eight.
+    by_length = sorted(examples["train"], key=lambda row: len(row["prompt"]))
+    rows = {"train": by_length[:8] + by_length[-8:], "validation": [*examples["validation"]][:4]}
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+        (tmp_path / "result").write_text(json.dumps(train_apart(rows, low_memory=True)))
+
+    assert how_it_ended(another_process(limited)) == 0
+    result = json.loads((tmp_path / "result").read_text())
+    assert result["before"] + result["parts"]["weights"] < result["peak"] <= MOST
+    assert set(result["predictions"]) <= set(examples["validation"][0]["choices"])
+    assert result["parts"]["weights"] == 4 * 134_515_008
+    assert result["tokens_per_second"] > 0
+
+
+def batch_with(shared: int) -> dict[str, torch.Tensor]:
+    """Eight rows of 80 tokens that begin with the same `shared` ones; the last two are labelled."""
+    ids = torch.arange(640).reshape(8, 80) % 600
+    ids[:, :shared] = ids[0, :shared]
+    return {
+        "input_ids": ids,
+        "labels": torch.full((8, 80), -100).index_fill(1, torch.tensor([78, 79]), 7),
+    }
+
+
+@pytest.mark.parametrize("shared", [0, 60])
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_parts_are_as_large_as_predicted(low_memory, shared):
+    model, batch = tiny_model(), batch_with(shared)
+    assert shared_length(batch) == shared
+    expected = predicted(model, low_memory, 8, 80, shared)
+    found = measured(model, batch, low_memory)
+    assert found.keys() == set(PARTS) == expected.keys()
+    assert found["weights"] == expected["weights"]
+    assert found["gradients"] == expected["gradients"]
+    assert found["optimizer state"] == pytest.approx(expected["optimizer state"], rel=0.05)
+    # The prediction leaves out what stands outside the layers: little, but for such a small model.
+    assert found["activations"] == pytest.approx(expected["activations"], rel=0.15)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shell scripts")
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("echo 'MemoryError: no room' >&2; exit 1", "MemoryError: no room"), ("kill -9 $$", "ended")],
+)
+def test_a_training_that_breaks_off_says_why(tmp_path, monkeypatch, what, words):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{what}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(footprint.sys, "executable", str(program))
+    with pytest.raises(FootprintError, match=f"did not come to its end: .*{words}"):
+        train_apart({"train": [], "validation": []}, low_memory=True)

@@ -1,0 +1,220 @@
+"""Training in little memory: the same mathematics, and nothing left behind in the model."""
+
+import dataclasses
+import math
+import warnings
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+from transformers.optimization import Adafactor
+
+from helpers.training import checkpoint, settings
+from helpers.training.loop import make_optimizer, train
+from helpers.training.loss import loss_sum
+from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.settings import TrainingError, TrainSettings
+from tests.families import family_model
+from tests.made_up import (
+    BATCH,
+    COLLATE,
+    SETTINGS,
+    TRAIN,
+    VALIDATION,
+    interrupt_at,
+    losses,
+    made_up,
+    same_bits,
+    weights,
+)
+from tests.processes import another_process, how_it_ended
+from tests.tiny import tiny_model
+
+LOW = dataclasses.replace(SETTINGS, low_memory=True)
+
+
+def untied_model() -> LlamaForCausalLM:
+    """Like the tiny model, with a head that has weights of its own."""
+    config = tiny_model().config
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config)
+
+
+BOTH = pytest.mark.parametrize("make", [tiny_model, untied_model], ids=["tied", "untied"])
+
+
+def hooks(model) -> int:
+    """How many hooks there are on the modules and weights of a model."""
+    on_modules = sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        for module in model.modules()
+    )
+    return on_modules + sum(
+        len(parameter._post_accumulate_grad_hooks or ()) for parameter in model.parameters()
+    )
+
+
+def as_it_was(model) -> bool:
+    """Whether nothing of a training is left in the model."""
+    recomputing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    return not (hooks(model) or recomputing or model.get_input_embeddings().sparse)
+
+
+@BOTH
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_low_memory_steps_are_those_of_adafactor_after_a_whole_backward_pass(make, recomputed):
+    ours, theirs = make().train(), make().train()
+    assert len(list(ours.parameters())) == 21 - (make is tiny_model)
+    optimizer = make_optimizer(ours, LOW)
+    decay = {"weight_decay": LOW.weight_decay}
+    reference = Adafactor(
+        [
+            {"params": [p for p in theirs.parameters() if p.ndim > 1], **decay},
+            {"params": [p for p in theirs.parameters() if p.ndim == 1]},
+        ],
+        lr=LOW.learning_rate,
+        scale_parameter=False,
+        relative_step=False,
+    )
+    with training_memory(ours, low_memory=recomputed):
+        for start in (0, 8, 16):
+            batch = COLLATE(TRAIN[start : start + 8])
+            loss, norm = low_memory_step(ours, optimizer, batch)
+            reference.zero_grad()
+            mean = theirs(**batch).loss
+            mean.backward()
+            assert loss == pytest.approx(mean.item(), rel=1e-4)
+            norms = [p.grad.norm().item() for p in theirs.parameters()]
+            assert norm == pytest.approx(math.hypot(*norms), rel=1e-3)
+            reference.step()
+            for name, parameter in theirs.named_parameters():
+                torch.testing.assert_close(
+                    ours.get_parameter(name), parameter, atol=1e-4, rtol=1e-3, msg=name
+                )
+    assert not same_bits(weights(ours), weights(make()))
+
+
+@BOTH
+def test_a_low_memory_step_moves_every_weight_and_keeps_a_number_for_a_row_and_a_column(make):
+    model = make().train()
+    before, optimizer = weights(model), make_optimizer(model, LOW)
+    low_memory_step(model, optimizer, BATCH)
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+        assert parameter.grad is None
+        state = optimizer.state[parameter].values()
+        numbers = sum(value.numel() for value in state if torch.is_tensor(value))
+        assert numbers <= sum(parameter.shape) + 2
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("broken", ["forward", "backward"])
+def test_a_low_memory_step_that_fails_leaves_no_hook(broken):
+    model = tiny_model().train()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    layer = model.model.layers[0].mlp.up_proj
+    if broken == "forward":
+        own = layer.register_forward_hook(stop)
+    else:
+        own = layer.weight.register_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        low_memory_step(model, make_optimizer(model, LOW), BATCH)
+    own.remove()
+    assert hooks(model) == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # As if nothing had been: the next step works.
+    loss, norm = low_memory_step(model, make_optimizer(model, LOW), BATCH)
+    assert math.isfinite(loss) and norm > 0
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_what_has_changed():
+    model = tiny_model()
+    model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match="Some weights have changed.*load the model again"):
+        low_memory_step(model, make_optimizer(model, LOW), BATCH)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@BOTH
+def test_a_low_memory_run_learns_and_an_interrupt_changes_no_bit(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(checkpoint, "TRAINING_PER_WRITING", 0)
+    whole = make()
+    reference = train(whole, TRAIN, VALIDATION, LOW, COLLATE, tmp_path / "whole")
+    first, *_, last = [evaluation.loss for evaluation in reference.evaluations]
+    assert last < first - 0.5
+    assert as_it_was(whole)
+
+    model, folder = make(), tmp_path / "parts"
+    watch = interrupt_at(3)
+    partial = train(model, TRAIN, VALIDATION, LOW, COLLATE, folder, watch=watch)
+    assert partial.stopped == "interrupted" and len(partial.steps) == 3
+    assert as_it_was(model)
+
+    model = make()
+    resumed = train(model, TRAIN, VALIDATION, LOW, COLLATE, folder)
+    assert losses(resumed) == losses(reference)
+    assert same_bits(weights(model), weights(whole))
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt2", "gpt_neox"])
+def test_other_families_learn_in_little_memory(tmp_path, name):
+    model, rows = family_model(name), made_up(40, seed=2, apart=name == "t5")
+    history = train(model, rows, rows[:12], LOW, COLLATE, tmp_path)
+    assert history.best.loss < history.evaluations[0].loss - 0.1
+    assert as_it_was(model)
+
+
+def test_few_rows_are_evaluated_at_once(tmp_path):
+    model, rows = tiny_model(), []
+    model.lm_head.register_forward_hook(lambda *_: None if model.training else rows.append(1))
+    train(model, TRAIN, VALIDATION, dataclasses.replace(LOW, epochs=1), COLLATE, tmp_path)
+    assert len(rows) == 3 * len(VALIDATION) // 4
+
+
+@BOTH
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_arranging_memory_leaves_gradients_and_model_as_they_are(make, low_memory):
+    def gradients():
+        model.zero_grad()
+        loss_sum(model, BATCH)[0].backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    model = make().train()
+    plain = gradients()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no method that transformers will take away
+        with training_memory(model, low_memory):
+            arranged = gradients()
+            assert model.get_input_embeddings().sparse == (make is tiny_model)
+    for one, other in zip(arranged, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert as_it_was(model)
+
+
+# What is chosen where
+
+
+@pytest.mark.parametrize(("limit", "low"), [(4_000_000_000, False), (3_999_999_999, True)])
+def test_settings_choose_low_memory_below_4_gigabytes(monkeypatch, limit, low):
+    monkeypatch.setattr(settings, "usable_memory", lambda: limit)
+    assert TrainSettings().low_memory == low
+    assert not TrainSettings(low_memory=False).low_memory
+
+
+def test_a_real_limit_of_a_process_is_seen():
+    resource = pytest.importorskip("resource", reason="Windows knows no such limits")
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000, 3_000_000_000))
+        assert TrainSettings().low_memory
+
+    assert how_it_ended(another_process(limited)) == 0
+
+
+def test_little_memory_is_always_in_32_bits():
+    assert TrainSettings(low_memory=True, precision="bfloat16").precision == "float32"
+    assert TrainSettings(low_memory=False, precision="bfloat16").precision == "bfloat16"
