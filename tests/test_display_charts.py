@@ -54,9 +54,9 @@ def test_the_style_is_that_of_the_course_and_of_nothing_else():
     assert not chart.axes[0].get_legend().get_frame_on()
     assert chart.get_layout_engine() is not None
     assert dict(matplotlib.rcParams) == before
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules[
-        "matplotlib.pyplot"
-    ].get_fignums()
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
 
 
 def test_an_interval_chart_draws_each_score_of_each_method():

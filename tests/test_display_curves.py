@@ -6,7 +6,6 @@ from helpers.display import (
     as_output,
     evaluations_figure,
     history_summary,
-    loss_by_position,
     museum_wall,
     price_chart,
     run_curves,
@@ -59,12 +58,6 @@ def test_runs_are_drawn_with_their_names():
     names = ["slow", "fast", "third", "fourth", "fifth"]
     axes = run_curves({name: made_up_run(None) for name in names}).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == names
-
-
-def test_losses_past_the_window_are_drawn_apart():
-    axes = loss_by_position([0, 50, 100, 150], [4.0, 3.0, 2.0, 5.0], [0.1] * 4, 100).axes[0]
-    drawn = {c.get_label(): list(c[0].get_xdata()) for c in axes.containers}
-    assert drawn == {"inside the window": [25, 75], "past the window": [125, 175]}
 
 
 def test_evaluations_have_a_panel_a_metric_and_a_line_where_it_began():

@@ -75,15 +75,19 @@ def measured(request):
 
 def test_there_is_a_number_for_each_unit_of_each_metric(measured) -> None:
     one, model, result = measured
-    assert list(result.values) == list(one.metrics) == [
-        "rating, accuracy",
-        "rating, loss (nats)",
-        "quiz, accuracy",
-        "quiz, loss (nats)",
-        "headline, ROUGE-1",
-        "prose, loss (nats/token)",
-        "questions, share right",
-    ]
+    assert (
+        list(result.values)
+        == list(one.metrics)
+        == [
+            "rating, accuracy",
+            "rating, loss (nats)",
+            "quiz, accuracy",
+            "quiz, loss (nats)",
+            "headline, ROUGE-1",
+            "prose, loss (nats/token)",
+            "questions, share right",
+        ]
+    )
     units = [3, 3, 3, 3, 3, len(load_prose()), len(load_questions())]
     assert [len(values) for values in result.values.values()] == units
     for name, metric in one.metrics.items():

@@ -16,9 +16,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from helpers.evaluation.baselines import baseline_predictions, lead_words, majority_label
+from helpers.evaluation.baselines import _lead_words, baseline_predictions, majority_label
 from helpers.evaluation.metrics import (
     ScoringError,
+    _split_words,
     accuracy,
     confusion,
     holds_answer,
@@ -29,7 +30,6 @@ from helpers.evaluation.metrics import (
     rouge,
     row_scores,
     score_all,
-    split_words,
 )
 from helpers.evaluation.uncertainty import paired_test
 
@@ -232,7 +232,7 @@ def test_rouge_equals_the_package_on_the_reviews() -> None:
         rows = list(csv.DictReader(file))
     draw = random.Random(0)
     for row in draw.sample(rows, 300):
-        assert_rouge_equal(lead_words(row["review_body"], 8), [row["review_headline"]])
+        assert_rouge_equal(_lead_words(row["review_body"], 8), [row["review_headline"]])
         assert_rouge_equal(row["review_body"], [draw.choice(rows)["review_body"]])
 
 
@@ -266,10 +266,10 @@ def test_rouge_finds_the_words_of_any_script(one, other) -> None:
 def test_words() -> None:
     assert rouge("schön", "schän")["rouge1"] == 0
     assert rouge("scho\u0308n", "SCHÖN")["rouge1"] == 1  # one character or two, any case
-    assert split_words("Straße, don't a_b") == ["strasse", "don", "t", "a", "b"]
+    assert _split_words("Straße, don't a_b") == ["strasse", "don", "t", "a", "b"]
     # Thai, as Japanese and Chinese, is written without spaces; a mark goes with its letter.
-    assert split_words("ที่นี่ดี") == ["ที่", "นี่", "ดี"]
-    assert split_words("東京タワー2024") == [*"東京タワー", "2024"]
+    assert _split_words("ที่นี่ดี") == ["ที่", "นี่", "ดี"]
+    assert _split_words("東京タワー2024") == [*"東京タワー", "2024"]
 
 
 def test_rouge_compares_whole_texts() -> None:
@@ -366,12 +366,12 @@ def test_majority_label() -> None:
 
 
 def test_lead_words() -> None:
-    assert lead_words("  It broke\nat once. Bad.", 3) == "It broke at"
-    assert lead_words("Bad.", 3) == "Bad."
-    assert lead_words(" ", 3) == ""
-    assert lead_words("水壶坏了，很失望。", 4) == "水壶坏了，"
+    assert _lead_words("  It broke\nat once. Bad.", 3) == "It broke at"
+    assert _lead_words("Bad.", 3) == "Bad."
+    assert _lead_words(" ", 3) == ""
+    assert _lead_words("水壶坏了，很失望。", 4) == "水壶坏了，"
     with pytest.raises(ScoringError, match="A lead of 0 words"):
-        lead_words("Bad.", 0)
+        _lead_words("Bad.", 0)
 
 
 def test_the_baseline_of_choices_is_the_commonest_training_answer_that_a_row_allows() -> None:

@@ -153,9 +153,7 @@ def test_padding_changes_the_loss_only_as_long_as_it_is_broken():
     assert losses_of(whole([SHORT, LONG], 1))[0] == pytest.approx(alone, abs=1e-5)
     assert abs(losses_of(broken([SHORT, LONG], 1))[0] - alone) > 0.1
     collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=IGNORE)
-    rows = [
-        {**row, "attention_mask": [1] * len(row["input_ids"])} for row in (SHORT, LONG)
-    ]
+    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in (SHORT, LONG)]
     expected, got = collator(rows), whole([SHORT, LONG], 1)
     assert all(torch.equal(got[name], expected[name]) for name in got)
 

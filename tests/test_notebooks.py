@@ -157,7 +157,7 @@ ORDER = {
     "model": "load card",
     "inference": "batches few_shot generate score",
     "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
-    "evaluation": "uncertainty metrics baselines prompt_search forgetting",
+    "evaluation": "metrics uncertainty baselines prompt_search forgetting",
     "display": "tables tokens charts curves widgets",
 }
 

@@ -97,9 +97,7 @@ def split_by_group(
     return _select(table, parts)
 
 
-def split_at_random(
-    table: Dataset, shares: Sequence[float] = SHARES, seed: int = 0
-) -> DatasetDict:
+def split_at_random(table: Dataset, shares: Sequence[float] = SHARES, seed: int = 0) -> DatasetDict:
     """Split row by row, whatever the group: the naive way, which leaks where groups repeat.
 
     Raises SplitError: shares that do not add up, too few rows for three parts.

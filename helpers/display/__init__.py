@@ -19,7 +19,6 @@ from helpers.display.charts import (
 from helpers.display.curves import (
     evaluations_figure,
     history_summary,
-    loss_by_position,
     museum_wall,
     price_chart,
     run_curves,
@@ -64,7 +63,6 @@ __all__ = [
     "gradient_figure",
     "history_summary",
     "interval_chart",
-    "loss_by_position",
     "loss_of_tokens",
     "mask_of_tokens",
     "museum_wall",

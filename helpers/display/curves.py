@@ -99,33 +99,6 @@ def run_curves(histories: dict[str, "History"]) -> Figure:
     return chart
 
 
-def loss_by_position(
-    starts: list[int], losses: list[float], errors: list[float], window: int
-) -> Figure:
-    """Mean loss of each stretch of a long text, with the end of the context window marked.
-
-    starts: first position of each stretch (tokens), evenly spaced. errors: standard error of each
-    mean. Losses in nats per token.
-    """
-    chart = figure(8, 3.2)
-    (axes,) = chart.axes
-    half = (starts[1] - starts[0]) / 2
-    styles = ((True, BLUE, "o", "inside the window"), (False, RED, "s", "past the window"))
-    for inside, colour, marker, name in styles:
-        chosen = [i for i, start in enumerate(starts) if (start < window) is inside]
-        middles = [starts[i] + half for i in chosen]
-        scores = [
-            (losses[i], losses[i] - 2 * errors[i], losses[i] + 2 * errors[i]) for i in chosen
-        ]
-        if chosen:
-            intervals(axes, middles, scores, fmt=marker, color=colour, label=name, markersize=5)
-    axes.axvline(window, color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="position in the text (tokens)", ylabel="mean loss (nats per token)")
-    axes.set_ylim(bottom=0)
-    legend(axes, beside=True)
-    return chart
-
-
 def evaluations_figure(
     steps: Sequence[int], scores: dict[str, list[tuple[float, float, float]]], trained: str
 ) -> Figure:

@@ -1,6 +1,6 @@
 """How good is a model, how sure is that, and what does it forget?"""
 
-from helpers.evaluation.baselines import baseline_predictions, lead_words, majority_label
+from helpers.evaluation.baselines import baseline_predictions, majority_label
 from helpers.evaluation.forgetting import (
     Change,
     EvalResult,
@@ -25,7 +25,6 @@ from helpers.evaluation.metrics import (
     rouge,
     row_scores,
     score_all,
-    split_words,
 )
 from helpers.evaluation.prompt_search import (
     PromptChoice,
@@ -64,7 +63,6 @@ __all__ = [
     "groups_of",
     "holds_answer",
     "label_bias",
-    "lead_words",
     "load_metric",
     "load_prose",
     "load_questions",
@@ -83,7 +81,6 @@ __all__ = [
     "score_all",
     "search_prompts",
     "share_of",
-    "split_words",
     "tokenize_text",
     "wilson_interval",
 ]

@@ -30,7 +30,7 @@ def _by_frequency(labels: Iterable[str]) -> list[str]:
     return sorted(counts, key=lambda label: (-counts[label], label))
 
 
-def lead_words(text: str, k: int) -> str:
+def _lead_words(text: str, k: int) -> str:
     """The first k words of a text, a baseline for summaries.
 
     Cut at white space; in scripts without spaces, k characters. Raises ScoringError for k below 1.
@@ -72,4 +72,4 @@ def baseline_predictions(
         return [commonest for _ in examples]
     longest = max(texts, key=texts.__getitem__)
     k = max(1, round(fmean(len(_PIECE.findall(answer)) for answer in answers)))
-    return [lead_words(table_cell(row, longest) or "", k) for row in examples]
+    return [_lead_words(table_cell(row, longest) or "", k) for row in examples]

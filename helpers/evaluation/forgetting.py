@@ -167,7 +167,7 @@ class EvalSuite:
         found, answers = [], {}
         for name, (task, examples) in self.tasks.items():
             if task.kind == "classification":
-                answers[name], losses = answer_calibrated(model, self.tokenizer, examples)
+                answers[name], losses = _answer_calibrated(model, self.tokenizer, examples)
                 found += [row_scores(task, answers[name], examples), losses]
             else:
                 most = answer_length(examples, self.tokenizer)
@@ -195,7 +195,7 @@ class EvalSuite:
         return [list(self.metrics), rows, self.paragraphs, self.questions]
 
 
-def answer_calibrated(
+def _answer_calibrated(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping]
 ) -> tuple[list[str], list[float]]:
     """For each row: the calibrated choice, and the loss on the right one: minus the logarithm of

@@ -33,7 +33,7 @@ class ScoringError(CourseError):
     """Answers that cannot be scored: none at all, unequal numbers, labels that do not fit."""
 
 
-def split_words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """The words of a text in any script, without case.
 
     A word is a run of letters and digits with the accents and vowel signs written around them; in
@@ -54,7 +54,7 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
     """The choice that a free answer begins with, or None. The share of these that is right is the
     free accuracy.
 
-    The first words of the answer (see split_words) have to be all the words of the choice. When
+    The first words of the answer (see _split_words) have to be all the words of the choice. When
     this holds for two choices ("home" and "home garden"), the longer one counts. A choice further
     on ("It is good") does not count: to look for it there would also find it in "not good".
 
@@ -62,7 +62,7 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
     """
     by_words: dict[tuple[str, ...], str] = {}
     for choice in choices:
-        words = tuple(split_words(choice))
+        words = tuple(_split_words(choice))
         if not words:
             raise ScoringError(
                 f"The choice {choice!r} holds no letter and no digit, so no free answer can be "
@@ -74,7 +74,7 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
                 "punctuation, so a free answer cannot tell them apart. Rename one of them."
             )
         by_words[words] = choice
-    answer = tuple(split_words(text))
+    answer = tuple(_split_words(text))
     begun = [words for words in by_words if answer[: len(words)] == words]
     return by_words[max(begun, key=len)] if begun else None
 
@@ -83,9 +83,9 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a free answer holds one of the right ones, anywhere in it, as whole words: "8" is not
     found in "18". Meant for short right answers, and a model that speaks in sentences.
     """
-    found = split_words(text)
+    found = _split_words(text)
     for answer in answers:
-        words = split_words(answer)
+        words = _split_words(answer)
         starts = range(len(found) - len(words) + 1)
         if words and any(found[start : start + len(words)] == words for start in starts):
             return True
@@ -235,7 +235,7 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
 
     Each is an F-measure, 2 * shared / (units of the prediction + units of the reference). Shared
     are the words or pairs that both have, each counted as often as both have it, and for rougeL
-    the length of the longest common subsequence. Words are those of split_words, not stemmed. Of
+    the length of the longest common subsequence. Words are those of _split_words, not stemmed. Of
     several references, the best counts, for each of the three by itself. A text without a word
     scores 0.
 
@@ -248,8 +248,8 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
             raise ScoringError(f"ROUGE compares texts, and {text!r} is none.")
     if not references:
         raise ScoringError("There is no reference to compare with. Give one text or more.")
-    ours = split_words(prediction)
-    scores = [_rouge_of(ours, split_words(text)) for text in references]
+    ours = _split_words(prediction)
+    scores = [_rouge_of(ours, _split_words(text)) for text in references]
     return {name: max(one[name] for one in scores) for name in scores[0]}
 
 
@@ -291,7 +291,7 @@ def table_cell(row: Mapping[str, Any], column: str) -> Any:
     return row[moved if column in RENDERED and moved in row else column]
 
 
-def right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
+def _right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
     """The answer of a row, then what its cells in the task's reference columns hold.
 
     Such a cell is a text, a list of texts, or empty.
@@ -314,7 +314,7 @@ def _pairs(
                 f"The prediction of row {number} is {prediction!r}, which is no text. "
                 "Give the texts of the answers, not their numbers."
             )
-    return list(zip(predictions, [right_answers(task, row) for row in examples], strict=True))
+    return list(zip(predictions, [_right_answers(task, row) for row in examples], strict=True))
 
 
 def row_scores(

@@ -111,9 +111,7 @@ def _members(values: Sequence[Any], groups: Sequence[Hashable] | None) -> list[l
     return list(members.values())
 
 
-def groups_of(
-    task: "Task", examples: Iterable[Mapping[str, Any]]
-) -> tuple[Hashable, ...] | None:
+def groups_of(task: "Task", examples: Iterable[Mapping[str, Any]]) -> tuple[Hashable, ...] | None:
     """The group of each example, as the split saw it; None where the task's rows have no groups.
 
     A row without a value is a group of its own.

@@ -273,8 +273,7 @@ MIX = Exercise(
         ),
         Mistake(
             _share_of_others,
-            "The share is one of the examples, and not of however many others there happen to "
-            "be.",
+            "The share is one of the examples, and not of however many others there happen to be.",
         ),
         Mistake(
             _cut_off,

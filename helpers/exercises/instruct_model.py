@@ -99,8 +99,7 @@ CARD_SCORES = Exercise(
         ),
     ),
     hints=(
-        "Two cases must not show any score: nothing was kept, or it was kept for another "
-        "version.",
+        "Two cases must not show any score: nothing was kept, or it was kept for another version.",
         'f"{score:.3f} ({low:.3f} to {high:.3f})" makes the text of one score.',
         "Two loops, one in the other: over the kinds of score and over the names.",
     ),
@@ -274,8 +273,7 @@ RELATIVE_CHANGE = Exercise(
         ),
         Mistake(
             _by_the_new_size,
-            "You divide by the size after training. How far it went is told from where it "
-            "started.",
+            "You divide by the size after training. How far it went is told from where it started.",
         ),
         Mistake(
             _difference_of_lengths,

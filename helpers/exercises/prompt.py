@@ -104,8 +104,7 @@ READ_ANSWER = Exercise(
         ),
         Mistake(
             _first_word,
-            "Right for choices of one word. Other tasks have longer ones, such as 'home "
-            "garden'.",
+            "Right for choices of one word. Other tasks have longer ones, such as 'home garden'.",
         ),
         Mistake(
             _first_that_fits,

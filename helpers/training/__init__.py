@@ -20,7 +20,7 @@ from helpers.training.loss import (
     per_token_loss,
 )
 from helpers.training.low_memory import low_memory_step, training_memory
-from helpers.training.run import TunedModel, fine_tune, load_or_train
+from helpers.training.run import TunedModel, load_or_train
 from helpers.training.settings import (
     EvaluationRecord,
     History,
@@ -43,7 +43,6 @@ __all__ = [
     "batch_plan",
     "evaluate_loss",
     "evaluation_mode",
-    "fine_tune",
     "hidden_states_after_prefix",
     "learning_rate_at",
     "load_finished",

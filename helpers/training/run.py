@@ -33,7 +33,7 @@ class TunedModel:
         return hashlib.sha256(self.history.to_json().encode()).hexdigest()[:16]
 
 
-def fine_tune(
+def _fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: TrainSettings,
@@ -75,7 +75,7 @@ def load_or_train(task: Task) -> TunedModel:
             f"No finished run for the task {task.name!r} on disk: training one now, with notebook "
             "04's settings."
         )
-        history = fine_tune(model, tokenizer, settings, folder, task)
+        history = _fine_tune(model, tokenizer, settings, folder, task)
         if history.stopped == "interrupted":
             raise CourseError(
                 "The run was interrupted, so there is no tuned model yet. Run this cell again: "
