@@ -19,7 +19,7 @@ from helpers.evaluation.forgetting import (
     EvalResult,
     EvalSuite,
     Metric,
-    answer_calibrated,
+    _answer_calibrated,
     load_prose,
     load_questions,
     mix,
@@ -177,7 +177,7 @@ def test_the_key_changes_with_what_is_measured() -> None:
 def test_one_row_is_not_calibrated_to_nothing() -> None:
     rows = list(rows_of("Rating", ["good", "bad", "good"], [CHOICES] * 3))
     model, tokenizer = family_model("qwen2"), family_tokenizer("qwen2")
-    answers, losses = answer_calibrated(model, tokenizer, rows)
+    answers, losses = _answer_calibrated(model, tokenizer, rows)
     assert len(answers) == len(losses) == 3 and set(answers) <= set(CHOICES)
 
 
