@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 
 import pytest
+import torch
 
 
 def another_process(call: Callable[[], object]) -> int:
-    """Start a copy of this process that only does `call`. Returns its number."""
+    """Start a copy of this process that only does `call`, on one core. Returns its number."""
     if not hasattr(os, "fork"):
         pytest.skip("Windows cannot copy a process")
     child = os.fork()
     if child == 0:
         status = 1
+        torch.set_num_threads(1)  # the threads of this process are not copied; waiting hangs
         try:
             call()
             status = 0
