@@ -7,9 +7,8 @@ from functools import partial
 import jinja2
 import pandas
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
-from helpers import data
 from helpers.data.split import SplitError, lock_test_set
 from helpers.data.table import TableError
 from helpers.data.task import TASKS, TaskError, load_examples, load_task, test_examples
@@ -342,8 +341,3 @@ def test_other_refusals(tmp_path):
     good = task_of(tmp_path, "text,label\na,b\n")
     refused(lambda: good.render(good.load_table(), "nice"), "no template nice", "plain")
     assert issubclass(TaskError, CourseError)
-
-
-def test_the_package_exports_what_it_says():
-    assert all(hasattr(data, name) for name in data.__all__)
-    assert isinstance(data.load_task("opinion").load_table(), Dataset)

@@ -8,5 +8,3 @@ them, right below its functions; nothing else has to be told of it.
 
 from helpers.exercises.commands import check, hint, progress, solution
 from helpers.exercises.quizzes import answer, quiz
-
-__all__ = ["answer", "check", "hint", "progress", "quiz", "solution"]

@@ -11,20 +11,3 @@ from helpers.inference.few_shot import (
 )
 from helpers.inference.generate import answer_both_ways, answer_length, generate_answers
 from helpers.inference.score import choice_accuracy, pick_choices, predict, score_choices
-
-__all__ = [
-    "Budget",
-    "InferenceError",
-    "answer_both_ways",
-    "answer_length",
-    "choice_accuracy",
-    "draw_shots",
-    "few_shot_prompt",
-    "fit_shots",
-    "generate_answers",
-    "pick_choices",
-    "predict",
-    "prompt_budget",
-    "score_choices",
-    "shots_prefix",
-]
