@@ -285,7 +285,7 @@ class LiveCurve:
         self,
         validation_rows: int,
         question: "FixedQuestion | None" = None,
-        seconds: float = 4.0,
+        seconds: float = 10.0,
     ) -> None:
         self.validation_rows, self.question, self.seconds = validation_rows, question, seconds
         self.answers: dict[int, str] = {}

@@ -150,11 +150,12 @@ class RunFolder:
     def save_checkpoint(
         self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, history: History
     ) -> None:
-        """Write a checkpoint if one is due: with each new best and now and then, but not last."""
+        """Write a checkpoint if one is due: with each new best and now and then, but neither before
+        the first step nor after the last."""
         begin = time.perf_counter()
         new_best = history.best is history.evaluations[-1]
         due = begin - self.written >= TRAINING_PER_WRITING * self.writing
-        if len(history.steps) < history.total_steps and (new_best or due):
+        if 0 < len(history.steps) < history.total_steps and (new_best or due):
             content = {"run": self.run, "history": history.to_json()}
             # The weights of a new best stand in its own file.
             content |= {"weights": {} if new_best else _weights(model)}

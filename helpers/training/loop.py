@@ -120,9 +120,8 @@ def train(
             history.stopped = "interrupted"
             print(
                 f"Interrupted after step {len(history.steps)} of {len(plan)}. The history is kept, "
-                f"and the model has the best weights so far (step {history.best.step}). To go on "
-                "from the last checkpoint, load the starting model again and train with the same "
-                "settings."
+                f"and the model has the best weights so far (step {history.best.step}). To go on, "
+                "load the starting model again and train with the same settings."
             )
         run.load_best(model, history)
         model.eval()
