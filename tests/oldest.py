@@ -1,7 +1,8 @@
 """Run by `make test-oldest` only: Colab, as far as it can be had here.
 
 Each notebook is opened as Colab opens it: alone in an empty folder, beside a module google.colab,
-in the versions that Colab has. The course's address leads to this working tree.
+in the versions that Colab has, for a task of each kind. The course's address leads to this working
+tree.
 """
 
 import re
@@ -23,6 +24,8 @@ from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# One of each kind; `make test` has the course's own task.
+TASKS = ("department", "dialogue")
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +65,12 @@ def test_one_training_step_lowers_the_loss_of_the_real_model():
     assert norm > 0 and total.item() / count < before
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_from_its_file_alone(path, tmp_path, monkeypatch, course_at_its_address):
+def test_notebook_runs_from_its_file_alone(
+    path, task, tmp_path, monkeypatch, course_at_its_address
+):
+    monkeypatch.setenv("COURSE_TASK", task)
     for name, value in course_at_its_address.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("COURSE_RUNS", raising=False)
