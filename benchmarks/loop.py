@@ -42,7 +42,7 @@ from helpers.data.task import load_task
 from helpers.data.tokenize import IGNORE, collate, length_grouped_batches, tokenize
 from helpers.machine import matrix_speed, native_precision, peak_memory
 from helpers.model.load import load_model
-from helpers.training.loop import make_optimizer, update
+from helpers.training.loop import make_optimizer, training_step
 from helpers.training.low_memory import training_memory
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
@@ -96,7 +96,7 @@ def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -
     with training_memory(model, low_memory=False):
         for rows in data:
             begin = time.perf_counter()
-            update(model, optimizer, rows, settings, padded)
+            training_step(model, optimizer, [padded(rows)], settings)
             seconds.append(time.perf_counter() - begin)
     return seconds
 

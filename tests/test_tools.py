@@ -1,6 +1,7 @@
 """The set-up, the runner and the badges, on small stand-ins."""
 
 import base64
+import importlib
 import json
 import os
 import re
@@ -259,3 +260,8 @@ def test_notebook_without_the_start_line_is_refused_by_name():
     cells = [new_markdown_cell("# Title"), new_code_cell("1 + 1")]
     with pytest.raises(SystemExit, match="04_fine_tune"):
         sync_notebooks.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")
+
+
+@pytest.mark.parametrize("name", ["loop", "answers"])
+def test_benchmarks_find_what_they_take_from_helpers(name):
+    importlib.import_module(f"benchmarks.{name}")
