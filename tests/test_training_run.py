@@ -7,10 +7,9 @@ from helpers.data.task import load_examples, load_task
 from helpers.data.tokenize import tokenize
 from helpers.errors import CourseError
 from helpers.inference.score import choice_accuracy
-from helpers.model.load import load_model
 from helpers.training import run
 from helpers.training.loss import evaluate_loss
-from helpers.training.run import _fine_tune, load_or_train
+from helpers.training.run import load_or_train
 from helpers.training.settings import TrainSettings
 from tests.made_up import interrupt_at, same_bits, weights
 
@@ -42,28 +41,29 @@ def test_a_tuned_model_is_trained_once_and_then_loaded(smoke, capsys):
 
 @pytest.mark.parametrize("name", ["headline", "department"])
 def test_other_tasks_have_runs_of_their_own(smoke, name):
-    task, (model, tokenizer) = load_task(name), load_model()
-    history = _fine_tune(model, tokenizer, TrainSettings(), smoke / name, task)
+    history = load_or_train(load_task(name)).history
+    assert (smoke / name / "history.json").exists()
     assert history.stopped == "finished"
     # A text has no constrained accuracy.
     assert (history.best.accuracy is None) == (name == "headline")
 
 
 def test_an_interrupted_run_gives_no_tuned_model_and_goes_on(monkeypatch):
-    task, real = load_task("opinion"), run._fine_tune
+    task, real = load_task("opinion"), run.train
     watch = interrupt_at(2)
-    monkeypatch.setattr(run, "_fine_tune", lambda *given: real(*given, watch=watch))
+    monkeypatch.setattr(run, "train", lambda *given: real(*given, watch=watch))
     with pytest.raises(CourseError, match="Run this cell again"):
         load_or_train(task)
-    monkeypatch.setattr(run, "_fine_tune", real)
+    monkeypatch.setattr(run, "train", real)
     tuned = load_or_train(task)
     assert tuned.history.stopped == "finished"
     assert len(tuned.history.steps) == 3
 
 
-def test_the_loss_is_that_of_the_validation_rows(smoke):
-    task, (model, tokenizer) = load_task("opinion"), load_model()
-    history = _fine_tune(model, tokenizer, TrainSettings(), smoke / "run", task)
+def test_the_loss_is_that_of_the_validation_rows():
+    task = load_task("opinion")
+    tuned = load_or_train(task)
+    model, tokenizer, history = tuned.model, tuned.tokenizer, tuned.history
     rows = tokenize(load_examples(task)["validation"], tokenizer, model.config)
     collate = lambda some: run.collate(some, tokenizer.pad_token_id)  # noqa: E731
     loss = evaluate_loss(model, rows, collate, precision=TrainSettings().precision)

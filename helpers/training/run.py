@@ -1,10 +1,8 @@
 """A whole training run on a course task, and the tuned model that it gives."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -33,49 +31,34 @@ class TunedModel:
         return hashlib.sha256(self.history.to_json().encode()).hexdigest()[:16]
 
 
-def _fine_tune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: TrainSettings,
-    folder: Path,
-    task: Task,
-    watch: Callable[[History], None] | None = None,
-) -> History:
-    """Train a model on a task as notebook 04 does; see `train` for the rest.
+def load_or_train(task: Task) -> TunedModel:
+    """The starting model tuned on a task with the default settings: from disk, or trained now, as
+    notebook 04 does it.
 
     Where the task has choices, each evaluation has the constrained accuracy on the validation rows.
-    """
-    examples = load_examples(task)
-    sets = tokenize(examples, tokenizer, model.config)
-    validation = examples["validation"]
-    score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
-    return train(
-        model,
-        sets["train"],
-        sets["validation"],
-        settings,
-        partial(collate, pad_token_id=tokenizer.pad_token_id),
-        folder,
-        score=score if "choices" in validation.column_names else None,
-        watch=watch,
-    )
-
-
-def load_or_train(task: Task) -> TunedModel:
-    """The starting model tuned on a task with the default settings: from disk, or trained now.
-
     Raises CourseError when that training is interrupted.
     """
     model, tokenizer = load_model()
     settings, folder = TrainSettings(), runs_folder(task.name)
-    sets = tokenize(load_examples(task), tokenizer, model.config)
+    examples = load_examples(task)
+    sets = tokenize(examples, tokenizer, model.config)
     history = load_finished(model, sets["train"], sets["validation"], settings, folder)
     if history is None:
         print(
             f"No finished run for the task {task.name!r} on disk: training one now, with notebook "
             "04's settings."
         )
-        history = _fine_tune(model, tokenizer, settings, folder, task)
+        validation = examples["validation"]
+        score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
+        history = train(
+            model,
+            sets["train"],
+            sets["validation"],
+            settings,
+            partial(collate, pad_token_id=tokenizer.pad_token_id),
+            folder,
+            score if "choices" in validation.column_names else None,
+        )
         if history.stopped == "interrupted":
             raise CourseError(
                 "The run was interrupted, so there is no tuned model yet. Run this cell again: "
