@@ -26,7 +26,7 @@ from helpers.exercises import check, commands, record, registry, verdict
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "09_bug_museum.ipynb"
-SPECIMENS = {one.name: one for one in registry.collect() if one.notebook == NOTEBOOK.stem}
+SPECIMENS = {one.name: one for one in registry.collect() if one.specimen}
 each_specimen = pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=SPECIMENS)
 
 
@@ -67,7 +67,7 @@ def both(name: str) -> tuple[Callable, Callable]:
 
 def test_there_are_at_least_eight_and_each_is_told_apart():
     assert len(SPECIMENS) >= 8
-    assert all(specimen.specimen for specimen in SPECIMENS.values())
+    assert {one.notebook for one in SPECIMENS.values()} == {NOTEBOOK.stem}
 
 
 @each_specimen
@@ -233,6 +233,59 @@ def test_a_step_has_the_gradient_of_the_big_batch_only_when_mended():
     big = gradient(lambda parts: torch.cat(parts).mean())
     torch.testing.assert_close(gradient(whole), big)
     assert (gradient(broken) - big).norm() > 0.1 * big.norm()
+
+
+def test_processes_together_have_the_gradient_of_the_big_batch_only_when_mended():
+    broken, whole = both("local_loss")
+    torch.manual_seed(0)
+    weights = torch.randn(7, requires_grad=True)
+
+    def gradient(loss_of):
+        losses = (weights - torch.arange(7.0)) ** 2
+        # What DistributedDataParallel does: the mean of the processes' gradients.
+        mean = sum(loss_of(share, 7, 2) for share in losses.split([2, 5])) / 2
+        (gradient,) = torch.autograd.grad(mean, weights)
+        return gradient
+
+    big = gradient(lambda share, everywhere, processes: share.sum() * processes / everywhere)
+    (expected,) = torch.autograd.grad(((weights - torch.arange(7.0)) ** 2).mean(), weights)
+    torch.testing.assert_close(big, expected)
+    torch.testing.assert_close(gradient(whole), expected)
+    assert (gradient(broken) - expected).norm() > 0.1 * expected.norm()
+
+
+def test_labels_of_a_conversation_are_the_assistant_mask_of_a_marked_template():
+    broken, whole = both("conversation_labels")
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+
+    def ids_of(text):
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    turns = [("user", "Is it good?"), ("assistant", " Yes"), ("user", " Why?"), ("assistant", " A")]
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
+    chat = tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in turns],
+        chat_template=template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids, labels = whole(turns, ids_of, end)
+    assert ids == chat["input_ids"] == broken(turns, ids_of, end)[0]
+    assert [int(label != IGNORE) for label in labels] == chat["assistant_masks"]
+    assert labels.count(end) == 2 and broken(turns, ids_of, end)[1].count(end) == 0
+    assert mended("assistant_labels")(ids, chat["assistant_masks"]) == labels
+
+
+def test_a_mask_of_zeros_is_refused_only_when_mended():
+    broken, whole = both("assistant_labels")
+    assert broken([5, 6], [0, 0]) == [IGNORE, IGNORE]
+    with pytest.raises(ValueError, match="chat template"):
+        whole([5, 6], [0, 0])
 
 
 def test_a_batch_without_labels_ruins_every_weight_while_broken():

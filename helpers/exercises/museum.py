@@ -402,6 +402,150 @@ IDS_AND_LABELS = _specimen(
 
 
 # ---------------------------------------------------------------------------------------------
+# A mask of zeros
+# ---------------------------------------------------------------------------------------------
+
+
+def assistant_labels(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
+    """Labels of a conversation: its tokens where the mask is 1, -100 elsewhere.
+
+    Raises ValueError when no token is left to learn from.
+    """
+    if not any(assistant_mask):
+        raise ValueError("The mask marks no token. Does the chat template mark the answers?")
+    return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
+
+
+def _zeros_accepted(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
+    return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
+
+
+def _all_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
+    return _zeros_accepted(
+        input_ids, assistant_mask if any(assistant_mask) else [1] * len(input_ids)
+    )
+
+
+def _nothing_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
+    return assistant_labels(input_ids, assistant_mask) if any(assistant_mask) else []
+
+
+def _assistant_cases() -> list[Case]:
+    return [
+        Case(([5, 6], [0, 0]), "No token is marked, so there is nothing to learn from."),
+        Case(([5, 6, 7, 2], [0, 0, 1, 1]), "Two tokens of the answer are marked."),
+        Case(([5, 6], [1, 1]), "Both tokens are marked."),
+    ]
+
+
+ASSISTANT_LABELS = _specimen(
+    name="assistant_labels",
+    title="A mask of zeros",
+    minutes=4,
+    difficulty=1,
+    reference=assistant_labels,
+    cases=_assistant_cases,
+    mistakes=(
+        Mistake(
+            _zeros_accepted,
+            "A mask of zeros goes through without a word, and the run learns nothing from this "
+            "conversation. Refuse it: raise a ValueError.",
+        ),
+        Mistake(
+            _all_when_none,
+            "Now everything is labelled where nothing was marked, the user's words included. "
+            "Nobody asked for that: refuse such a mask.",
+        ),
+        Mistake(
+            _nothing_when_none,
+            "An empty list of labels is as quiet as a list of -100. Refuse such a mask.",
+        ),
+    ),
+    hints=(
+        "A run should stop before the first step when there is nothing to learn from.",
+        "`if not any(assistant_mask): raise ValueError(...)`, with words that say what to do.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The end token outside of the mask
+# ---------------------------------------------------------------------------------------------
+
+Turns = list[tuple[str, str]]
+
+
+def conversation_labels(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
+    """Ids and labels of a conversation; an answer and its end token are labelled."""
+    ids, labels = [], []
+    for role, text in turns:
+        said = tokenize(text)
+        if role == "assistant":
+            said = said + [end]
+        ids += said
+        labels += said if role == "assistant" else [IGNORE] * len(said)
+    return ids, labels
+
+
+def _end_outside(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
+    ids, labels = conversation_labels(turns, tokenize, end)
+    return ids, [IGNORE if label == end else label for label in labels]
+
+
+def _no_end_at_all(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
+    ids, labels = conversation_labels(turns, tokenize, end)
+    kept = [(one, label) for one, label in zip(ids, labels, strict=True) if one != end]
+    return [one for one, _ in kept], [label for _, label in kept]
+
+
+def _only_the_last_end(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
+    ids, labels = _end_outside(turns, tokenize, end)
+    return ids, [*labels[:-1], ids[-1]]
+
+
+def _user_labelled(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
+    ids, _ = conversation_labels(turns, tokenize, end)
+    return ids, list(ids)
+
+
+def _conversation_cases() -> list[Case]:
+    tokenize, end = _Tokenizer(), "<end>"
+    one = [("user", "Is it good?"), ("assistant", " good")]
+    two = [*one, ("user", " Why?"), ("assistant", " too small")]
+    return [
+        Case((one, tokenize, end), "One question and one answer. The end follows the answer."),
+        Case((two, tokenize, end), "Two answers, each with an end of its own."),
+    ]
+
+
+CONVERSATION_LABELS = _specimen(
+    name="conversation_labels",
+    title="The end token outside of the mask",
+    minutes=5,
+    difficulty=2,
+    reference=conversation_labels,
+    cases=_conversation_cases,
+    mistakes=(
+        Mistake(
+            _end_outside,
+            "The end token stands in the ids, but it is not labelled. The model reads it and "
+            "never learns to write it.",
+        ),
+        Mistake(_no_end_at_all, "Now the end token is gone from the ids as well."),
+        Mistake(
+            _only_the_last_end,
+            "The last answer ends now. The answers before it still do not.",
+        ),
+        Mistake(_user_labelled, "Now the user's words are labelled as well."),
+    ),
+    hints=(
+        "Which tokens does the model have to write itself when it answers?",
+        "Add `end` to the answer before you make its labels.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
 # Accumulation that averages means
 # ---------------------------------------------------------------------------------------------
 
@@ -465,6 +609,77 @@ STEP_LOSS = _specimen(
     hints=(
         "What would the loss be if all these tokens were in one batch?",
         "Add up sums and counts, and divide once, at the end.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The average of averages, across processes
+# ---------------------------------------------------------------------------------------------
+
+
+def local_loss(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
+    """Loss of one process's share of a batch; afterwards the gradients are averaged.
+
+    The average divides by `processes`, so that each share is multiplied by it first: what is left
+    is the sum over all labelled tokens, divided by their number.
+    """
+    return token_losses.sum() * processes / labelled_everywhere
+
+
+def _own_mean(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
+    return token_losses.mean()
+
+
+def _not_multiplied(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
+    return token_losses.sum() / labelled_everywhere
+
+
+def _sum_of_own(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
+    return token_losses.sum()
+
+
+def _mean_divided(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
+    return token_losses.mean() / processes
+
+
+def _local_cases() -> list[Case]:
+    return [
+        Case(
+            (torch.tensor([1.0]), 4, 2),
+            "One of four labelled tokens is here, the other three are in the other process.",
+        ),
+        Case((torch.tensor([4.0, 4.0, 4.0]), 4, 2), "And these are the other three."),
+        Case((torch.tensor([0.5, 1.5]), 2, 1), "One process has everything."),
+        Case((torch.zeros(0), 4, 2), "This process has no labelled token at all."),
+    ]
+
+
+LOCAL_LOSS = _specimen(
+    name="local_loss",
+    title="The average of averages",
+    minutes=6,
+    difficulty=3,
+    reference=local_loss,
+    cases=_local_cases,
+    mistakes=(
+        Mistake(
+            _own_mean,
+            "Each process divides by its own tokens, and then the processes are averaged. A token "
+            "in a process with few of them weighs too much.",
+        ),
+        Mistake(
+            _not_multiplied,
+            "Almost. The average over the processes divides once more: make up for it.",
+        ),
+        Mistake(
+            _sum_of_own, "The loss now grows with the number of tokens. Divide by all of them."
+        ),
+        Mistake(_mean_divided, "Each process still divides by its own tokens."),
+    ),
+    hints=(
+        "Write down what the average of two processes should be: one sum, divided by all tokens.",
+        "`token_losses.sum() / labelled_everywhere`, times what the average will divide by.",
     ),
 )
 
@@ -915,5 +1130,113 @@ ROWS_TO_SCORE = _specimen(
     hints=(
         "random.Random(seed).sample(...) draws without replacement.",
         "And when there are fewer rows than n?",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The loop, from memory
+# ---------------------------------------------------------------------------------------------
+
+
+def train_loop(model, optimizer, batches: list, loss_of) -> list[float]:
+    """One step for each batch; returns the losses as Python numbers."""
+    losses = []
+    for batch in batches:
+        loss = loss_of(model, batch)  # forward and loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+_LOOP_LINES = {
+    "backward": lambda model, optimizer, loss: loss.backward(),
+    "clip": lambda model, optimizer, loss: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0),
+    "step": lambda model, optimizer, loss: optimizer.step(),
+    "zero": lambda model, optimizer, loss: optimizer.zero_grad(),
+}
+
+
+def _loop_of(*names: str) -> Callable:
+    """A loop with these lines after forward and loss, in this order."""
+
+    def loop(model, optimizer, batches, loss_of):
+        losses = []
+        for batch in batches:
+            loss = loss_of(model, batch)
+            for name in names:
+                _LOOP_LINES[name](model, optimizer, loss)
+            losses.append(loss.item())
+        return losses
+
+    return loop
+
+
+def _loses_the_losses(model, optimizer, batches, loss_of):
+    return train_loop(model, optimizer, batches, loss_of)[-1:]
+
+
+def _judge_loop(attempt: Callable) -> str | None:
+    def run(loop: Callable) -> tuple[list[float], Tensor, int]:
+        torch.manual_seed(0)
+        model, backwards = torch.nn.Linear(3, 1), []
+        model.weight.register_hook(lambda gradient: backwards.append(gradient))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        numbers = torch.Generator().manual_seed(1)
+        batches = [torch.randn(4, 3, generator=numbers) for _ in range(6)]
+        losses = loop(model, optimizer, batches, lambda net, x: 9 * (net(x) - 2).pow(2).mean())
+        return losses, model.weight.detach(), len(backwards)
+
+    with torch.random.fork_rng(devices=[]):
+        expected, weights, _ = run(train_loop)
+        losses, moved, backwards = run(attempt)
+    if backwards != 6:
+        return f"for six batches, gradients were computed {backwards} times"
+    if not isinstance(losses, list) or len(losses) != len(expected):
+        return f"for six batches it gives {losses!r}, expected a list of six losses"
+    losses = [float(loss) for loss in losses]
+    if same_value(losses, expected) and same_value(moved, weights):
+        return None
+    given, wanted = (", ".join(f"{loss:.3f}" for loss in row) for row in (losses, expected))
+    return f"the losses are {given}; expected {wanted}"
+
+
+TRAIN_LOOP = Exercise(
+    name="train_loop",
+    notebook="09_bug_museum",
+    title="The loop, from memory",
+    minutes=8,
+    difficulty=2,
+    judge=_judge_loop,
+    answer="import torch\n\n\n" + inspect.getsource(train_loop),
+    mistakes=(
+        Mistake(
+            _loop_of("clip", "step", "zero"),
+            "No gradient is ever computed, so the optimizer has nothing to follow: backward.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "zero"),
+            "The gradients are computed and thrown away: the step is missing.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "step"),
+            "The gradients of all batches pile up, because nothing sets them to zero.",
+        ),
+        Mistake(
+            _loop_of("backward", "step", "zero"),
+            "The gradients are not clipped: one large gradient can throw the run off its way.",
+        ),
+        Mistake(
+            _loop_of("backward", "step", "clip", "zero"),
+            "Clipping after the step comes too late: the step has already used the gradient.",
+        ),
+        Mistake(_loses_the_losses, "The training is right. But give back the loss of every step."),
+    ),
+    hints=(
+        "Six words, in this order: forward, loss, backward, clip, step, zero.",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) clips, loss.item() is a number.",
     ),
 )
