@@ -1227,11 +1227,8 @@ TRAIN_LOOP = Exercise(
         ),
         Mistake(
             _loop_of("backward", "step", "zero"),
-            "The gradients are not clipped: one large gradient can throw the run off its way.",
-        ),
-        Mistake(
-            _loop_of("backward", "step", "clip", "zero"),
-            "Clipping after the step comes too late: the step has already used the gradient.",
+            "The step uses a gradient that is not clipped. Clip after backward and before the "
+            "step: afterwards is too late.",
         ),
         Mistake(_loses_the_losses, "The training is right. But give back the loss of every step."),
     ),
