@@ -1,110 +1,12 @@
-"""The exercises of notebook 07: what may be said of a new version, and what moved inside it."""
+"""The exercises of notebook 07: whether two models fit together, and how far weights moved."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from helpers.exercises.exercise import Case, Exercise, Mistake
-from helpers.model.card import card_scores, differing_tensors, relative_change
-
-# ---------------------------------------------------------------------------------------------
-# Scores for a card
-# ---------------------------------------------------------------------------------------------
-
-Kept = dict[str, Any]
-
-
-def _of_any_version(kept: Kept | None, version: str) -> dict[str, str]:
-    return card_scores(kept, kept["version"]) if kept else card_scores(kept, version)
-
-
-def _refuses_its_own(kept: Kept | None, version: str) -> dict[str, str]:
-    if kept is None or kept["version"] == version:
-        return card_scores(None, version)
-    return card_scores(kept, kept["version"])
-
-
-def _without_interval(kept: Kept | None, version: str) -> dict[str, str]:
-    return {what: text.split(" (")[0] for what, text in card_scores(kept, version).items()}
-
-
-def _only_the_winner(kept: Kept | None, version: str) -> dict[str, str]:
-    lines = card_scores(kept, version)
-    return {what: text for what, text in lines.items() if "best" not in what and "maj" not in what}
-
-
-def _without_rows(kept: Kept | None, version: str) -> dict[str, str]:
-    return {what: text for what, text in card_scores(kept, version).items() if "rows" not in what}
-
-
-def _nothing_at_all(kept: Kept | None, version: str) -> dict[str, str]:
-    scores = card_scores(kept, version)
-    return {} if "test" in scores else scores
-
-
-def _kept(version: str) -> Kept:
-    scores = {
-        "majority": {"accuracy": (0.25, 0.19, 0.31), "macro-F1": (0.08, 0.07, 0.09)},
-        "best prompt": {"accuracy": (0.5, 0.43, 0.57), "macro-F1": (0.49, 0.42, 0.56)},
-        "tuned": {"accuracy": (0.75, 0.69, 0.81), "macro-F1": (0.7, 0.63, 0.77)},
-    }
-    return {"version": version, "rows": 195, "board": scores}
-
-
-def _card_cases() -> list[Case]:
-    return [
-        Case((None, "a1b2"), "Notebook 06 has not been run: nothing was kept."),
-        Case((_kept("a1b2"), "a1b2"), "The kept scores are those of this version."),
-        Case((_kept("a1b2"), "c3d4"), "The kept scores are those of an older version, 'a1b2'."),
-    ]
-
-
-CARD_SCORES = Exercise(
-    name="card_scores",
-    notebook="07_instruct_model",
-    title="What may the card say?",
-    minutes=8,
-    difficulty=2,
-    reference=card_scores,
-    cases=_card_cases,
-    mistakes=(
-        Mistake(
-            _of_any_version,
-            "You put the scores of another version on this card. Nobody who reads it could "
-            "ever notice. Compare the versions first.",
-        ),
-        Mistake(
-            _refuses_its_own,
-            "The comparison is the wrong way round: the version's own scores are refused.",
-        ),
-        Mistake(
-            _without_interval,
-            "The scores are right, but a score without its interval seems surer than it is.",
-        ),
-        Mistake(
-            _only_the_winner,
-            "The tuned model's scores alone: is that much or little? Who reads the card needs "
-            "its rivals beside it.",
-        ),
-        Mistake(
-            _without_rows,
-            "On how many rows? Without that number nobody can judge the scores.",
-        ),
-        Mistake(
-            _nothing_at_all,
-            "No scores, and no word about it: a card that is silent looks as if something had "
-            "been forgotten. Say that it is not scored yet.",
-        ),
-    ),
-    hints=(
-        "Two cases must not show any score: nothing was kept, or it was kept for another version.",
-        'f"{score:.3f} ({low:.3f} to {high:.3f})" makes the text of one score.',
-        "Two loops, one in the other: over the kinds of score and over the names.",
-    ),
-)
-
+from helpers.model.card import differing_tensors, relative_change
 
 # ---------------------------------------------------------------------------------------------
 # Which tensors differ
