@@ -129,6 +129,32 @@ def test_badges_and_first_cells_hold_the_address_in_pyproject():
 
 
 @each_notebook
+def test_each_notebook_shows_where_it_is_on_the_road_and_links_the_glossary(path):
+    code = [cell.source for cell in cells(path, "code")]
+    assert any(re.search(r"^show_road\(", source, re.M) for source in code)
+    text = "\n".join(cell.source for cell in cells(path, "markdown")[1:])
+    assert "docs/glossary.md" in text
+    assert re.search(r"\]\(https://(?!colab|mybinder)", text), "no link to a paper or documentation"
+
+
+@each_notebook
+def test_the_summary_is_printed_by_a_cell_and_its_output_is_stored(path):
+    """Under "What we saw" a code cell prints sentences with the numbers of this very run."""
+    all_cells = nbformat.read(path, as_version=4).cells
+    (start,) = (i for i, cell in enumerate(all_cells) if "## What we saw" in cell.source)
+    section = []
+    for cell in all_cells[start + 1 :]:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            break
+        section.append(cell)
+    printing = [cell for cell in section if cell.cell_type == "code" and "print(" in cell.source]
+    assert printing
+    for cell in printing:
+        if cell.execution_count is not None:
+            assert re.search(r"\d", "".join(out.get("text", "") for out in cell.outputs))
+
+
+@each_notebook
 def test_nothing_tells_whose_machine_it_was(path):
     text = path.read_text(encoding="utf-8")
     places = [r"/home/", r"/root/", r"/Users/", r"[A-Z]:\\\\+Users", r"/tmp/", r"/var/folders/"]
