@@ -100,7 +100,7 @@ VALUE = Exercise(
     difficulty=1,
     reference=0.5,
     mistakes=(Mistake(2.0, "That is one divided by it."),),
-    hints=("Less than one.",),
+    hints=("Less than one.", "It is 1 / 2."),
 )
 JUDGED = Exercise(
     name="slogan",
@@ -110,7 +110,7 @@ JUDGED = Exercise(
     difficulty=2,
     judge=lambda text: None if "{body}" in text else "The text has no field.",
     mistakes=(Mistake("Good or bad?", "Nobody says what is meant."),),
-    hints=("Braces.",),
+    hints=("Braces.", "Put {body} first.", "Then ask."),
     answer='slogan = "{body} Good?"',
 )
 
@@ -342,11 +342,20 @@ def test_a_specimen_is_broken_until_it_is_mended(capsys, monkeypatch):
     assert text.endswith("Twice is not plus two.")
 
 
-def test_hints_come_one_after_the_other_and_then_the_solution(made_up, capsys, monkeypatch):
+def test_hints_give_the_idea_and_then_the_lines_and_then_the_solution(made_up, capsys, monkeypatch):
     monkeypatch.setattr(commands, "_hints_shown", type(commands._hints_shown)())
-    for words in ("Hint 1 of 2: Think of", 'Next is solution("doubled")', "No more hints"):
-        hint("doubled")
-        assert words in capsys.readouterr().out
+
+    def hinted(name):
+        hint(name)
+        return capsys.readouterr().out
+
+    first, second, third = hinted("doubled"), hinted("doubled"), hinted("doubled")
+    assert "Hint 1 of 2, the idea: Think of 2 * number." in first and "comprehension" not in first
+    assert "Hint 2 of 2, the lines: A list comprehension does it." in second
+    assert 'Next is solution("doubled")' in second and "No more hints" in third
+    # What one exercise was told is not counted for another; more lines come together.
+    assert "the idea: Braces." in hinted("slogan")
+    assert "the lines: (1) Put {body} first. (2) Then ask." in hinted("slogan")
     solution("doubled")
     printed = capsys.readouterr().out
     assert "def doubled(" in printed and "def _by(" in printed and "_STEP = 2" in printed
@@ -630,7 +639,7 @@ def test_the_notebook_says_minutes_and_difficulty(exercise):
     (text,) = [text for text in texts if f"### {kind} · {exercise.title}\n" in text + "\n"]
     unit = "minute" if exercise.minutes == 1 else "minutes"
     assert f"*{exercise.minutes} {unit} · {commands.stars(exercise.difficulty)}*" in text
-    assert exercise.hints and exercise.difficulty in (1, 2, 3)
+    assert len(exercise.hints) >= 2 and exercise.difficulty in (1, 2, 3)
 
 
 @each_function

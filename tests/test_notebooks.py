@@ -184,7 +184,7 @@ ORDER = {
     "inference": "batches few_shot generate score",
     "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
     "evaluation": "metrics uncertainty baselines prompt_search forgetting",
-    "display": "tables tokens charts curves widgets",
+    "display": "tables tokens charts curves diagrams widgets",
 }
 
 

@@ -24,6 +24,16 @@ from helpers.display.curves import (
     run_curves,
     training_curve,
 )
+from helpers.display.diagrams import (
+    draw_backward,
+    draw_epoch,
+    draw_padding,
+    draw_parts,
+    draw_shift,
+    draw_three_ways,
+    draw_window,
+    show_road,
+)
 from helpers.display.tables import show_table
 from helpers.display.tokens import (
     Token,

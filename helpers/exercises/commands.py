@@ -51,16 +51,21 @@ def word_for(exercise: Exercise, state: str) -> str:
 
 
 def hint(name: str) -> None:
-    """Print the next hint of an exercise; after the last one, how to see the solution."""
-    hints = find(name).hints
-    shown = _hints_shown[name]
-    if shown >= len(hints):
-        print(f'No more hints. solution("{name}") shows one way to write it.')
-        return
+    """Print the idea of an exercise; called again, what leads to its lines; then no more.
+
+    Raises CourseError when there is no such exercise.
+    """
+    idea, *lines = find(name).hints
     _hints_shown[name] += 1
-    print(textwrap.fill(f"Hint {shown + 1} of {len(hints)}: {hints[shown]}", WIDTH))
-    if shown + 1 == len(hints):
+    if _hints_shown[name] == 1:
+        print(textwrap.fill(f"Hint 1 of 2, the idea: {idea}", WIDTH))
+        print(f'hint("{name}") once more goes on to the lines.')
+    elif _hints_shown[name] == 2:
+        steps = lines if len(lines) == 1 else [f"({n}) {one}" for n, one in enumerate(lines, 1)]
+        print(textwrap.fill(f"Hint 2 of 2, the lines: {' '.join(steps)}", WIDTH))
         print(f'That was the last one. Next is solution("{name}").')
+    else:
+        print(f'No more hints. solution("{name}") shows one way to write it.')
 
 
 def solution(name: str) -> None:

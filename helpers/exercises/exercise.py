@@ -113,7 +113,8 @@ class Exercise:
     reference: the right function, wherever possible the helper itself, or the right value.
     cases: makes the hidden cases, the smallest first; the reference says what is expected.
     mistakes: at least three, each with a message of its own.
-    hints: shown one after the other on request.
+    hints: the idea, and then what leads to the lines; at least two. `hint` shows the idea, then all
+        the others.
     same: whether an answer counts as the expected one.
     judge: in place of reference and cases where many answers are right. It gets the learner's
         function or value and returns None when that is right, else what is wrong, in words.

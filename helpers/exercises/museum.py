@@ -1036,7 +1036,10 @@ PICK_SHOTS = _specimen(
         ),
         Mistake(_without_seed, "No leak any more. But nobody can repeat the draw: use the seed."),
     ),
-    hints=("The function gets two lists. Which of them may be shown?",),
+    hints=(
+        "The function gets two lists. Which of them may be shown?",
+        "Draw from train_rows alone, with the seed as before.",
+    ),
 )
 
 

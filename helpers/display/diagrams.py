@@ -1,0 +1,425 @@
+"""Drawings that explain: the road of the course, and the steps that are mechanical.
+
+Written as SVG, which stays sharp at any size, on a light card of its own, so that dark pages show
+it, too. Displayed as an HTML image with a text alternative: bare SVG has none in JupyterLab, which
+moreover hides it in a notebook that it does not trust yet.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from unicodedata import east_asian_width
+
+from IPython.display import display
+
+from helpers.display.charts import BLUE, GREY, ORANGE
+from helpers.errors import CourseError
+
+# As wide as a page of a notebook shows it, so that the letters are read in their own size.
+WIDTH, LEFT, RIGHT = 720, 20, 700
+TITLE, SMALL = 15, 13
+INK, FAINT, PALE_BLUE, PALE_ORANGE, MARK = "#1a1a1a", "#555555", "#e4f0f8", "#fdf0d2", "#a33f00"
+
+# Stage → column and row of its box, its title, and what happens there, in two lines.
+STAGES = {
+    "table": (0, 0, "Table", "rows and", "columns"),
+    "split": (1, 0, "Split", "train, validation,", "test"),
+    "template": (2, 0, "Template", "turns a row", "into text"),
+    "examples": (3, 0, "Example", "prompt +", "completion"),
+    "tokens": (4, 0, "Tokens", "ids, and labels", "to learn from"),
+    "model": (0, 1, "Model", "predicts each", "next token"),
+    "loss": (2, 1, "Loss", "how far apart", "the two are"),
+    "gradient": (3, 1, "Gradient", "how each weight", "moves the loss"),
+    "weights": (4, 1, "Weights", "all change", "a little"),
+    "validation": (1, 2, "Validation", "chooses settings", "and when to stop"),
+    "test": (2, 2, "Test", "one score,", "at the very end"),
+    "new model": (3, 2, "New model", "saved, loaded", "and used"),
+}
+
+
+class _Drawing:
+    """Shapes on a light card, collected as SVG elements. Lengths are in pixels."""
+
+    def __init__(self, height: float) -> None:
+        self.height = height
+        self.parts: list[str] = []
+
+    def rect(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: str = "white",
+        edge: str = BLUE,
+        thick: float = 1.2,
+        dashed: bool = False,
+    ) -> None:
+        dashes = ' stroke-dasharray="4 3"' if dashed else ""
+        self.parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="4" '
+            f'fill="{fill}" stroke="{edge}" stroke-width="{thick}"{dashes}/>'
+        )
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        anchor: str = "middle",
+        size: int = SMALL,
+        bold: bool = False,
+        colour: str = INK,
+    ) -> None:
+        weight = ' font-weight="bold"' if bold else ""
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
+            f'fill="{colour}"{weight}>{escape(words)}</text>'
+        )
+
+    def arrow(self, *points: tuple[float, float], colour: str = INK) -> None:
+        """A line through the points, with a head at the last one."""
+        (x0, y0), (x, y) = points[-2:]
+        length = math.dist((x0, y0), (x, y))
+        dx, dy = 7 * (x - x0) / length, 7 * (y - y0) / length
+        line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        head = f"{x:.1f},{y:.1f} {x - dx - dy / 2:.1f},{y - dy + dx / 2:.1f} "
+        head += f"{x - dx + dy / 2:.1f},{y - dy - dx / 2:.1f}"
+        style = f'fill="none" stroke="{colour}" stroke-width="1.6"'
+        self.parts.append(f'<polyline points="{line}" {style}/>')
+        self.parts.append(f'<polygon points="{head}" fill="{colour}"/>')
+
+    def box(
+        self, x: float, y: float, width: float, title: str, *lines: str, fill: str = PALE_BLUE
+    ) -> None:
+        """A box with a title in bold and lines below it."""
+        self.rect(x, y, width, 32 + 18 * len(lines), fill)
+        self.text(x + width / 2, y + 24, title, size=TITLE, bold=True)
+        for number, line in enumerate(lines):
+            self.text(x + width / 2, y + 43 + 17 * number, line)
+
+    def svg(self, title: str, says: str) -> str:
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{self.height:.0f}" '
+            f'viewBox="0 0 {WIDTH} {self.height:.0f}" role="img" aria-labelledby="title says" '
+            'font-family="Helvetica, Arial, sans-serif">\n'
+            f'<title id="title">{escape(title)}</title>\n<desc id="says">{escape(says)}</desc>\n'
+            f'<rect width="{WIDTH}" height="{self.height:.0f}" rx="8" fill="white"/>\n'
+            + "\n".join(self.parts)
+            + "\n</svg>\n"
+        )
+
+    def show(self, title: str, says: str, line: str = "") -> None:
+        """Show the picture with `says` as its text alternative, and print `line` (or `says`)."""
+        data = base64.b64encode(self.svg(title, says).encode()).decode()
+        page = f'<img alt="{escape(says)}" src="data:image/svg+xml;base64,{data}">'
+        display({"text/html": page, "text/plain": says}, raw=True)
+        print(line or says)
+
+
+def show_road(here: str | tuple[str, ...] = ()) -> None:
+    """Show the whole road of the course, from a table to a new model, and print it as a line.
+
+    here: the stage or stages of STAGES to mark with "you are here".
+
+    Raises CourseError for a stage that is not on the road.
+    """
+    here = (here,) if isinstance(here, str) else tuple(here)
+    drawing, says = _road(here)
+    line = "The road: table → split → template → prompt + completion → tokens → model → two "
+    line += "distributions → loss → gradient → weights, batch after batch; then validation, test, "
+    line += "new model." + (f" You are here: {', '.join(here)}." if here else "")
+    drawing.show("The road of the course", says, line)
+
+
+def road_svg() -> str:
+    """The road as a file for the README, with nothing marked."""
+    drawing, says = _road(())
+    return drawing.svg("The road of the course", says)
+
+
+def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
+    """The road with some stages marked, and its text alternative."""
+    if unknown := [stage for stage in here if stage not in STAGES]:
+        raise CourseError(
+            f"The road has no stage {unknown[0]!r}. Its stages are: {', '.join(STAGES)}."
+        )
+    pen = _Drawing(424)
+    tops, says = (30, 174, 340), ["The road of the course."]
+    for column in range(4):
+        for row in (0, 1):
+            x = 146 + 140 * column
+            pen.arrow((x + 1, tops[row] + 34), (x + 19, tops[row] + 34))
+    pen.arrow((646, 98), (646, 116), (6, 116), (6, 208), (25, 208))
+    pen.rect(14, 130, 702, 174, "none", GREY, dashed=True)
+    pen.text(26, 148, "for each batch of training examples", "start", colour=FAINT)
+    pen.arrow((646, 242), (646, 272), (86, 272), (86, 244))
+    pen.text(366, 292, "the changed weights are the model of the next batch", colour=FAINT)
+    _two_distributions(pen, 166, tops[1])
+    pen.text(26, 322, "the parts of the split", "start", colour=FAINT)
+    pen.box(26, tops[2], 155, "Train", "its examples feed", "the loop above", fill="#f2f2f2")
+    for x in (181, 356, 531):
+        pen.arrow((x + 1, tops[2] + 34), (x + 19, tops[2] + 34))
+    for stage, (column, row, title, *lines) in STAGES.items():
+        width = (120, 120, 155)[row]
+        x, y = 26 + (width + 20) * column, tops[row]
+        marked = stage in here
+        pen.box(x, y, width, title, *lines, fill=PALE_ORANGE if marked else PALE_BLUE)
+        if marked:
+            pen.rect(x, y, width, 68, "none", MARK, 3)
+            pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, MARK)
+            pen.text(x + width / 2, y - 2, "you are here", bold=True, colour="white")
+        if stage == "loss":
+            says.append("Two distributions: what the model expects, and what the label says.")
+        if stage == "validation":
+            says.append("The changed weights are the model of the next batch.")
+            says.append("Train: its examples feed this loop.")
+        says.append(f"{title}{' (you are here)' if marked else ''}: {' '.join(lines)}.")
+    return pen, " ".join(says)
+
+
+def _two_distributions(pen: _Drawing, x: float, y: float) -> None:
+    """The model's distribution, which is spread, beside the label's, which is sure."""
+    pen.text(x + 60, y - 7, "two distributions", colour=FAINT)
+    pen.rect(x, y, 120, 68, PALE_BLUE)
+    drawn = ("model's", (14, 22, 34, 9), BLUE), ("label's", (0, 0, 40, 0), ORANGE)
+    for panel, (name, heights, colour) in enumerate(drawn):
+        left = x + 7 + 56 * panel
+        for number, height in enumerate(heights):
+            pen.rect(left + 12 * number, y + 47 - height, 9, height + 1, colour, "none")
+        pen.text(left + 23, y + 62, name)
+
+
+def _visible(token: str) -> str:
+    """A token on one line: ␣ for a space, ⏎ for the end of a line; a long one is cut."""
+    text = token.replace(" ", "␣").replace("\n", "⏎")
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return text if len(text) <= 20 else f"{text[:19]}…"
+
+
+def _room(words: str) -> int:
+    """Pixels that a text may need, in whatever font: twice as many for wide letters."""
+    return sum(16 if east_asian_width(c) in "WF" or c in "MWmw@%…" else 9 for c in words)
+
+
+def draw_shift(tokens: Sequence[str], n_prompt: int) -> None:
+    """Draw the shift by one and the loss mask: what each position predicts, and what counts.
+
+    tokens: the texts of an example's tokens, the prompt's first. n_prompt: how many are the
+    prompt's.
+
+    Raises CourseError unless both the prompt and the completion have a token.
+    """
+    if not 1 <= n_prompt < len(tokens):
+        raise CourseError(
+            f"Of {len(tokens)} tokens, {n_prompt} cannot be the prompt's: prompt and completion "
+            "need at least one each."
+        )
+    words = [_visible(token) for token in tokens]
+    pen, x, y = _Drawing(0), RIGHT, -76.0
+    for i in range(len(tokens) - 1):
+        target, labelled = words[i + 1], i + 1 >= n_prompt
+        width = 14 + max(_room(words[i]), _room(target), 36)
+        if x + width > RIGHT:
+            x, y = 110.0, y + 94
+            pen.text(LEFT, y + 18, "reads", "start", colour=FAINT)
+            pen.text(LEFT, y + 70, "next token", "start", colour=FAINT)
+        pen.rect(x, y, width, 26, PALE_BLUE)
+        pen.text(x + width / 2, y + 18, words[i])
+        pen.arrow((x + width / 2, y + 27), (x + width / 2, y + 51))
+        pen.rect(x, y + 52, width, 26, *((PALE_ORANGE, MARK, 2) if labelled else ("white", GREY)))
+        if not labelled:
+            pen.rect(x, y + 52, width, 26, "white", FAINT, dashed=True)
+        pen.text(x + width / 2, y + 70, target, bold=labelled, colour=INK if labelled else FAINT)
+        x += width + 8
+    pen.text(LEFT, y + 104, "dashed: in the prompt, label -100, no loss", "start", colour=FAINT)
+    pen.text(RIGHT, y + 104, "bold: labelled, its loss counts", "end", bold=True)
+    pen.height = y + 118
+    counted, masked = len(tokens) - n_prompt, n_prompt - 1
+    line = f"Shift by one: {len(tokens)} tokens make {masked + counted} predictions, each of the "
+    line += (
+        f"next token. {masked} next token{' is' if masked == 1 else 's are'} in the prompt: label "
+    )
+    line += "-100, no loss. "
+    line += f"{counted} labelled: {' '.join(words[n_prompt:])}."
+    pen.show("Shift by one and loss mask", line)
+
+
+def draw_padding(lengths: Sequence[int]) -> None:
+    """Draw a batch that is padded to its longest row. lengths: tokens of each row.
+
+    Raises CourseError when there is no row, or one without a token.
+    """
+    if not lengths or min(lengths) < 1:
+        raise CourseError("A batch needs at least one row, and each row at least one token.")
+    pen, longest = _Drawing(52 + 28 * len(lengths)), max(lengths)
+    for row, length in enumerate(lengths):
+        y, end = 16 + 28 * row, 170 + 530 * length / longest
+        pen.text(LEFT, y + 16, f"row {row + 1}: {length} tokens", "start")
+        pen.rect(170, y, end - 170, 22, PALE_BLUE)
+        if length < longest:
+            pen.rect(end, y, RIGHT - end, 22, "white", FAINT, dashed=True)
+    pen.text(170, pen.height - 14, "blue: tokens; dashed: padding", "start", colour=FAINT)
+    whole, padding = longest * len(lengths), longest * len(lengths) - sum(lengths)
+    line = f"{len(lengths)} rows of {', '.join(map(str, lengths))} tokens, padded to {longest}: "
+    line += f"{padding} of {whole} positions ({padding / whole:.0%}) are padding."
+    pen.show("Padding of a batch", line)
+
+
+def draw_epoch(rows: int, batch_size: int, epochs: int) -> None:
+    """Draw how rows make batches, batches steps, and steps epochs.
+
+    Raises CourseError when one of the numbers is less than one.
+    """
+    if min(rows, batch_size, epochs) < 1:
+        raise CourseError("Rows, batch size and epochs are whole numbers from 1.")
+    steps, shown = math.ceil(rows / batch_size), _some(epochs, 4)
+    pen = _Drawing(122 + 34 * len(shown))
+    pen.box(30, 16, 160, "One batch", f"{min(rows, batch_size)} rows")
+    pen.arrow((191, 41), (229, 41))
+    pen.box(230, 16, 460, "One step", "forward, loss, backward, clip, step, zero", fill=PALE_ORANGE)
+    for number, epoch in enumerate(shown):
+        y = 84 + 34 * number
+        pen.text(LEFT + 10, y + 18, f"epoch {epoch}" if epoch else "…", "start")
+        cells = _some(steps, 10) if epoch else []
+        width = 590 / len(cells) if cells else 0
+        for place, step in enumerate(cells):
+            pen.rect(100 + width * place, y, width - 3, 26, PALE_ORANGE if step else "white")
+            name = str(step + steps * (epoch - 1)) if step else "…"
+            pen.text(100 + width * (place + 0.5), y + 18, name)
+    pen.text(100, pen.height - 14, "numbers: optimizer steps", "start", colour=FAINT)
+    last = rows - batch_size * (steps - 1)
+    line = f"{rows} rows in batches of {batch_size} are {steps} steps an epoch"
+    line += f" (the last batch has {last})" if last < batch_size and steps > 1 else ""
+    line += f"; {epochs} × {steps} = {epochs * steps} steps, and each row is seen {epochs} times."
+    pen.show("Batch, step, epoch", line.replace("seen 1 times", "seen once"))
+
+
+def _some(count: int, most: int) -> list[int]:
+    """The numbers 1 … count, at most `most`: 0 stands for those left out in the middle."""
+    if count <= most:
+        return list(range(1, count + 1))
+    return [*range(1, most - 1), 0, count]
+
+
+def draw_backward() -> None:
+    """Draw how numbers flow forward to the loss, and the gradient back to all weights."""
+    pen = _Drawing(214)
+    names = ("Embedding", "Layer 1", "…", "Last layer", "Logits", "Loss")
+    for column, name in enumerate(names):
+        x, has_weights = 15 + 117 * column, column < 4
+        pen.box(x, 60, 104, name, fill=PALE_BLUE if has_weights else "white")
+        if column < 5:
+            pen.arrow((x + 80, 59), (x + 80, 40), (x + 141, 40), (x + 141, 59), colour=BLUE)
+            pen.arrow((x + 141, 93), (x + 141, 114), (x + 80, 114), (x + 80, 93), colour=MARK)
+        if has_weights:
+            pen.arrow((x + 40, 93), (x + 40, 136), colour=MARK)
+            pen.rect(x, 137, 104, 28, PALE_ORANGE, MARK)
+            pen.text(x + 52, 156, "its gradient")
+    pen.text(LEFT, 26, "forward: numbers flow to the loss", "start", bold=True, colour=BLUE)
+    pen.text(600, 134, "p − q", colour=MARK)
+    pen.text(
+        LEFT,
+        192,
+        "backward: the gradient flows back, to every weight",
+        "start",
+        bold=True,
+        colour=MARK,
+    )
+    line = "Forward: embedding → layer 1 → … → last layer → logits → loss. Backward: the gradient "
+    line += "flows from the loss to the logits (there it is p − q) and through the layers in "
+    line += "reverse; on its way all weights get their own."
+    pen.show("The gradient flows back", line)
+
+
+def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> None:
+    """Draw how solved examples (shots) fill the context window.
+
+    shots: numbers of shots. tokens_per_shot: mean length of one. window: in tokens.
+
+    Raises CourseError when there are no numbers, or tokens or window are not positive.
+    """
+    if not shots or min(shots) < 0 or tokens_per_shot <= 0 or window < 1:
+        raise CourseError("Give numbers of shots from 0, tokens per shot and window above 0.")
+    needed = [count * tokens_per_shot for count in shots]
+    scale = 470 / max(window, *needed)
+    pen = _Drawing(80 + 30 * len(shots))
+    for row, (count, tokens) in enumerate(zip(shots, needed, strict=True)):
+        y, fits = 40 + 30 * row, tokens < window
+        name = f"{count} shot{'' if count == 1 else 's'}: {tokens:,.0f} tokens"
+        pen.text(LEFT, y + 16, name, "start", bold=not fits)
+        pen.rect(220, y, scale * tokens, 22, PALE_BLUE if fits else PALE_ORANGE)
+        if not fits:
+            pen.rect(220, y, scale * tokens, 22, "none", MARK, 3)
+            pen.text(228, y + 16, "too long", "start", bold=True, colour=MARK)
+    limit = 220 + scale * window
+    pen.rect(220, 32, scale * window, pen.height - 74, "none", FAINT, dashed=True)
+    pen.text(limit, 24, f"window: {window:,} tokens", "end", colour=FAINT)
+    pen.text(
+        220, pen.height - 16, "The question and its answer need room, too.", "start", colour=FAINT
+    )
+    too_long = [str(count) for count, tokens in zip(shots, needed, strict=True) if tokens >= window]
+    line = f"At about {tokens_per_shot:,.0f} tokens a shot, a window of {window:,} holds at most "
+    line += f"{math.ceil(window / tokens_per_shot) - 1} shots before the question. Too many: "
+    line += f"{', '.join(too_long)}." if too_long else f"none of {', '.join(map(str, shots))}."
+    pen.show("Shots fill the context window", line)
+
+
+def draw_three_ways() -> None:
+    """Draw three ways to make a model do a task: a prompt, full fine-tuning, LoRA.
+
+    LoRA: Hu et al. 2021, arXiv:2106.09685.
+    """
+    pen = _Drawing(276)
+    ways = {
+        "Prompt": ("no weight changes;", "the task stands in", "the text, every time"),
+        "Full fine-tuning": ("all weights change;", "the result is", "a new model"),
+        "LoRA": ("the model is frozen;", "small matrices beside", "its weights are trained"),
+    }
+    for column, (name, lines) in enumerate(ways.items()):
+        x = LEFT + 232 * column
+        pen.rect(x, 14, 216, 248, "white", GREY)
+        pen.text(x + 108, 38, name, size=TITLE, bold=True)
+        pen.rect(x + 20, 52, 176, 26, "white")
+        pen.text(x + 108, 70, "examples + question" if name == "Prompt" else "question")
+        left = x + (33 if name == "LoRA" else 58)
+        for layer in range(3):
+            trained = name == "Full fine-tuning"
+            y = 90 + 30 * layer
+            pen.rect(left, y, 100, 24, PALE_ORANGE if trained else "#eeeeee", dashed=not trained)
+            pen.text(left + 50, y + 17, "trained" if trained else "frozen")
+            if name == "LoRA":
+                pen.rect(left + 106, y, 44, 24, PALE_ORANGE, MARK)
+                pen.text(left + 128, y + 17, "A · B")
+        for number, line in enumerate(lines):
+            pen.text(x + 108, 206 + 19 * number, line)
+    line = "; ".join(f"{name}: {' '.join(words).replace(';', ',')}" for name, words in ways.items())
+    pen.show("Three ways to make a model do a task", f"Three ways to a task. {line}.")
+
+
+def draw_parts(sizes: Mapping[str, int]) -> None:
+    """Draw train, validation and test, in proportion, and what each is for. sizes: part → rows.
+
+    Raises CourseError when one of the three is missing or empty.
+    """
+    uses = {
+        "train": "changes the weights",
+        "validation": "chooses settings",
+        "test": "gives one score, at the end",
+    }
+    if set(sizes) != set(uses) or min(sizes.values()) < 1:
+        raise CourseError("A split needs rows in each of: train, validation, test.")
+    pen, x, total, parts = _Drawing(140), float(LEFT), sum(sizes.values()), []
+    fills = (PALE_BLUE, PALE_ORANGE, "#dddddd")
+    for column, (part, use) in enumerate(uses.items()):
+        share = sizes[part] / total
+        width, left = 680 * share, LEFT + 230 * column
+        pen.rect(x, 16, width, 34, fills[column], INK)
+        x += width
+        pen.rect(left, 70, 14, 14, fills[column], INK)
+        pen.text(left + 22, 83, part, "start", size=TITLE, bold=True)
+        pen.text(left, 105, f"{sizes[part]:,} rows ({share:.0%})", "start")
+        pen.text(left, 124, use, "start")
+        parts.append(f"{part} ({sizes[part]:,} rows, {share:.0%}) {use}")
+    pen.show("Train, validation, test", f"The three parts: {'; '.join(parts)}.")

@@ -1,0 +1,129 @@
+"""The glossary, and the notebooks held to it: a term is defined before it is used, in bold."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.test_notebooks import NOTEBOOKS, prose_of
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE = re.compile(
+    r"- \*\*(?P<term>[^*]+)\*\*(?: \(also: (?P<also>[^)]+)\))?\. (?P<says>.+) "
+    r"\[[^]]+\]\((?P<link>https://[^)\s]+)\)\. "
+    r"Defined in \[\w+\]\(\.\./notebooks/(?P<notebook>\w+)\.ipynb\)\."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the glossary. also: other names, under which a notebook may define the term."""
+
+    term: str
+    also: tuple[str, ...]
+    notebook: str
+
+    def used_in(self, text: str) -> bool:
+        """Whether a text has the term, in whatever case, in the singular or the plural.
+
+        Not its other names: these are often words of everyday language (step, window).
+        """
+        return bool(re.search(rf"(?<![\w-]){pattern(self.term)}(?![\w-])", text))
+
+    def defined_in(self, markdown: str) -> bool:
+        """Whether the term or another of its names is printed in bold."""
+        bold = [words.strip(" .:,") for words in re.findall(r"(?s)\*\*(.+?)\*\*", markdown)]
+        names = "|".join(pattern(name) for name in (self.term, *self.also))
+        return any(re.fullmatch(names, words) for words in bold)
+
+
+def pattern(name: str) -> str:
+    """A regular expression for a name: plural, hyphen or space, and capitals make no difference."""
+    stem = "[- \n]+".join(re.escape(word) for word in re.split("[- ]", name.removesuffix("s")))
+    return f"(?i:{stem}s?)"
+
+
+def entries() -> list[Entry]:
+    lines = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    found = [LINE.fullmatch(line) for line in lines if line.startswith("- ")]
+    return [
+        Entry(one["term"], tuple((one["also"] or "").split(", ")), one["notebook"])
+        for one in found
+        if one
+    ]
+
+
+def texts() -> dict[str, list[str]]:
+    """Notebook → its cells of text, in the order in which the course is read."""
+    return {
+        path.stem: [
+            cell.source
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == "markdown"
+        ]
+        for path in NOTEBOOKS
+    }
+
+
+def undefined(texts: dict[str, list[str]]) -> list[tuple[str, str, str]]:
+    """Term, notebook and the beginning of the cell that first uses a term not defined so far.
+
+    A term may stand in a notebook before the cell that defines it: a goal names what is to come.
+    """
+    missing = []
+    for entry in entries():
+        for notebook, cells in texts.items():
+            if entry.defined_in("\n\n".join(cells)):
+                break
+            using = [cell for cell in cells if entry.used_in(prose_of(cell))]
+            if using:
+                missing.append((entry.term, notebook, using[0][:70]))
+                break
+    return missing
+
+
+def test_each_entry_has_a_definition_a_link_and_a_notebook():
+    lines = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if line.startswith("- ")]
+    assert [line for line in listed if not LINE.fullmatch(line)] == []
+    terms = [entry.term for entry in entries()]
+    assert len(terms) >= 65 and terms == sorted(set(terms), key=str.casefold)
+
+
+def test_each_entry_names_the_notebook_that_defines_it():
+    all_texts = {name: "\n\n".join(cells) for name, cells in texts().items()}
+    wrong = [
+        (entry.term, entry.notebook)
+        for entry in entries()
+        if not entry.defined_in(all_texts.get(entry.notebook, ""))
+    ]
+    assert wrong == [], "not printed in bold in the notebook that the glossary names"
+
+
+def test_no_term_is_used_before_the_notebook_that_defines_it():
+    assert undefined(texts()) == [], "print each in bold where it is defined, or use another word"
+
+
+@pytest.mark.parametrize(
+    ("cells", "missing"),
+    [
+        (["The epoch ends."], ["epoch"]),
+        (["Two *Epochs* later"], ["epoch"]),
+        (["An **epoch** is a pass. Two epochs are two."], []),
+        (["**Epochs:** passes over the data."], []),
+        (["Its over-fitting"], []),
+        (["Weight\naveraging"], ["weight averaging"]),
+        (["`epoch` and $epoch$ are code"], []),
+        (["See [this](epoch.md)"], []),
+    ],
+)
+def test_a_use_without_a_definition_is_found(cells, missing):
+    assert [term for term, *_ in undefined({"00": cells})] == missing
+
+
+def test_a_definition_in_an_earlier_notebook_counts_and_a_later_one_does_not():
+    use, define = ["One epoch."], ["An **epoch** is one pass."]
+    assert undefined({"00": define, "01": use}) == []
+    assert [found[:2] for found in undefined({"00": use, "01": define})] == [("epoch", "00")]
