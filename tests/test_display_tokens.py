@@ -54,6 +54,17 @@ def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
     assert "0.3750 nats" in capsys.readouterr().out
 
 
+def test_two_times_are_shown_one_below_the_other_on_one_scale(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data["text/html"]))
+    show_tokens(TOKENS, ["before", "after"], masked=False)
+    before, after = shown[0].split("<b>after</b>")
+    assert "rgb(0, 114, 178)" in before and "rgb(0, 114, 178)" not in after
+    assert "2.50" in after and "3.00" in before
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["before", "after"]
+
+
 def test_tokens_without_losses_are_shown_with_their_marks_alone(monkeypatch, capsys):
     bare = [Token("Is <it>?\n", 7, False, {}), Token(" yes", 9, True, {})]
     cells = token_cells(bare)

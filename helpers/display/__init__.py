@@ -10,10 +10,10 @@ from helpers.display.charts import (
     distribution_strip,
     gradient_figure,
     interval_chart,
+    reliability_figure,
     show,
     spread,
     two_distributions,
-    window_bar,
     window_figure,
 )
 from helpers.display.curves import (
