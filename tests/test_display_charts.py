@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers.display import (
-    as_output,
     balance,
     batch_shapes,
     change_map,
@@ -24,7 +23,7 @@ from helpers.display import (
     two_distributions,
     window_figure,
 )
-from helpers.display.charts import figure, legend
+from helpers.display.charts import as_output, figure, legend
 from helpers.inference.few_shot import Budget
 
 
@@ -159,8 +158,10 @@ def test_a_reliability_diagram_has_bins_intervals_counts_and_the_error():
 def test_spread_draws_range_middle_half_and_median_of_each_name():
     axes = spread({"short": [1, 2, 3, 4, 5], "long": [11, 12, 13, 14, 15]}, "tokens").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["short", "long"]
-    across = [list(line.get_xdata()) for line in axes.lines]
-    assert across == [[1, 5], [1.5, 4.5], [3], [11, 15], [11.5, 14.5], [13]]
+    boxes = [box.get_path().get_extents() for box in axes.patches]
+    assert [(box.x0, box.x1) for box in boxes] == [(2, 4), (12, 14)]
+    ends = [x for line in axes.lines for x in line.get_xdata()]
+    assert (min(ends), max(ends)) == (1, 15)
     assert axes.get_xlabel() == "tokens"
 
 

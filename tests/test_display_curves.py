@@ -3,7 +3,6 @@
 import pytest
 
 from helpers.display import (
-    as_output,
     evaluations_figure,
     history_summary,
     museum_wall,
@@ -11,6 +10,7 @@ from helpers.display import (
     run_curves,
     training_curve,
 )
+from helpers.display.charts import as_output
 from helpers.training import EvaluationRecord, History, StepRecord
 
 

@@ -1,7 +1,6 @@
 """What a notebook shows: tables, tokens, pictures and widgets, each with its message in words."""
 
 from helpers.display.charts import (
-    as_output,
     balance,
     batch_shapes,
     change_map,
@@ -25,13 +24,7 @@ from helpers.display.curves import (
     training_curve,
 )
 from helpers.display.tables import show_table
-from helpers.display.tokens import (
-    Token,
-    loss_of_tokens,
-    show_tokens,
-    token_cells,
-    token_table,
-)
+from helpers.display.tokens import Token, show_tokens
 from helpers.display.widgets import (
     BudgetMeter,
     DistributionSlider,

@@ -4,7 +4,6 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
@@ -224,13 +223,13 @@ def reliability_figure(
     chart = figure(5, 2.6, 2, columns=1, sharex=True, height_ratios=[3, 1])
     top, bottom = chart.axes
     top.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
+    means = [mean for mean, _, _ in found]
     scores = [(share, *wilson_interval(round(share * n), n)) for _, share, n in found]
-    intervals(top, [mean for mean, _, _ in found], scores, fmt="o", color=BLUE)
+    intervals(top, means, scores, fmt="o", color=BLUE)
     error = expected_calibration_error(probabilities, correct, bins)
     top.set_title(f"expected calibration error: {error:.3f}", loc="left")
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that was right")
     top.text(0.05, 0.08, "as sure as it is right", rotation=38, transform=top.transAxes, fontsize=9)
-    means = [mean for mean, _, _ in found]
     bars = bottom.bar(means, [n for *_, n in found], 0.6 / bins, color=GREY)
     bottom.bar_label(bars, fontsize=8)
     bottom.margins(y=0.3)
@@ -377,17 +376,16 @@ def batch_shapes(titles: Sequence[str], batches: Sequence[list[list[int]]]) -> F
 
 
 def spread(values: Mapping[str, Sequence[int]], label: str) -> Figure:
-    """One line for each name: from smallest to largest value, thick over the middle half.
+    """A box for each name: from smallest to largest value, with a box over the middle half and a
+    line at the median.
 
-    The dot is the median. values: name → its values, at least two. label: what they are, and unit.
+    values: name → its values. label: what they are, and unit.
     """
     chart = figure(7, 0.8 + 0.4 * len(values))
     (axes,) = chart.axes
-    for row, numbers in enumerate(values.values()):
-        low, median, high = quantiles(numbers, n=4)
-        axes.plot([min(numbers), max(numbers)], [row, row], color=BLUE, lw=1.5)
-        axes.plot([low, high], [row, row], color=BLUE, lw=7, solid_capstyle="butt")
-        axes.plot(median, row, "o", color=ORANGE, mec="black", ms=9)
+    look = {"boxprops": {"fc": BLUE}, "medianprops": {"color": ORANGE, "lw": 3}}
+    rows = {"positions": range(len(values)), "orientation": "horizontal", "whis": (0, 100)}
+    axes.boxplot(list(values.values()), **rows, **look, patch_artist=True, manage_ticks=False)
     name_rows(axes, values)
     axes.set_xlim(left=0)
     axes.set_xlabel(label)

@@ -43,17 +43,17 @@ def tokens_page(
     """HTML (cells, or a table), plain text, and a line in words for each time."""
     blocks = []
     for when in times:
-        plain = token_table(tokens, when, masked)
-        cells = plain["text/html"] if table else token_cells(tokens, when, masked)
+        plain = _token_table(tokens, when, masked)
+        cells = plain["text/html"] if table else _token_cells(tokens, when, masked)
         name = f"<div><b>{html.escape(when)}</b></div>" if len(times) > 1 else ""
         measured = _measured(tokens)
-        words = loss_of_tokens(tokens, when, masked) if measured else mask_of_tokens(tokens)
+        words = _loss_of_tokens(tokens, when, masked) if measured else _mask_of_tokens(tokens)
         blocks.append((name + cells, plain["text/plain"], words))
     pages, texts, lines = zip(*blocks, strict=True)
     return "".join(pages), "\n\n".join(texts), "\n".join(lines)
 
 
-def token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
+def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
     """HTML of the tokens in their order: text, id, and the loss with a symbol.
 
     The darker a cell, the higher its loss, on one scale for all times. ✓ and a firm border: the
@@ -90,8 +90,8 @@ def token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str
     return f"<div>{''.join(cells)}</div><div>{legend}</div>"
 
 
-def token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
-    """The same as `token_cells` as a table; see `table_output`."""
+def _token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
+    """The same as `_token_cells` as a table; see `table_output`."""
     header = ["position", "token", "id", "label"]
     rows = [[i, repr(token.text), token.id, _mark(token)] for i, token in enumerate(tokens)]
     if _measured(tokens):
@@ -101,7 +101,7 @@ def token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dic
     return table_output(header, rows)
 
 
-def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
+def _loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
     """The mean of the losses that are shown, in words."""
     losses = [_visible_loss(token, when, masked) for token in tokens]
     shown = [loss for loss in losses if loss is not None]
@@ -109,7 +109,7 @@ def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
     return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
 
 
-def mask_of_tokens(tokens: list[Token]) -> str:
+def _mask_of_tokens(tokens: list[Token]) -> str:
     """How many tokens there are and how many of them are labelled, in words."""
     labelled = sum(token.labelled for token in tokens)
     return f"{len(tokens)} tokens, {labelled} of them labelled (✓)"
