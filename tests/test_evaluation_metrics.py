@@ -90,10 +90,9 @@ def test_read_answer_with_choices_of_several_words_and_other_scripts() -> None:
 
 
 def test_read_answer_refuses_choices_that_cannot_be_told_apart() -> None:
-    with pytest.raises(ScoringError, match="'Good' and 'good!' differ in nothing but case"):
-        read_answer("good", ["Good", "good!"])
-    with pytest.raises(ScoringError, match=r"The choice ':-\)' holds no letter"):
-        read_answer("good", ["good", ":-)"])
+    for choices in (["Good", "good!"], ["good", ":-)"]):
+        with pytest.raises(ScoringError, match="one holds no letter and no digit, or two differ"):
+            read_answer("good", choices)
 
 
 @pytest.mark.parametrize(

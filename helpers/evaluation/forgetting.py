@@ -230,8 +230,9 @@ def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:
             f"{count} examples of other tasks are needed, and there are {len(others)}. Give more "
             "of them, or mix in a smaller share."
         )
+    kept = len(examples) - count
     if isinstance(examples, Dataset):
         columns = ["prompt", "completion", "answer", "row_id"]
-        rows = mix(*(list(some.select_columns(columns)) for some in (examples, others)), share)
-        return Dataset.from_list(rows)
-    return [*examples[: len(examples) - count], *others[:count]]
+        parts = examples.select(range(kept)), others.select(range(count))
+        return Dataset.from_list([row for part in parts for row in part.select_columns(columns)])
+    return [*examples[:kept], *others[:count]]

@@ -58,20 +58,13 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
 
     Raises ScoringError: a choice without a letter or digit, or two choices with the same words.
     """
-    by_words: dict[tuple[str, ...], str] = {}
-    for choice in choices:
-        words = tuple(_split_words(choice))
-        if not words:
-            raise ScoringError(
-                f"The choice {choice!r} holds no letter and no digit, so no free answer can be "
-                "compared with it. Use words as choices."
-            )
-        if words in by_words:
-            raise ScoringError(
-                f"The choices {by_words[words]!r} and {choice!r} differ in nothing but case or "
-                "punctuation, so a free answer cannot tell them apart. Rename one of them."
-            )
-        by_words[words] = choice
+    by_words = {tuple(_split_words(choice)): choice for choice in choices}
+    if () in by_words or len(by_words) < len(choices):
+        raise ScoringError(
+            f"Of the choices {list(choices)}, one holds no letter and no digit, or two differ in "
+            "nothing but case or punctuation. A free answer is compared with their words, so "
+            "rename these."
+        )
     answer = tuple(_split_words(text))
     begun = [words for words in by_words if answer[: len(words)] == words]
     return by_words[max(begun, key=len)] if begun else None
