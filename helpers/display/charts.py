@@ -148,7 +148,7 @@ def interval_chart(
 ) -> Figure:
     """Scores from 0 to 1 with their intervals, one row of the chart for each method.
 
-    series: kind of interval or score → {method: (score, low, high)}; all with the same methods.
+    series: kind of interval or score → {method: (score, low, high)}.
     score: what is drawn, with its unit, for the axis. lines: name → score to compare with (chance,
     the commonest answer), each a dashed line with its name.
     """
