@@ -120,7 +120,7 @@ def end_labels(axes: Axes, labels: Iterable[tuple[float, str, str]]) -> None:
         free_from = at + 0.075
 
 
-def word_bars(
+def _word_bars(
     axes: Axes, words: Sequence[str], values: Sequence[float], number: str, **style: Any
 ) -> BarContainer:
     """A bar for each word, from top to bottom, with its value as a number."""
@@ -253,7 +253,7 @@ def two_distributions(
     loss = -sum(q * math.log(p) for p, q in pairs)
     drawn = (model, BLUE, f"model: loss {loss:.2f} nats"), (label, ORANGE, "label")
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
-        word_bars(axes, words, values, "{:.3f}", color=colour)
+        _word_bars(axes, words, values, "{:.3f}", color=colour)
         axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
     chart.axes[0].set_ylabel("next token")
     return chart
@@ -271,7 +271,7 @@ def distribution_strip(
     chart = figure(10, 0.26 * len(words) + 0.9, len(model), columns, sharey=True)
     names = [f"✓ {word}" if i == label else word for i, word in enumerate(words)]
     for axes, (step, values) in zip(chart.axes, model.items(), strict=True):
-        bars = word_bars(axes, names, values, "{:.2f}", color=BLUE)
+        bars = _word_bars(axes, names, values, "{:.2f}", color=BLUE)
         bars[label].set(facecolor=ORANGE, hatch="//", edgecolor="black")
         axes.set(xlim=(0, 1.25), xticks=[0, 0.5, 1], title=f"step {step}")
     chart.supxlabel("probability that the model gives to the next token", fontsize=10)
@@ -288,7 +288,7 @@ def gradient_figure(
     chart = figure(8, 0.35 * len(words) + 1)
     (axes,) = chart.axes
     colours = [BLUE if value >= 0 else ORANGE for value in ours]
-    word_bars(axes, words, ours, "{:+.3f}", color=colours, label="p − q")
+    _word_bars(axes, words, ours, "{:+.3f}", color=colours, label="p − q")
     axes.plot(autograd, range(len(words)), "o", mfc="white", mec="black", label="autograd")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlim=(-1.25, 1.25), xlabel="gradient of the loss at this logit", ylabel="next token")
