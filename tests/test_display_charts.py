@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers.display import (
-    as_output,
     balance,
     batch_shapes,
     change_map,
@@ -18,13 +17,13 @@ from helpers.display import (
     distribution_strip,
     gradient_figure,
     interval_chart,
+    reliability_figure,
     show,
     spread,
     two_distributions,
-    window_bar,
     window_figure,
 )
-from helpers.display.charts import figure, legend
+from helpers.display.charts import as_output, figure, legend
 from helpers.inference.few_shot import Budget
 
 
@@ -40,6 +39,8 @@ def test_a_figure_is_shown_as_a_picture_with_words(monkeypatch, capsys):
     show(chart, "It goes up.")
     assert shown == [(data, {"metadata": metadata, "raw": True})]
     assert capsys.readouterr().out == "It goes up.\n"
+    show(chart, "It goes up.", title="Up")
+    assert chart.get_suptitle() == "Up"
 
 
 def test_the_style_is_that_of_the_course_and_of_nothing_else():
@@ -64,7 +65,8 @@ def test_an_interval_chart_draws_each_score_of_each_method():
         "rows": {"a": (0.5, 0.4, 0.7), "b": (0.2, 0.1, 0.3)},
         "products": {"a": (0.5, 0.3, 0.8), "b": (0.2, 0.0, 0.4)},
     }
-    axes = interval_chart(series, "accuracy").axes[0]
+    axes = interval_chart(series, "accuracy", {"chance": 0.25}).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["chance 0.25"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rows", "products"]
     drawn = [container.lines[0].get_xdata().tolist() for container in axes.containers]
@@ -101,6 +103,11 @@ def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
+    absolute = {"mlp.up_proj": {0: 0.5, 1: 0.5}, "input_layernorm": {1: 0.4}}, {"norm": 1.0}
+    both = change_map(layered, single, absolute).axes
+    norms = [axes.images[0].norm for axes in both[:2]]
+    assert norms[0].vmax / norms[0].vmin == pytest.approx(norms[1].vmax / norms[1].vmin)
+    assert both[1].images[0].get_array()[0].tolist() == pytest.approx([0.5, 0.5])
     # The best weights of a run can be those it began with: nothing moved, and that is drawn too.
     as_output(change_map({"mlp.up_proj": {0: 0.0}}, {"norm": 0.0}), "Nothing moved.")
 
@@ -109,6 +116,7 @@ def test_distributions_and_batches_are_drawn_as_given():
     left, right = two_distributions(["a", "b"], [0.9, 0.1], [0, 1]).axes
     assert [bar.get_width() for bar in left.patches] == [0.9, 0.1]
     assert [bar.get_width() for bar in right.patches] == [0, 1]
+    assert left.get_title() == "model: loss 2.30 nats"  # -log 0.1
     first, second = batch_shapes(["one", "two"], [[[0, 1, 2]], [[0, 0, 1, 1]]]).axes
     assert first.images[0].get_array().tolist() == [[0, 1, 2]]
     assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)
@@ -130,18 +138,30 @@ def test_a_strip_has_a_panel_a_step_and_marks_the_right_word():
     as_output(chart, "It goes over to the right word.")
 
 
-def test_the_gradient_is_drawn_twice():
-    ours, autograd = gradient_figure(["a", "b"], [0.25, -0.75], [0.5, -0.5]).axes
-    assert [bar.get_width() for bar in ours.patches] == [0.25, -0.75]
-    assert [bar.get_width() for bar in autograd.patches] == [0.5, -0.5]
-    assert (ours.get_title(), autograd.get_title()) == ("p − q", "autograd")
+def test_the_gradient_is_drawn_as_bars_and_dots():
+    axes = gradient_figure(["a", "b"], [0.25, -0.75], [0.5, -0.5]).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.25, -0.75]
+    assert axes.lines[0].get_xdata().tolist() == [0.5, -0.5]
+    assert "up" in axes.get_title(loc="left") and "down" in axes.get_title(loc="right")
+
+
+def test_a_reliability_diagram_has_bins_intervals_counts_and_the_error():
+    sure, right = [0.95] * 8 + [0.55, 0.65], [True] * 6 + [False] * 2 + [True, False]
+    top, bottom = reliability_figure(sure, right).axes
+    mark = top.containers[0].lines[0]
+    assert mark.get_xdata().tolist() == pytest.approx([0.55, 0.65, 0.95])
+    assert mark.get_ydata().tolist() == [1, 0, 0.75]
+    assert [bar.get_height() for bar in bottom.patches] == [1, 1, 8]
+    assert top.get_title(loc="left").endswith(f"{(0.45 + 0.65 + 8 * 0.2) / 10:.3f}")
 
 
 def test_spread_draws_range_middle_half_and_median_of_each_name():
     axes = spread({"short": [1, 2, 3, 4, 5], "long": [11, 12, 13, 14, 15]}, "tokens").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["short", "long"]
-    across = [list(line.get_xdata()) for line in axes.lines]
-    assert across == [[1, 5], [1.5, 4.5], [3], [11, 15], [11.5, 14.5], [13]]
+    boxes = [box.get_path().get_extents() for box in axes.patches]
+    assert [(box.x0, box.x1) for box in boxes] == [(2, 4), (12, 14)]
+    ends = [x for line in axes.lines for x in line.get_xdata()]
+    assert (min(ends), max(ends)) == (1, 15)
     assert axes.get_xlabel() == "tokens"
 
 
@@ -164,16 +184,3 @@ def test_a_window_is_filled_by_shots_question_and_answer_in_this_order():
     assert bars[4:] == [(0, 40), (40, 30), (70, 2), (0, 100)]
     assert [bar.get_hatch() for bar in axes.patches[:3]] == ["", "//", "xx"]
     assert [line.get_xdata()[0] for line in axes.lines] == [64]
-
-
-@pytest.mark.parametrize(
-    ("budget", "bar"),
-    [
-        (Budget(0, 30, 2, 68, 100), "qqqa······"),
-        (Budget(40, 30, 2, 28, 100), "ssssqqqa··"),
-        (Budget(66, 32, 2, 0, 100), "sssssqqqqa"),  # full to the last token
-        (Budget(110, 30, 2, -42, 100), "ssssssssss!!!!!"),
-    ],
-)
-def test_a_window_as_a_line_of_signs(budget, bar):
-    assert window_bar(budget, width=10) == bar

@@ -3,7 +3,6 @@
 import pytest
 
 from helpers.display import (
-    as_output,
     evaluations_figure,
     history_summary,
     museum_wall,
@@ -11,6 +10,7 @@ from helpers.display import (
     run_curves,
     training_curve,
 )
+from helpers.display.charts import as_output
 from helpers.training import EvaluationRecord, History, StepRecord
 
 
@@ -54,10 +54,26 @@ def test_a_run_in_one_line():
     assert "accuracy" not in history_summary(made_up_run(None), 48)
 
 
-def test_runs_are_drawn_with_their_names():
+def test_runs_are_drawn_over_what_they_read_and_named_at_their_ends():
     names = ["slow", "fast", "third", "fourth", "fifth"]
-    axes = run_curves({name: made_up_run(None) for name in names}).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    axes = run_curves({name: made_up_run(None) for name in names}, {"blind": 0.8}).axes[0]
+    assert list(axes.lines[0].get_xdata()) == [0, 600, 1200]
+    words = [text.get_text() for text in axes.texts]
+    assert words == ["blind 0.80", *(f"{name} (1.00)" for name in sorted(names))]
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 0.05
+    assert axes.lines[-1].get_ydata() == [0.8, 0.8]
+
+
+def test_a_run_is_held_against_other_scores_and_a_memorised_set_does_not_set_the_scale():
+    run = made_up_run(0.5)
+    run.steps[-1] = StepRecord(4, 1e-6, 1e-4, 1.0, 300, 2.0)
+    losses, accuracies = training_curve(run, 48, {"majority": 0.25}).axes
+    assert losses.get_ylim()[0] == pytest.approx(0.1)
+    assert [text.get_text() for text in losses.texts] == ["1.00"]
+    assert [text.get_text() for text in accuracies.texts] == ["majority 0.25"]
+    run.evaluations[-1] = EvaluationRecord(4, float("nan"), 0.5, 1.0)
+    as_output(training_curve(run, 48), "It broke.")
 
 
 def test_evaluations_have_a_panel_a_metric_and_a_line_where_it_began():
@@ -101,5 +117,6 @@ def test_the_museum_wall_holds_each_run_against_the_healthy_one():
     healthy, broken = (line.get_ydata().tolist() for line in first.lines)
     assert (list(healthy), list(broken)) == ([3.0, 1.0, 0.5], [2.0, 0.1, 0.0])
     assert first.get_title().startswith("b\nright: 0.00 (0.00 to ")
+    assert "0.50 (0.24 to 0.76)" in first.figure.get_supxlabel()
     assert second.lines[2].get_xdata() == [2, 2] and second.texts[0].get_text() == " nan"
     assert len(first.lines) == 2

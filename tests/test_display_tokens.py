@@ -1,13 +1,7 @@
 """Tokens as cells and as a table, with marks, losses and the prompt mask."""
 
-from helpers.display import (
-    Token,
-    loss_of_tokens,
-    show_tokens,
-    token_cells,
-    token_table,
-    tokens,
-)
+from helpers.display import Token, show_tokens, tokens
+from helpers.display.tokens import _loss_of_tokens, _token_cells, _token_table
 
 TOKENS = [
     Token("<b>", 5, False, {}),
@@ -18,7 +12,7 @@ TOKENS = [
 
 
 def test_tokens_are_cells_with_text_id_symbol_and_loss():
-    page = token_cells(TOKENS, "before")
+    page = _token_cells(TOKENS, "before")
     assert "<b>" not in page and "&lt;b&gt;" in page and "␣it⏎" in page
     cells = page.split("<span title=")[1:]
     assert [("✓" in cell, "solid black" in cell) for cell in cells[:3]] == [
@@ -33,33 +27,44 @@ def test_tokens_are_cells_with_text_id_symbol_and_loss():
 
 
 def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():
-    masked, bare = token_cells(TOKENS, "before"), token_cells(TOKENS, "before", masked=False)
+    masked, bare = _token_cells(TOKENS, "before"), _token_cells(TOKENS, "before", masked=False)
     assert "3.00" not in masked and masked.count("no loss shown") == 2
     assert "3.00" in bare and bare.count("no loss shown") == 1, "nothing predicts the first token"
-    assert loss_of_tokens(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
-    bare_words = loss_of_tokens(TOKENS, "after", masked=False)
+    assert _loss_of_tokens(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
+    bare_words = _loss_of_tokens(TOKENS, "after", masked=False)
     assert "of 3 tokens" in bare_words and "1.0833 nats" in bare_words
 
 
 def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
-    lines = token_table(TOKENS, "after")["text/plain"].splitlines()
+    lines = _token_table(TOKENS, "after")["text/plain"].splitlines()
     assert lines[2].split() == ["1", "'", "it\\n'", "6", "·", "not", "labelled", "–"]
     assert lines[3].split() == ["2", "'", "good'", "7", "✓", "labelled", "0.25"]
-    assert "<b>" not in token_table(TOKENS, "after")["text/html"]
+    assert "<b>" not in _token_table(TOKENS, "after")["text/html"]
     shown = []
     monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data))
     show_tokens(TOKENS, "after")
-    assert shown[0]["text/html"] == token_cells(TOKENS, "after")
+    assert shown[0]["text/html"] == _token_cells(TOKENS, "after")
     assert "✓ labelled" in shown[0]["text/plain"]
     assert "0.3750 nats" in capsys.readouterr().out
 
 
+def test_two_times_are_shown_one_below_the_other_on_one_scale(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data["text/html"]))
+    show_tokens(TOKENS, ["before", "after"], masked=False)
+    before, after = shown[0].split("<b>after</b>")
+    assert "rgb(0, 114, 178)" in before and "rgb(0, 114, 178)" not in after
+    assert "2.50" in after and "3.00" in before
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["before", "after"]
+
+
 def test_tokens_without_losses_are_shown_with_their_marks_alone(monkeypatch, capsys):
     bare = [Token("Is <it>?\n", 7, False, {}), Token(" yes", 9, True, {})]
-    cells = token_cells(bare)
+    cells = _token_cells(bare)
     assert "✓" in cells and "loss" not in cells
     assert "&lt;it&gt;?⏎" in cells and "<it>" not in cells
-    assert "loss" not in token_table(bare)["text/plain"]
+    assert "loss" not in _token_table(bare)["text/plain"]
     monkeypatch.setattr(tokens, "display", lambda *_, **__: None)
     show_tokens(bare)
     assert capsys.readouterr().out == "2 tokens, 1 of them labelled (✓)\n"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import mean_absolute_error as sklearn_mean_absolute_error
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -25,6 +26,7 @@ from helpers.evaluation.metrics import (
     holds_answer,
     macro_f1,
     main_metric,
+    mean_absolute_error,
     mean_by_tokens,
     read_answer,
     rouge,
@@ -88,10 +90,9 @@ def test_read_answer_with_choices_of_several_words_and_other_scripts() -> None:
 
 
 def test_read_answer_refuses_choices_that_cannot_be_told_apart() -> None:
-    with pytest.raises(ScoringError, match="'Good' and 'good!' differ in nothing but case"):
-        read_answer("good", ["Good", "good!"])
-    with pytest.raises(ScoringError, match=r"The choice ':-\)' holds no letter"):
-        read_answer("good", ["good", ":-)"])
+    for choices in (["Good", "good!"], ["good", ":-)"]):
+        with pytest.raises(ScoringError, match="one holds no letter and no digit, or two differ"):
+            read_answer("good", choices)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,9 @@ def test_scores_equal_scikit_learn(seed: int) -> None:
     assert macro_f1(predictions, references, OPINIONS) == pytest.approx(theirs, abs=1e-12)
     table = confusion_matrix(references, predictions, labels=OPINIONS)
     assert confusion(predictions, references, OPINIONS) == table.tolist()
+    steps = [[OPINIONS.index(answer) for answer in side] for side in (references, predictions)]
+    ours = mean_absolute_error(predictions, references, OPINIONS)
+    assert ours == pytest.approx(sklearn_mean_absolute_error(*steps), abs=1e-12)
 
 
 def test_no_answer_is_a_wrong_answer() -> None:
@@ -139,6 +143,7 @@ ROW_BY_ROW = [
     accuracy,
     lambda predictions, references: macro_f1(predictions, references, OPINIONS),
     lambda predictions, references: confusion(predictions, references, OPINIONS),
+    lambda predictions, references: mean_absolute_error(predictions, references, OPINIONS),
 ]
 
 
@@ -158,17 +163,14 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([1, 0], ["1", "0"], "the prediction 1 and the reference '1'. A text never equals a n"),
-        (["1", "0"], [True, False], "the prediction '1' and the reference True"),
-        (["good", 3], ["good", "poor"], "the prediction 'good' and the prediction 3"),
-        (["good"], [None], r"reference of row 0 is None \(type NoneType\)"),
-        (["good", float("nan")], ["good", "good"], "prediction of row 1 is nan .*one text, or one"),
-        ([1.0], [float("nan")], "reference of row 0 is nan"),
-        (["good"], [["good"]], r"reference of row 0 is \['good'\] \(type list\)"),
-        ([torch.tensor(1)], [1], r"prediction of row 0 is tensor\(1\) \(type Tensor\)"),
+        ([1, 0], ["1", "0"], "A text never equals a number"),
+        (["good", 3], ["good", "poor"], "A text never equals a number"),
+        (["good"], [None], "The reference None is no label"),
     ],
 )
-def test_answers_of_different_kinds_are_refused(score, predictions, references, message) -> None:
+def test_answers_that_could_never_be_right_are_refused(
+    score, predictions, references, message
+) -> None:
     with pytest.raises(ScoringError, match=message):
         score(predictions, references)
 
@@ -183,13 +185,14 @@ def test_numbers_of_any_library_are_numbers(make) -> None:
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:
-    for score in (macro_f1, confusion):
-        with pytest.raises(ScoringError, match="'great' is none of the labels .terrible, poor"):
+    for score in (macro_f1, confusion, mean_absolute_error):
+        with pytest.raises(
+            ScoringError, match="'great' is no label .*: the labels are .'terrible'"
+        ):
             score(["good"], ["great"], OPINIONS)
-        with pytest.raises(ScoringError, match="The label 'poor' stands .* more than once"):
-            score(["good"], ["good"], ["good", "poor", "poor"])
-    with pytest.raises(ScoringError, match="1 of 2 predictions are none .* the first is None"):
-        confusion(["good", None], ["good", "good"], OPINIONS)
+    for score in (confusion, mean_absolute_error):
+        with pytest.raises(ScoringError, match="1 of 2 predictions are none .* the first is None"):
+            score(["good", None], ["good", "good"], OPINIONS)
 
 
 @pytest.mark.parametrize("cuts", [[30], [1, 29], [10, 0, 10, 10], [3] * 10])
@@ -349,7 +352,7 @@ def test_the_metrics_are_those_of_the_task() -> None:
 def test_scores_of_a_task_are_refused_in_words() -> None:
     with pytest.raises(ScoringError, match="'mine' asks for a metric 'bleu'.*It has accuracy, mac"):
         score_all(task_of("text", ("rouge", "bleu")), ["a"], rows_of(["a"]))
-    with pytest.raises(ScoringError, match="The prediction of row 1 is 1, which is no text"):
+    with pytest.raises(ScoringError, match="The prediction 1 is no text"):
         row_scores(task_of("classification"), ["1", 1], rows_of(["1", "1"]))
     with pytest.raises(ScoringError, match="There are 1 predictions for 2 references"):
         row_scores(task_of("text"), ["a"], rows_of(["a", "b"]))

@@ -11,11 +11,14 @@ from scipy.stats import binomtest, bootstrap
 from helpers.evaluation.metrics import ScoringError, macro_f1
 from helpers.evaluation.uncertainty import (
     bootstrap_interval,
+    expected_calibration_error,
     groups_of,
     mean_interval,
     paired_change,
     paired_test,
+    reliability_bins,
     share_of,
+    verdict_of,
     wilson_interval,
 )
 
@@ -110,13 +113,10 @@ def test_bootstrap_draws_whole_groups() -> None:
     assert seen == {(first,) * 3 + (second,) * 3 for first in (1, 10) for second in (1, 10)}
 
 
-def test_bootstrap_is_repeatable_and_widens_with_confidence() -> None:
+def test_bootstrap_is_repeatable() -> None:
     values = np.random.default_rng(0).random(50).tolist() + [5.0, 7.0]
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
-    low, high = bootstrap_interval(values, confidence=0.99)
-    inner_low, inner_high = bootstrap_interval(values, confidence=0.8)
-    assert low < inner_low < inner_high < high
 
 
 def test_bootstrap_percentiles_equal_numpy() -> None:
@@ -137,10 +137,6 @@ def test_bootstrap_refuses() -> None:
         bootstrap_interval([1, 2], ["x", "x"])
     with pytest.raises(ScoringError, match="There are 1 groups for 2 values"):
         bootstrap_interval([1, 2], ["x"])
-    with pytest.raises(ScoringError, match="0 draws were asked for"):
-        bootstrap_interval([1, 2], draws=0)
-    with pytest.raises(ScoringError, match="confidence 1.0 does not lie"):
-        bootstrap_interval([1, 2], confidence=1.0)
     with pytest.raises(ScoringError, match="is not a finite number"):
         bootstrap_interval([1.0, float("nan")])
 
@@ -198,6 +194,57 @@ def test_a_paired_change_draws_whole_groups() -> None:
     assert expected[1:] != bootstrap_interval(change)
     with pytest.raises(ScoringError, match="There are 2 predictions for 1 references"):
         paired_change([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lower_is_better", "verdict"),
+    [
+        (0.1, 0.3, False, "clearly better"),
+        (0.1, 0.3, True, "clearly worse"),
+        (-0.3, -0.1, False, "clearly worse"),
+        (-0.3, -0.1, True, "clearly better"),
+        (-0.1, 0.3, False, "no clear difference"),
+        (0.0, 0.3, False, "no clear difference"),
+        (-0.3, -0.0004, False, "no clear difference"),  # it is printed as -0.000
+        (-0.3, -0.0006, False, "clearly worse"),
+    ],
+)
+def test_clearly_has_one_meaning(low, high, lower_is_better, verdict) -> None:
+    assert verdict_of((low, high), lower_is_better) == verdict
+    assert verdict_of(((low + high) / 2, low, high), lower_is_better) == verdict
+
+
+def test_equally_good_methods_are_seldom_clearly_different() -> None:
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        first, second = (generator.random((2, 60)) < 0.6).astype(float).tolist()
+        found.append(verdict_of(paired_change(first, second)))
+    assert 0.9 < found.count("no clear difference") / 200 < 0.99
+
+
+# ---- is a model as sure as it is right?
+
+
+def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
+    sure, right = [0.95, 0.91, 1.0, 0.55, 0.5, 0.0], [1, 1, 0, 1, 0, 0]
+    assert reliability_bins(sure, right) == [
+        (0.0, 0.0, 1),
+        pytest.approx((0.525, 0.5, 2)),
+        pytest.approx((2.86 / 3, 2 / 3, 3)),
+    ]
+    gap = (2 * 0.025 + 3 * abs(2.86 / 3 - 2 / 3)) / 6
+    assert expected_calibration_error(sure, right) == pytest.approx(gap)
+    with pytest.raises(ScoringError, match="1.2 is no probability"):
+        reliability_bins([1.2], [True])
+
+
+def test_a_model_that_is_right_as_often_as_it_says_has_hardly_any_error() -> None:
+    generator = np.random.default_rng(0)
+    sure = generator.random(20000)
+    right = generator.random(20000) < sure
+    assert expected_calibration_error(sure.tolist(), right.tolist()) < 0.015
+    assert expected_calibration_error((sure**0.3).tolist(), right.tolist()) > 0.2
 
 
 # ---- one interval for all kinds of scores

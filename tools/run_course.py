@@ -192,11 +192,12 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-            ]
+            for output in cell.outputs:
+                data = output.get("data", {})
+                widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+                if widget is not None and set(data) <= {"text/plain"}:
+                    data.clear()  # a widget of which no picture was stored
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
     return notebook
 
 

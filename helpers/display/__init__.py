@@ -1,7 +1,6 @@
 """What a notebook shows: tables, tokens, pictures and widgets, each with its message in words."""
 
 from helpers.display.charts import (
-    as_output,
     balance,
     batch_shapes,
     change_map,
@@ -10,10 +9,10 @@ from helpers.display.charts import (
     distribution_strip,
     gradient_figure,
     interval_chart,
+    reliability_figure,
     show,
     spread,
     two_distributions,
-    window_bar,
     window_figure,
 )
 from helpers.display.curves import (
@@ -35,13 +34,7 @@ from helpers.display.diagrams import (
     show_road,
 )
 from helpers.display.tables import show_table
-from helpers.display.tokens import (
-    Token,
-    loss_of_tokens,
-    show_tokens,
-    token_cells,
-    token_table,
-)
+from helpers.display.tokens import Token, show_tokens
 from helpers.display.widgets import (
     BudgetMeter,
     DistributionSlider,

@@ -3,8 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
-from statistics import quantiles
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
@@ -15,8 +14,16 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from helpers.evaluation.uncertainty import (
+    expected_calibration_error,
+    reliability_bins,
+    wilson_interval,
+)
+
 if TYPE_CHECKING:
     from helpers.inference.few_shot import Budget
+
+Score = tuple[float, float, float]  # a score and the two ends of its interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers (Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
@@ -60,8 +67,13 @@ def legend(of: Axes | Figure, beside: bool = False, **options: Any) -> None:
         of.legend(**options)
 
 
-def show(chart: Figure, summary: str) -> None:
-    """Show a figure with `summary` as its alternative text, and print that line under it."""
+def show(chart: Figure, summary: str, title: str = "") -> None:
+    """Show a figure with `summary` as its alternative text, and print that line under it.
+
+    title: the finding in a few words, written above the figure.
+    """
+    if title:
+        chart.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     data, metadata = as_output(chart, summary)
     display(data, metadata=metadata, raw=True)
     print(summary)
@@ -70,8 +82,7 @@ def show(chart: Figure, summary: str) -> None:
 def as_output(chart: Figure, summary: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """A figure as data and metadata for IPython's `display(..., raw=True)`: a PNG, and words.
 
-    IPython turns a Figure into a picture by itself only after pyplot has been imported, and would
-    show its mere type otherwise.
+    IPython turns a Figure into a picture by itself only after pyplot has been imported.
     """
     buffer = io.BytesIO()
     chart.savefig(buffer, format="png", bbox_inches="tight")
@@ -79,14 +90,13 @@ def as_output(chart: Figure, summary: str) -> tuple[dict[str, str], dict[str, di
     return {"image/png": picture, "text/plain": summary}, {"image/png": {"alt": summary}}
 
 
+# ---- parts of several figures
+
+
 def intervals(
-    axes: Axes,
-    positions: Sequence[float],
-    scores: Sequence[tuple[float, float, float]],
-    flat: bool = False,
-    **style: Any,
+    axes: Axes, positions: Sequence[float], scores: Sequence[Score], flat: bool = False, **style
 ) -> None:
-    """Draw each score (score, low, high) as a mark with its interval. flat: from left to right."""
+    """Draw each score as a mark with its interval. flat: from left to right."""
     middle, low, high = zip(*scores, strict=True)
     # An end that rounding has put on the wrong side of its score would be refused.
     below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
@@ -97,30 +107,73 @@ def intervals(
         axes.errorbar(positions, middle, yerr=[below, above], capsize=3, **style)
 
 
-def interval_chart(series: dict[str, dict[str, tuple[float, float, float]]], score: str) -> Figure:
-    """Scores with their intervals, one row of the chart for each method.
+def end_labels(axes: Axes, labels: Iterable[tuple[float, str, str]]) -> None:
+    """Names at the right edge, beside their lines: (height in data units, name, colour).
 
-    series: kind of interval or score → {method: (score, low, high)}; all with the same methods.
-    score: what is drawn, with its unit, for the axis.
+    Call it when the limits are final. Names that would cover each other are pushed apart.
     """
-    methods = list(next(iter(series.values())))
-    chart = figure(8, 0.9 + 0.22 * len(methods) * (len(series) + 1))
+    to_axes = axes.transData + axes.transAxes.inverted()
+    free_from = 0.0
+    for height, name, colour in sorted(labels):
+        at = max(to_axes.transform((axes.get_xlim()[1], height))[1], free_from)
+        axes.text(1.01, at, name, color=colour, transform=axes.transAxes, va="center", fontsize=9)
+        free_from = at + 0.075
+
+
+def _word_bars(
+    axes: Axes, words: Sequence[str], values: Sequence[float], number: str, **style: Any
+) -> BarContainer:
+    """A bar for each word, from top to bottom, with its value as a number."""
+    bars = axes.barh(range(len(words)), values, **style)
+    axes.bar_label(bars, fmt=number, padding=3, fontsize=9)
+    # A dollar sign in a word begins no formula.
+    name_rows(axes, [word.replace("$", r"\$") for word in words])
+    return bars
+
+
+def name_rows(axes: Axes, names: Iterable[str]) -> None:
+    """Write names beside the rows of a chart, the first on top."""
+    names = list(names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+# ---- scores
+
+
+def interval_chart(
+    series: Mapping[str, Mapping[str, Score]],
+    score: str,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Scores from 0 to 1 with their intervals, one row of the chart for each method.
+
+    series: kind of interval or score → {method: (score, low, high)}.
+    score: what is drawn, with its unit, for the axis. lines: name → score to compare with (chance,
+    the commonest answer), each a dashed line with its name.
+    """
+    methods = list(dict.fromkeys(method for values in series.values() for method in values))
+    chart = figure(8, 1.1 + 0.22 * len(methods) * (len(series) + 1))
     (axes,) = chart.axes
     for number, (name, values) in enumerate(series.items()):
         colour, marker, _ = STYLES[number % len(STYLES)]
         shift = 0.22 * (number - (len(series) - 1) / 2)
-        rows, scores = [row + shift for row in range(len(methods))], [values[m] for m in methods]
-        intervals(axes, rows, scores, flat=True, fmt=marker, color=colour, label=name)
-    axes.set_yticks(range(len(methods)), methods)
-    axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(score)
+        rows = [methods.index(method) + shift for method in values]
+        intervals(axes, rows, list(values.values()), True, fmt=marker, color=colour, label=name)
+    name_rows(axes, methods)
+    axes.set(xlim=(0, 1), xlabel=score)
     axes.grid(axis="x", alpha=0.4)
-    legend(axes, beside=True)
+    for name, value in (lines or {}).items():
+        axes.axvline(value, color="black", linestyle="--", linewidth=0.8)
+        # Slanted, so that the names of two lines that are close stay readable.
+        place = {"xycoords": ("data", "axes fraction"), "rotation": 30, "fontsize": 9}
+        axes.annotate(f"{name} {value:.2f}", (value, 1.01), **place)
+    if len(series) > 1:
+        legend(axes, beside=True)
     return chart
 
 
-def confusion_figure(tables: dict[str, list[list[int]]], labels: Sequence[str]) -> Figure:
+def confusion_figure(tables: Mapping[str, list[list[int]]], labels: Sequence[str]) -> Figure:
     """Confusion matrices side by side: counts as numbers, their share of the row as shade.
 
     tables: method → counts; row = right answer, column = answer given, in the order of the labels.
@@ -136,61 +189,69 @@ def confusion_figure(tables: dict[str, list[list[int]]], labels: Sequence[str]) 
                 axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
         axes.set_title(name)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_xlabel("answer given (rows counted)")
+        name_rows(axes, labels)
     chart.axes[0].set_ylabel("right answer")
+    chart.supxlabel("answer given (rows counted)", fontsize=10)
     return chart
 
 
-def confidence_figure(groups: dict[str, list[float]]) -> Figure:
+def confidence_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
     """How sure the model was: a histogram for each group of answers, one above the other.
 
     groups: name → probabilities (0 to 1) that the model gave to its answers.
     """
-    chart = figure(7, 1.9, len(groups), columns=1, sharex=True)
+    lowest = min((value for values in groups.values() for value in values), default=0.0)
+    chart = figure(7, 1.9, len(groups), columns=1, sharex=True, sharey=True)
     for axes, (name, values) in zip(chart.axes, groups.items(), strict=True):
-        axes.hist(values, bins=20, range=(0, 1), color=BLUE, edgecolor="black", linewidth=0.5)
+        axes.hist(values, bins=20, range=(lowest, 1), color=BLUE, ec="black", lw=0.5)
         axes.set_ylabel("rows")
         axes.set_title(f"{name} ({len(values)} rows)", loc="left")
     chart.axes[-1].set_xlabel("probability that the model gave to its answer (0 to 1)")
     return chart
 
 
-def change_map(layered: dict[str, dict[int, float]], single: dict[str, float]) -> Figure:
-    """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
+def reliability_figure(
+    probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10
+) -> Figure:
+    """Reliability diagram: in each bin of probability, the share of answers that were right.
 
-    layered: kind → {layer: relative change} (0.01: by one per cent of its own size), shaded on a
-    logarithmic scale; a tensor that did not move stays white. single: name → change of tensors
-    that belong to no layer (embeddings, the last norm), drawn as bars below.
+    On the diagonal the model is right as often as it says; below it, it is too sure of itself.
+    The lower panel counts the rows of each bin. See `reliability_bins` for arguments and errors;
+    the expected calibration error is written above.
     """
-    layers = range(1 + max(layer for row in layered.values() for layer in row))
-    table = [[100 * row.get(layer, math.nan) for layer in layers] for row in layered.values()]
-    heights = [len(layered), len(single)]
-    chart = figure(9, 0.8 + 0.16 * sum(heights), 2, columns=1, height_ratios=heights)
+    found = reliability_bins(probabilities, correct, bins)
+    chart = figure(5, 2.6, 2, columns=1, sharex=True, height_ratios=[3, 1])
     top, bottom = chart.axes
-    # A few tensors move much further than most: on a linear scale only these would be seen.
-    moved = [value for row in table for value in row if value > 0] or [1.0]
-    low, high = min(moved), max(*moved, 1.01 * min(moved))
-    image = top.imshow(table, cmap="viridis", aspect="auto", norm=LogNorm(low, high))
-    top.set_yticks(range(len(layered)), list(layered))
-    top.set_xlabel("layer (0 is next to the embeddings)")
-    top.xaxis.get_major_locator().set_params(integer=True)
-    marks = [low * (high / low) ** (k / 4) for k in range(5)]
-    bar = chart.colorbar(image, ax=top, label="relative change (%)", ticks=marks, format="%.2g")
-    bar.minorticks_off()
-    bottom.barh(list(single), [100 * change for change in single.values()], color=BLUE)
-    bottom.invert_yaxis()
-    bottom.set_xlabel("relative change (%), tensors that belong to no layer")
+    top.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
+    means = [mean for mean, _, _ in found]
+    scores = [(share, *wilson_interval(round(share * n), n)) for _, share, n in found]
+    intervals(top, means, scores, fmt="o", color=BLUE)
+    error = expected_calibration_error(probabilities, correct, bins)
+    top.set_title(f"expected calibration error: {error:.3f}", loc="left")
+    top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that was right")
+    top.text(0.05, 0.08, "as sure as it is right", rotation=38, transform=top.transAxes, fontsize=9)
+    bars = bottom.bar(means, [n for *_, n in found], 0.6 / bins, color=GREY)
+    bottom.bar_label(bars, fontsize=8)
+    bottom.margins(y=0.3)
+    bottom.set(ylabel="rows", xlabel="probability that the model gave to its answer (mean of bin)")
     return chart
 
 
-def two_distributions(words: list[str], model: list[float], label: list[float]) -> Figure:
+# ---- what a model expects, and what training moves
+
+
+def two_distributions(
+    words: Sequence[str], model: Sequence[float], label: Sequence[float]
+) -> Figure:
     """What the model expects next beside what the label says, for the same words.
 
-    model, label: probability of each word.
+    model, label: probability of each word; the loss above the model is -Σ label · log(model), over
+    these words.
     """
     chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
-    drawn = (model, BLUE, "model"), (label, ORANGE, "label")
+    pairs = [(p, q) for p, q in zip(model, label, strict=True) if p and q]
+    loss = -sum(q * math.log(p) for p, q in pairs)
+    drawn = (model, BLUE, f"model: loss {loss:.2f} nats"), (label, ORANGE, "label")
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
         _word_bars(axes, words, values, "{:.3f}", color=colour)
         axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
@@ -198,7 +259,9 @@ def two_distributions(words: list[str], model: list[float], label: list[float]) 
     return chart
 
 
-def distribution_strip(words: list[str], model: dict[int, list[float]], label: int) -> Figure:
+def distribution_strip(
+    words: Sequence[str], model: Mapping[int, Sequence[float]], label: int
+) -> Figure:
     """What the model expects next at several steps of a run: a small panel for each step.
 
     model: step → probability of each word. label: position of the right word in `words`; its bar
@@ -215,33 +278,77 @@ def distribution_strip(words: list[str], model: dict[int, list[float]], label: i
     return chart
 
 
-def gradient_figure(words: list[str], ours: list[float], autograd: list[float]) -> Figure:
-    """p − q beside the gradient that autograd found, for the same words."""
-    chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
-    drawn = (ours, "p − q"), (autograd, "autograd")
-    for axes, (values, title) in zip(chart.axes, drawn, strict=True):
-        colours = [BLUE if value >= 0 else ORANGE for value in values]
-        _word_bars(axes, words, values, "{:+.3f}", color=colours)
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(xlim=(-1.4, 0.6), xticks=[-1, -0.5, 0, 0.5])
-        axes.set(title=title, xlabel="gradient of the loss at this logit")
-    chart.axes[0].set_ylabel("next token")
+def gradient_figure(
+    words: Sequence[str], ours: Sequence[float], autograd: Sequence[float]
+) -> Figure:
+    """p − q as bars and the gradient that autograd found as dots, for the same words.
+
+    A step goes against the gradient: it pushes a word with a bar below zero up, the others down.
+    """
+    chart = figure(8, 0.35 * len(words) + 1)
+    (axes,) = chart.axes
+    colours = [BLUE if value >= 0 else ORANGE for value in ours]
+    _word_bars(axes, words, ours, "{:+.3f}", color=colours, label="p − q")
+    axes.plot(autograd, range(len(words)), "o", mfc="white", mec="black", label="autograd")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlim=(-1.25, 1.25), xlabel="gradient of the loss at this logit", ylabel="next token")
+    axes.set_title("← a step pushes this token up", loc="left")
+    axes.set_title("a step pushes this token down →", loc="right")
+    legend(axes, beside=True)
     return chart
 
 
-def _word_bars(
-    axes: Axes, words: list[str], values: list[float], number: str, **style: Any
-) -> BarContainer:
-    """A bar for each word, from top to bottom, with its value as a number."""
-    bars = axes.barh(range(len(words)), values, **style)
-    axes.bar_label(bars, fmt=number, padding=3, fontsize=9)
-    # A dollar sign in a word begins no formula.
-    axes.set_yticks(range(len(words)), [word.replace("$", r"\$") for word in words])
-    axes.set_ylim(len(words) - 0.5, -0.5)
-    return bars
+Changes = tuple[Mapping[str, Mapping[int, float]], Mapping[str, float]]
 
 
-def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
+def change_map(
+    layered: Mapping[str, Mapping[int, float]],
+    single: Mapping[str, float],
+    absolute: Changes | None = None,
+) -> Figure:
+    """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
+
+    layered: kind → {layer: relative change} (0.01: by one per cent of its own size); a tensor that
+    did not move stays white. single: name → change of tensors that belong to no layer (embeddings,
+    the last norm), drawn as bars below. absolute: the same two for the absolute change (root mean
+    square, in units of the weights), drawn beside it.
+    Each map's colours span the same factor on a logarithmic scale, so the evener map moved evener.
+    """
+    maps = [(layered, single, 100, "relative change (%)")]
+    if absolute:
+        maps.append((*absolute, 1, "absolute change (RMS)"))
+    heights = [len(layered), len(single)]
+    size = 9 if len(maps) == 1 else 12
+    options = {"columns": len(maps), "height_ratios": heights, "sharey": "row"}
+    chart = figure(size, 0.8 + 0.16 * sum(heights), 2 * len(maps), **options)
+    ranges = []
+    for rows, *_ in maps:
+        moved = [value for row in rows.values() for value in row.values() if value > 0] or [1.0]
+        ranges.append((min(moved), max(moved)))
+    half = max(1.01, *(math.sqrt(high / low) for low, high in ranges))  # of the span, as a factor
+    panels = zip(chart.axes, chart.axes[len(maps) :], maps, ranges, strict=False)
+    for top, bottom, (rows, others, unit, label), (low, high) in panels:
+        middle = unit * math.sqrt(low * high)
+        layers = range(1 + max(layer for row in rows.values() for layer in row))
+        table = [[unit * row.get(layer, math.nan) for layer in layers] for row in rows.values()]
+        norm = LogNorm(middle / half, middle * half)
+        image = top.imshow(table, cmap="viridis", aspect="auto", norm=norm)
+        name_rows(top, rows)
+        top.set_xlabel("layer (0 is next to the embeddings)")
+        top.xaxis.get_major_locator().set_params(integer=True)
+        marks = [middle * half ** (k / 2) for k in range(-2, 3)]
+        bar = chart.colorbar(image, ax=top, label=label, ticks=marks, format="%.2g")
+        bar.minorticks_off()
+        bottom.barh(range(len(others)), [unit * c for c in others.values()], color=BLUE)
+        name_rows(bottom, others)
+        bottom.set_xlabel(f"{label}, tensors that belong to no layer")
+    return chart
+
+
+# ---- rows, tokens and windows
+
+
+def batch_shapes(titles: Sequence[str], batches: Sequence[list[list[int]]]) -> Figure:
     """Batches as rectangles, side by side: one line an example, one square a token.
 
     batches: for each picture its lines, and in each line 0 for a prompt's token, 1 for a labelled
@@ -268,26 +375,24 @@ def batch_shapes(titles: list[str], batches: list[list[list[int]]]) -> Figure:
     return chart
 
 
-def spread(values: dict[str, list[int]], label: str) -> Figure:
-    """One line for each name: from smallest to largest value, thick over the middle half.
+def spread(values: Mapping[str, Sequence[int]], label: str) -> Figure:
+    """A box for each name: from smallest to largest value, with a box over the middle half and a
+    line at the median.
 
-    The dot is the median. values: name → its values, at least two. label: what they are, and unit.
+    values: name → its values. label: what they are, and unit.
     """
     chart = figure(7, 0.8 + 0.4 * len(values))
     (axes,) = chart.axes
-    for row, numbers in enumerate(values.values()):
-        low, median, high = quantiles(numbers, n=4)
-        axes.plot([min(numbers), max(numbers)], [row, row], color=BLUE, lw=1.5)
-        axes.plot([low, high], [row, row], color=BLUE, lw=7, solid_capstyle="butt")
-        axes.plot(median, row, "o", color=ORANGE, mec="black", ms=9)
-    axes.set_yticks(range(len(values)), list(values))
-    axes.invert_yaxis()
+    look = {"boxprops": {"fc": BLUE}, "medianprops": {"color": ORANGE, "lw": 3}}
+    rows = {"positions": range(len(values)), "orientation": "horizontal", "whis": (0, 100)}
+    axes.boxplot(list(values.values()), **rows, **look, patch_artist=True, manage_ticks=False)
+    name_rows(axes, values)
     axes.set_xlim(left=0)
     axes.set_xlabel(label)
     return chart
 
 
-def balance(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
+def balance(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """How alike parts are: a panel for each column, a group for each value, a bar for each part.
 
     shares: column → part ("train", ...) → value of the column → share of the part, 0 to 1.
@@ -307,44 +412,32 @@ def balance(shares: dict[str, dict[str, dict[str, float]]]) -> Figure:
     return chart
 
 
-def window_figure(budgets: dict[str, "Budget"], marks: dict[str, int]) -> Figure:
+def window_figure(budgets: Mapping[str, "Budget"], marks: Mapping[str, int]) -> Figure:
     """How prompts fill a context window: one stacked bar each, as long as their window.
 
     budgets: what to write beside a bar → its tokens. marks: name → tokens, dashed lines, for the
-    windows of other models.
+    windows of other models. The number at the end is the tokens used.
     """
     chart = figure(9, 1.4 + 0.42 * len(budgets))
     (axes,) = chart.axes
-    styles = {"shots": (BLUE, ""), "question": (ORANGE, "//"), "answer": (RED, "xx")}
+    # The answer has few tokens: its edge in its own colour keeps it visible.
+    styles = {"shots": (BLUE, "", "white"), "question": (ORANGE, "//", "white")}
+    styles["answer"] = (RED, "xx", RED)
     for row, budget in enumerate(budgets.values()):
         start = 0
-        for part, (colour, hatch) in styles.items():
+        for part, (colour, hatch, edge) in styles.items():
             tokens = getattr(budget, part)
-            axes.barh(row, tokens, left=start, color=colour, hatch=hatch, ec="white", lw=0.3)
+            axes.barh(row, tokens, left=start, color=colour, hatch=hatch, ec=edge, lw=0.8)
             start += tokens
         axes.barh(row, budget.window, fill=False, ec=GREY)
+        axes.text(max(start, budget.window), row, f" {start:,}", va="center", fontsize=9)
     for name, tokens in marks.items():
         axes.axvline(tokens, color="black", linestyle="--", linewidth=1)
         axes.text(tokens, len(budgets) - 0.4, f" {name}", va="top", fontsize=9)
-    handles = [Patch(fc=c, hatch=h, ec="white", label=part) for part, (c, h) in styles.items()]
+    handles = [Patch(fc=c, hatch=h, ec=edge, label=part) for part, (c, h, edge) in styles.items()]
     handles.append(Patch(fill=False, ec=GREY, label="free"))
-    legend(axes, beside=True, handles=handles)
-    axes.set_yticks(range(len(budgets)), list(budgets))
+    legend(axes, handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    name_rows(axes, budgets)
     axes.set_ylim(len(budgets) + 0.1, -0.6)
     axes.set_xlabel("tokens")
     return chart
-
-
-def window_bar(budget: "Budget", width: int = 64) -> str:
-    """A context window as a line of signs: s shots, q question, a answer, · free, ! too many.
-
-    width: signs for the whole window. What needs less than one sign gets one.
-    """
-    runs = {
-        sign: math.ceil(tokens * width / budget.window)
-        for sign, tokens in (("s", budget.shots), ("q", budget.question), ("a", budget.answer))
-    }
-    if budget.fits:  # rounding up may have cost more than there is
-        runs["s"] -= max(0, sum(runs.values()) - width)
-    bar = "".join(sign * times for sign, times in runs.items())
-    return bar[:width].ljust(width, "·") + "!" * (len(bar) - width)

@@ -1,73 +1,109 @@
 """Pictures of runs: losses, accuracies and other scores over the steps, and what they add up to."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
-from helpers.display.charts import BLUE, GREEN, GREY, RED, STYLES, figure, intervals, legend
+from helpers.display.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    STYLES,
+    Score,
+    end_labels,
+    figure,
+    intervals,
+    legend,
+    name_rows,
+)
 from helpers.evaluation.uncertainty import share_of, wilson_interval
 
 if TYPE_CHECKING:
-    from helpers.training import EvaluationRecord, History, StepRecord
+    from helpers.training import History
 
 
-def training_curve(history: "History", validation_rows: int) -> Figure:
+def training_curve(
+    history: "History", validation_rows: int, lines: Mapping[str, float] | None = None
+) -> Figure:
     """Losses of a run, step by step, and beside them its validation accuracy with 95 % intervals.
 
-    The accuracy has no panel in a run that did not measure it.
+    The best and the last validation loss are written beside their marks. The accuracy has no panel
+    in a run that did not measure it.
 
-    validation_rows: how many rows each accuracy was counted on.
+    validation_rows: how many rows each accuracy was counted on. lines: name → accuracy to compare
+    with (the commonest answer, the best prompt), each a dashed line with its name.
     """
     scored = [one for one in history.evaluations if one.accuracy is not None]
-    chart = figure(9 if scored else 6, 3.2, panels=2 if scored else 1)
+    chart = figure(9.5 if scored else 6, 3.2, panels=2 if scored else 1)
     chart.get_layout_engine().set(wspace=0.08)
     losses = chart.axes[0]
-    steps, evaluations = _steps_and_losses(history.steps), _steps_and_losses(history.evaluations)
-    losses.plot(*steps, ".-", color=GREY, label="training, this step's rows")
-    losses.plot(*evaluations, "o-", color=BLUE, label="validation")
+    steps, training = [s.step for s in history.steps], [s.loss for s in history.steps]
+    losses.plot(steps, training, ".-", color=GREY, label="training, this step's rows")
+    evaluated = [one.step for one in history.evaluations]
+    validation = [one.loss for one in history.evaluations]
+    losses.plot(evaluated, validation, "o-", color=BLUE, label="validation")
     if history.evaluations:
         best, star = history.best, {"color": RED, "markersize": 14, "clip_on": False, "zorder": 3}
         losses.plot(best.step, best.loss, "*", label="best validation", **star)
-    _loss_axis(losses)
+        for one in {id(one): one for one in (best, history.evaluations[-1])}.values():
+            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+            losses.annotate(f"{one.loss:.2f}", (one.step, one.loss), fontsize=9, **place)
+    # A memorised training set would push what validation does into a corner.
+    _loss_axis(losses, min((x / 10 for x in validation if 0 < x < math.inf), default=0))
+    legend(losses, fontsize=9)
     if scored:
         shares, n = [one.accuracy for one in scored], validation_rows
         scores = [(share, *wilson_interval(round(share * n), n)) for share in shares]
         style = {"fmt": "o-", "color": GREEN, "clip_on": False}
         intervals(chart.axes[1], [one.step for one in scored], scores, **style)
         chart.axes[1].set(ylabel=f"validation accuracy ({n} rows, 95 %)", ylim=(0, 1))
+        _compare_with(chart.axes[1], lines)
     for axes in chart.axes:
         axes.set_xlim(-0.5, history.total_steps + 0.5)
-        _step_axis(axes)
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(evaluated) > 1:  # ticks where something was measured, and not too many of them
+            axes.set_xticks(evaluated[:: 1 + len(evaluated) // 8])
         for epoch in range(1, history.total_steps // history.steps_per_epoch):
             axes.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
+    if history.total_steps > history.steps_per_epoch:
+        chart.axes[-1].set_title(
+            "dotted: end of an epoch", loc="right", fontsize=9, color="#555555"
+        )
     return chart
 
 
-def _steps_and_losses(
-    records: "Sequence[StepRecord | EvaluationRecord]",
-) -> tuple[list[int], list[float]]:
-    return [one.step for one in records], [one.loss for one in records]
+def _compare_with(
+    axes: Axes,
+    lines: Mapping[str, float] | None,
+    others: Sequence[tuple[float, str, str]] = (),
+) -> None:
+    """Dashed lines to compare with, named at the right edge; `others` are named beside them."""
+    names = [(value, f"{name} {value:.2f}", "black") for name, value in (lines or {}).items()]
+    for value, *_ in names:
+        axes.axhline(value, color="black", linestyle="--", linewidth=0.8)
+    end_labels(axes, [*names, *others])
 
 
-def _loss_axis(axes: Axes) -> None:
+def _loss_axis(axes: Axes, lowest: float = 0) -> None:
     """Losses fall from several nats to hundredths: on an even scale the end would be flat."""
     axes.set_yscale("log")
+    axes.margins(y=0.1)
     low, high = axes.get_ylim()
+    low = max(low, lowest)
+    axes.set_ylim(low, high)
     # Three labels a decade are a crowd when the losses span many decades.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.margins(y=0.1)
     axes.set_ylabel("loss (nats per token, log scale)")
-    legend(axes)
-
-
-def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("equal distances are equal factors", loc="left", fontsize=9, color="#555555")
 
 
 def history_summary(history: "History", validation_rows: int) -> str:
@@ -85,22 +121,33 @@ def history_summary(history: "History", validation_rows: int) -> str:
     return "; ".join(parts)
 
 
-def run_curves(histories: dict[str, "History"]) -> Figure:
-    """Validation loss of several runs over the steps; a name for each run stands in the legend."""
-    chart = figure(7, 3.2)
+def run_curves(
+    histories: Mapping[str, "History"], lines: Mapping[str, float] | None = None
+) -> Figure:
+    """Validation loss of several runs over the training tokens read, so that batches of different
+    sizes can be compared; each run is named at its end.
+
+    lines: name → loss to compare with (that of a blind guess), each a dashed line with its name.
+    """
+    chart = figure(8, 3.4)
     (axes,) = chart.axes
+    ends = []
     for number, (name, history) in enumerate(histories.items()):
         colour, marker, line = STYLES[number % len(STYLES)]
-        curve = _steps_and_losses(history.evaluations)
-        axes.plot(*curve, marker + line, color=colour, label=name)
+        read = [0, *accumulate(step.tokens for step in history.steps)]
+        losses = [one.loss for one in history.evaluations]
+        axes.plot([read[one.step] for one in history.evaluations], losses, marker + line, c=colour)
+        if losses:
+            ends.append((losses[-1], f"{name} ({losses[-1]:.2f})", colour))
     _loss_axis(axes)
-    _step_axis(axes)
-    axes.set_title("validation loss")
+    axes.set(xlabel="training tokens read", ylabel="validation loss (nats per token, log scale)")
+    axes.set_xlim(left=0)
+    _compare_with(axes, lines, ends)
     return chart
 
 
 def evaluations_figure(
-    steps: Sequence[int], scores: dict[str, list[tuple[float, float, float]]], trained: str
+    steps: Sequence[int], scores: Mapping[str, Sequence[Score]], trained: str
 ) -> Figure:
     """How several metrics went in one run: a small panel each, with 95 % intervals.
 
@@ -116,13 +163,11 @@ def evaluations_figure(
         axes.set_title(name)
         axes.set_xticks(list(steps))
         axes.margins(x=0.1)
-    chart.supxlabel("optimizer step", fontsize=10)
+    chart.supxlabel("optimizer step (dashed: before training)", fontsize=10)
     return chart
 
 
-def price_chart(
-    changes: dict[str, dict[str, tuple[float, float, float]]], losses: Sequence[str]
-) -> Figure:
+def price_chart(changes: Mapping[str, Mapping[str, Score]], losses: Sequence[str]) -> Figure:
     """What several runs changed, measured by the same metrics: a panel each; right is better.
 
     changes: name of the metric → {run: (difference to the starting model, low, high)}.
@@ -138,21 +183,20 @@ def price_chart(
         reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
         axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set_yticks(range(len(runs)), runs)
-        axes.set_ylim(len(runs) - 0.5, -0.5)
-        axes.set_title(name)
+        name_rows(axes, runs)
+        axes.set_title(f"{name}  better →")
         axes.grid(axis="x", alpha=0.4)
-    chart.supxlabel("change since the starting model, 95 % interval (right: better)", fontsize=10)
+    chart.supxlabel("change since the starting model, 95 % interval", fontsize=10)
     return chart
 
 
-def museum_wall(runs: dict[str, tuple[list[float], float]], rows: int) -> Figure:
+def museum_wall(runs: Mapping[str, tuple[Sequence[float], float]], rows: int) -> Figure:
     """Loss curves as each run reported them, a panel each, beside the curve of the first run.
 
     runs: name → (loss of each step, share of answers that were right); the first is the healthy
     one. rows: how many answers each share was counted on. A loss that is not a number is marked.
     """
-    (_, (healthy, _)), *others = runs.items()
+    (_, (healthy, healthy_share)), *others = runs.items()
     chart = figure(9, 2.4, len(others), columns=3, sharex=True, sharey=True)
     for axes, (name, (losses, share)) in zip(chart.axes, others, strict=True):
         steps = range(1, len(losses) + 1)
@@ -164,7 +208,8 @@ def museum_wall(runs: dict[str, tuple[list[float], float]], rows: int) -> Figure
             axes.annotate(" nan", (lost, 0.6), xycoords=("data", "axes fraction"), color=RED)
         axes.set_title(f"{name}\nright: {share_of(share, rows)}", fontsize=9)
         axes.set_yscale("log")
-    chart.supxlabel("optimizer step", fontsize=10)
+    right = share_of(healthy_share, rows)
+    chart.supxlabel(f"optimizer step (right in the healthy run: {right})", fontsize=10)
     chart.supylabel("reported loss (nats per token, log scale)", fontsize=10)
     legend(chart.axes[0], fontsize=8)
     return chart

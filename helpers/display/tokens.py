@@ -1,6 +1,7 @@
 """The tokens of an example, with their labels and losses: as coloured cells or as a table."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from IPython.display import display
@@ -23,25 +24,41 @@ class Token:
     losses: dict[str, float]
 
 
-def show_tokens(tokens: list[Token], when: str = "", masked: bool = True) -> None:
+def show_tokens(tokens: list[Token], when: str | Sequence[str] = "", masked: bool = True) -> None:
     """Show the tokens as coloured cells; where no HTML can be shown, as a plain table.
 
-    Tokens without losses are shown with their ids and marks alone.
+    when: the time whose losses are shown; of several times each has its own block of cells, one
+    below the other and on one scale. masked: show the losses of the labelled tokens only, as
+    training sees them. Tokens without losses are shown with their ids and marks alone.
     """
-    text = token_table(tokens, when, masked)["text/plain"]
-    data = {"text/html": token_cells(tokens, when, masked), "text/plain": text}
-    display(data, raw=True)
-    print(loss_of_tokens(tokens, when, masked) if _measured(tokens) else mask_of_tokens(tokens))
+    times = [when] if isinstance(when, str) else list(when)
+    page, text, words = tokens_page(tokens, times, masked)
+    display({"text/html": page, "text/plain": text}, raw=True)
+    print(words)
 
 
-def token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
+def tokens_page(
+    tokens: list[Token], times: Sequence[str], masked: bool = True, table: bool = False
+) -> tuple[str, str, str]:
+    """HTML (cells, or a table), plain text, and a line in words for each time."""
+    blocks = []
+    for when in times:
+        plain = _token_table(tokens, when, masked)
+        cells = plain["text/html"] if table else _token_cells(tokens, when, masked)
+        name = f"<div><b>{html.escape(when)}</b></div>" if len(times) > 1 else ""
+        measured = _measured(tokens)
+        words = _loss_of_tokens(tokens, when, masked) if measured else _mask_of_tokens(tokens)
+        blocks.append((name + cells, plain["text/plain"], words))
+    pages, texts, lines = zip(*blocks, strict=True)
+    return "".join(pages), "\n\n".join(texts), "\n".join(lines)
+
+
+def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
     """HTML of the tokens in their order: text, id, and the loss with a symbol.
 
     The darker a cell, the higher its loss, on one scale for all times. ✓ and a firm border: the
-    token is labelled. Pointing at a cell shows the same in words.
-
-    masked: show the losses of the labelled tokens only, as training sees them. Where no token
-    has a loss, labelled tokens are shaded.
+    token is labelled. Pointing at a cell shows the same in words. Where no token has a loss,
+    labelled tokens are shaded.
     """
     measured = _measured(tokens)
     highest = max((loss for token in tokens for loss in token.losses.values()), default=1.0)
@@ -58,28 +75,23 @@ def token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str
         says = f"position {position}, token {token.text!r}, id {token.id}, {_mark(token)}"
         if measured:
             says += ", no loss shown" if loss is None else f", loss {loss:.2f} nats"
+        visible = html.escape(token.text.replace(" ", "␣").replace("\n", "⏎"))
         number = f" {_number(loss)}" if measured else ""
-        visible = token.text.replace(" ", "␣").replace("\n", "⏎")
-        lines = [visible, str(token.id), _mark(token)[0] + number]
-        weights = ["bold", "normal; font-size: 75%", "normal"]
         cells.append(
             f'<span title="{html.escape(says)}" style="display: inline-block; margin: 2px; '
             f"padding: 1px 5px; text-align: center; line-height: 1.35; border: {border}; "
             f'background: {background}; color: {"white" if shade > 0.55 else "black"}">'
-            + "<br>".join(
-                f'<span style="font-weight: {weight}">{html.escape(line)}</span>'
-                for line, weight in zip(lines, weights, strict=True)
-            )
-            + "</span>"
+            f'<strong>{visible}</strong><br><span style="font-size: 75%">{token.id}</span><br>'
+            f"{_mark(token)[0]}{number}</span>"
         )
-    loss = ", loss in nats (the darker, the higher)" if measured else ""
-    legend = f"Each cell: token, id{loss}"
-    legend += ". ✓ and a firm border: labelled; · not. ␣ is a space, ⏎ the end of a line."
+    loss = f", loss in nats (the darker, the higher; darkest: {highest:.2f})" if measured else ""
+    legend = f"Each cell: token, id{loss}. "
+    legend += "✓ and a firm border: labelled; · not. ␣ is a space, ⏎ the end of a line."
     return f"<div>{''.join(cells)}</div><div>{legend}</div>"
 
 
-def token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
-    """The same as `token_cells` as a table; see `table_output`."""
+def _token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
+    """The same as `_token_cells` as a table; see `table_output`."""
     header = ["position", "token", "id", "label"]
     rows = [[i, repr(token.text), token.id, _mark(token)] for i, token in enumerate(tokens)]
     if _measured(tokens):
@@ -89,7 +101,7 @@ def token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dic
     return table_output(header, rows)
 
 
-def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
+def _loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
     """The mean of the losses that are shown, in words."""
     losses = [_visible_loss(token, when, masked) for token in tokens]
     shown = [loss for loss in losses if loss is not None]
@@ -97,7 +109,7 @@ def loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
     return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
 
 
-def mask_of_tokens(tokens: list[Token]) -> str:
+def _mask_of_tokens(tokens: list[Token]) -> str:
     """How many tokens there are and how many of them are labelled, in words."""
     labelled = sum(token.labelled for token in tokens)
     return f"{len(tokens)} tokens, {labelled} of them labelled (✓)"

@@ -1,4 +1,5 @@
-"""Small widgets. What a widget shows can also be had from a plain cell.
+"""Small widgets. What a widget shows can also be had from a plain cell, and its state when the cell
+runs is stored with it as a still picture, for readers without a kernel.
 
 Widgets keep to what ipywidgets 7.7 has, the version that Colab brings along. Every text of a model
 or a table is escaped before it is shown as HTML. A callback that raises leaves no trace on the
@@ -7,20 +8,19 @@ page, so widgets show every error in the place of their result.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import psutil
 import torch
 from IPython.display import DisplayHandle, display
 
-from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions, window_bar
+from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions
 from helpers.display.curves import history_summary, training_curve
 from helpers.display.tables import table_output
-from helpers.display.tokens import Token, loss_of_tokens, mask_of_tokens, token_cells, token_table
+from helpers.display.tokens import Token, tokens_page
 from helpers.errors import CourseError
 from helpers.inference.generate import generate_answers
 
@@ -36,7 +36,32 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, CourseError) else f"{type(error).__name__}: {error}"
 
 
-class SideBySide(ipywidgets.VBox):
+class _Still(ipywidgets.VBox):
+    """A widget that is stored together with what it shows at that moment, for pages that cannot
+    run widgets (GitHub, nbviewer).
+
+    result: as HTML. text: the same without markup. picture: the same as a PNG, in base64.
+    in_words: what one can do here with a running notebook.
+    """
+
+    in_words, text, picture = "", "", ""
+    result: ipywidgets.HTML
+
+    def _ipython_display_(self, **_: Any) -> None:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        data = {"application/vnd.jupyter.widget-view+json": view}
+        data["text/plain"] = f"{self.text}\n{self!r}".strip()
+        if self.picture:
+            data["image/png"] = self.picture
+        else:
+            data["text/html"] = f"{self.result.value}<p><i>{escape(repr(self))}</i></p>"
+        display(data, raw=True)
+
+    def __repr__(self) -> str:
+        return f"A still picture. In a running notebook: {self.in_words}."
+
+
+class SideBySide(_Still):
     """Talk to several models at once and see their answers next to each other.
 
     Type into the box and press the button; or, from code, set `prompt.value` (and `form.value`)
@@ -47,11 +72,13 @@ class SideBySide(ipywidgets.VBox):
     forms: name of a form → keyword arguments that these functions get with the prompt.
     """
 
+    in_words = "a box for a prompt, and a button that asks all models"
+
     def __init__(
         self,
-        answer_functions: dict[str, Callable[..., str]],
+        answer_functions: Mapping[str, Callable[..., str]],
         prompt: str = "",
-        forms: dict[str, dict[str, object]] | None = None,
+        forms: Mapping[str, dict[str, object]] | None = None,
     ) -> None:
         self._answer_functions, self._forms = answer_functions, forms or {"as typed": {}}
         self.prompt = ipywidgets.Textarea(
@@ -66,10 +93,6 @@ class SideBySide(ipywidgets.VBox):
         self.button.on_click(self._ask)
         choice = [self.form] if len(self._forms) > 1 else []
         super().__init__([self.prompt, *choice, self.button, self.result])
-
-    def __repr__(self) -> str:
-        """What stands in place of the widget where no kernel runs."""
-        return "A box for a prompt and a button. They need a running notebook."
 
     def _ask(self, _: ipywidgets.Button) -> None:
         typed, form, trouble = self.prompt.value, self.form.value, ""
@@ -92,23 +115,15 @@ class SideBySide(ipywidgets.VBox):
         return table_output(header, self._answered)["text/html"] if self._answered else ""
 
 
-class _Controls(ipywidgets.VBox):
-    """Controls, and below them a result that follows them: `result.value` as HTML, `text` without.
-
-    in_words: what stands in place of the widget where no kernel runs.
-    """
-
-    in_words = ""
+class _Controls(_Still):
+    """Controls, and below them a result that follows them."""
 
     def __init__(self, *controls: ipywidgets.DOMWidget) -> None:
-        self.result, self.text = ipywidgets.HTML(), ""
+        self.result = ipywidgets.HTML()
         for control in controls:
             control.observe(self._draw, names="value")
         self._draw()
         super().__init__([*controls, self.result])
-
-    def __repr__(self) -> str:
-        return f"{self.in_words} a running notebook."
 
     def _draw(self, _: dict | None = None) -> None:
         try:
@@ -125,25 +140,26 @@ class _Controls(ipywidgets.VBox):
 class LossMicroscope(_Controls):
     """Each token of an example with its loss: as cells or table, with or without the prompt mask.
 
-    Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses),
-    `masked.value` (True, False) and `form.value` ("cells", "table").
+    Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses, or
+    "all": one below the other, on one scale), `masked.value` (True, False) and `form.value`
+    ("cells", "table").
     """
 
-    in_words = "Buttons for time, prompt mask and form. They need"
+    in_words = "buttons for time, prompt mask and form"
 
     def __init__(self, tokens: list[Token]) -> None:
-        times = list(dict.fromkeys(when for token in tokens for when in token.losses))
-        self.when = ipywidgets.ToggleButtons(options=times, description="losses")
+        self._times = list(dict.fromkeys(when for token in tokens for when in token.losses))
+        self._tokens = tokens
+        self.when = ipywidgets.ToggleButtons(options=["all", *self._times], description="losses")
         self.masked = ipywidgets.Checkbox(value=True, description="prompt mask on")
         self.form = ipywidgets.ToggleButtons(options=["cells", "table"], description="shown as")
-        self._tokens = tokens
         super().__init__(self.when, self.masked, self.form)
 
     def _content(self) -> tuple[str, str]:
-        state = self._tokens, self.when.value, self.masked.value
-        table, mean = token_table(*state), loss_of_tokens(*state)
-        page = token_cells(*state) if self.form.value == "cells" else table["text/html"]
-        return f"{table['text/plain']}\n{mean}", f"{page}<p>{escape(mean)}</p>"
+        times = self._times if self.when.value == "all" else [self.when.value]
+        as_table = self.form.value == "table"
+        page, text, words = tokens_page(self._tokens, times, self.masked.value, as_table)
+        return f"{text}\n{words}", f"{page}<p>{escape(words).replace(chr(10), '<br>')}</p>"
 
 
 class DistributionSlider(_Controls):
@@ -154,9 +170,11 @@ class DistributionSlider(_Controls):
     words, model, label: as in `distribution_strip`.
     """
 
-    in_words = "A slider for the step of the run. It needs"
+    in_words = "a slider for the step of the run"
 
-    def __init__(self, words: list[str], model: dict[int, list[float]], label: int) -> None:
+    def __init__(
+        self, words: Sequence[str], model: Mapping[int, Sequence[float]], label: int
+    ) -> None:
         self.step = ipywidgets.SelectionSlider(options=list(model), description="step")
         self._words, self._model, self._label = words, model, label
         super().__init__(self.step)
@@ -168,8 +186,8 @@ class DistributionSlider(_Controls):
             f"Step {self.step.value}: the right token {self._words[self._label]} has "
             f"{p[self._label]:.4f}, so the loss here is {-math.log(p[self._label]):.3f} nats."
         )
-        picture = as_output(two_distributions(self._words, p, q), text)[0]["image/png"]
-        source = f"data:image/png;base64,{picture}"
+        self.picture = as_output(two_distributions(self._words, p, q), text)[0]["image/png"]
+        source = f"data:image/png;base64,{self.picture}"
         return text, f'<img src="{source}" alt="{escape(text)}"><p>{escape(text)}</p>'
 
 
@@ -183,9 +201,11 @@ class BudgetMeter(_Controls):
     measured: its value, in words}; a number that was not tried is missing here.
     """
 
-    in_words = "A slider for the number of shots. It needs"
+    in_words = "a slider for the number of shots"
 
-    def __init__(self, budgets: dict[int, "Budget"], measured: dict[int, dict[str, str]]) -> None:
+    def __init__(
+        self, budgets: Mapping[int, "Budget"], measured: Mapping[int, Mapping[str, str]]
+    ) -> None:
         self._budgets, self._measured = budgets, measured
         self.shots = ipywidgets.SelectionSlider(
             options=list(budgets), description="shots", layout=ipywidgets.Layout(width="32em")
@@ -205,24 +225,23 @@ class BudgetMeter(_Controls):
     def _content(self) -> tuple[str, str]:
         shots = self.shots.value
         budget, known = self._budgets[shots], self._measured.get(shots, {})
+        parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "white")}
         lines = [
-            "s shots, q question, a answer, · free, ! too many",
             f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
-            f"shots {budget.shots:,}, question {budget.question:,}, answer {budget.answer:,}, "
-            + _room(budget),
+            + ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)
+            + f", {_room(budget)}",
             *(f"{name}: {value}" for name, value in known.items()),
         ]
         if not known:
             lines.append("Not measured with this number of shots: no accuracy, no seconds.")
-        bar = window_bar(budget)
-        colours = {"s": BLUE, "q": ORANGE, "a": RED, "·": "#eeeeee", "!": "black"}
+        # As long as its share of the window; what is too much is drawn beyond the grey frame.
         cells = "".join(
-            f'<span style="background: {colours[sign]}; '
-            f'color: {"white" if sign in "sa!" else "black"}">{"".join(run)}</span>'
-            for sign, run in groupby(bar)
+            f'<span style="flex: none; overflow: hidden; background: {back}; color: {front}; '
+            f'width: max(3px, {100 * getattr(budget, part) / budget.window:.1f}%)">{part}</span>'
+            for part, (back, front) in parts.items()
         )
-        page = f'<div style="font-family: monospace; white-space: pre">{cells}</div>'
-        return "\n".join([bar, *lines]), page + "".join(f"<div>{escape(x)}</div>" for x in lines)
+        bar = f'<div style="display: flex; width: 32em; background: #dddddd">{cells}</div>'
+        return "\n".join(lines), bar + "".join(f"<div>{escape(line)}</div>" for line in lines)
 
 
 def _room(budget: "Budget") -> str:
@@ -238,7 +257,7 @@ class TemplatePlayground(_Controls):
     template and row to prompt, completion and tokens (without losses).
     """
 
-    in_words = "A list of rows, and buttons for task and template. They need"
+    in_words = "a list of rows, and buttons for task and template"
 
     def __init__(
         self,
@@ -262,11 +281,12 @@ class TemplatePlayground(_Controls):
     def _content(self) -> tuple[str, str]:
         row = self._rows[self.row.value]
         prompt, completion, tokens = self._example(self.task.value, self.template.value, row)
-        count, style = mask_of_tokens(tokens), "white-space: pre-wrap; padding: 0.5em 0"
+        page, text, count = tokens_page(tokens, [""])
+        style = "white-space: pre-wrap; padding: 0.5em 0"
         return (
-            f"{prompt} [{completion}]\n{count}\n{token_table(tokens)['text/plain']}",
+            f"{prompt} [{completion}]\n{count}\n{text}",
             f'<div style="{style}">{escape(prompt)} <b>[{escape(completion)}]</b></div>'
-            f"{token_cells(tokens)}<p>{escape(count)}</p>",
+            f"{page}<p>{escape(count)}</p>",
         )
 
 
@@ -279,6 +299,7 @@ class LiveCurve:
 
     validation_rows: how many rows each validation accuracy is counted on.
     question: put to the model at each evaluation; the answers are listed below the line.
+    lines: name → accuracy to compare with, see `training_curve`.
     """
 
     def __init__(
@@ -286,8 +307,10 @@ class LiveCurve:
         validation_rows: int,
         question: "FixedQuestion | None" = None,
         seconds: float = 10.0,
+        lines: Mapping[str, float] | None = None,
     ) -> None:
         self.validation_rows, self.question, self.seconds = validation_rows, question, seconds
+        self.lines = lines
         self.answers: dict[int, str] = {}
         self._picture = self._line = self._answers = None
         self._evaluations, self._drawn, self._peak = 0, 0.0, 0.0
@@ -299,7 +322,8 @@ class LiveCurve:
         running = history.stopped == "running"
         evaluated = len(history.evaluations) != self._evaluations
         if evaluated or not running or time.monotonic() - self._drawn > self.seconds:
-            data, metadata = as_output(training_curve(history, self.validation_rows), text)
+            chart = training_curve(history, self.validation_rows, self.lines)
+            data, metadata = as_output(chart, text)
             self._picture = _put(self._picture, data, metadata)
             self._drawn = time.monotonic()
         self._line = _put(self._line, {"text/plain": text}, {})

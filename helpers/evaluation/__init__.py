@@ -19,6 +19,7 @@ from helpers.evaluation.metrics import (
     load_metric,
     macro_f1,
     main_metric,
+    mean_absolute_error,
     mean_by_tokens,
     read_answer,
     rouge,
@@ -36,10 +37,13 @@ from helpers.evaluation.prompt_search import (
 )
 from helpers.evaluation.uncertainty import (
     bootstrap_interval,
+    expected_calibration_error,
     groups_of,
     mean_interval,
     paired_change,
     paired_test,
+    reliability_bins,
     share_of,
+    verdict_of,
     wilson_interval,
 )

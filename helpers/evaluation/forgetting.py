@@ -1,7 +1,7 @@
 """What training on one task does to everything else: the metrics, and a mixture that repairs.
 
-A metric gives one number for each unit (a row, a paragraph or a question), in a fixed order. So
-two models can be compared unit by unit, which shows smaller differences than two means do.
+A metric gives one number for each unit (a row, a paragraph or a question), in a fixed order, so
+two models can be compared unit by unit.
 """
 
 from collections import defaultdict
@@ -19,7 +19,12 @@ from helpers.data.tokenize import IGNORE, collate, completion_ids, prompt_ids
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import holds_answer, main_metric, row_scores
 from helpers.evaluation.prompt_search import calibrate
-from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change
+from helpers.evaluation.uncertainty import (
+    groups_of,
+    mean_interval,
+    paired_change,
+    verdict_of,
+)
 from helpers.inference.generate import answer_length, generate_answers
 from helpers.inference.score import pick_choices, predict, score_choices
 from helpers.profiles import ROOT
@@ -91,33 +96,22 @@ class Metric:
 
     def change(self, before: Sequence[float], after: Sequence[float]) -> "Change":
         """How one model differs from another on the same units."""
-        mean, low, high = paired_change(before, after, self.groups)
-        moved = sum(a != b for a, b in zip(before, after, strict=True))
-        return Change(mean, low, high, moved, len(before), self.lower_is_better)
+        return Change(*paired_change(before, after, self.groups), self.lower_is_better)
 
 
 @dataclass(frozen=True)
 class Change:
-    """Mean difference of two models on the same units, with its 95 % interval.
-
-    moved: on how many of the `units` they differ at all.
-    """
+    """Mean difference of two models on the same units, with its 95 % interval."""
 
     mean: float
     low: float
     high: float
-    moved: int
-    units: int
     lower_is_better: bool
 
     @property
     def verdict(self) -> str:
-        """In words: "better", "worse", "no clear difference" or "the same on all ..."."""
-        if self.moved == 0:
-            return f"the same on all {self.units}"
-        if self.low <= 0 <= self.high:
-            return "no clear difference"
-        return "better" if (self.mean < 0) == self.lower_is_better else "worse"
+        """ "clearly better", "clearly worse" or "no clear difference" (see verdict_of)."""
+        return verdict_of((self.low, self.high), self.lower_is_better)
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}): {self.verdict}"
@@ -160,29 +154,28 @@ class EvalSuite:
 
     def evaluate(self, model: PreTrainedModel) -> EvalResult:
         """Measure everything of a model, in float32 also within a run that trains in bfloat16."""
-        with evaluation_mode(model):
-            return self._evaluate(model)
-
-    def _evaluate(self, model: PreTrainedModel) -> EvalResult:
         found, answers = [], {}
-        for name, (task, examples) in self.tasks.items():
-            if task.kind == "classification":
-                answers[name], losses = _answer_calibrated(model, self.tokenizer, examples)
-                found += [row_scores(task, answers[name], examples), losses]
-            else:
-                most = answer_length(examples, self.tokenizer)
-                answers[name] = predict(model, self.tokenizer, examples, most)
-                found.append(row_scores(task, answers[name], examples))
-        prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
-        pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)
-        found.append(loss_of_each(model, prose, pad))
-        asked, chat = [one.question for one in self.questions], bool(self.tokenizer.chat_template)
-        if not chat:
-            asked = [f"Question: {question}\nAnswer:" for question in asked]
-        said = generate_answers(model, self.tokenizer, asked, ANSWER_TOKENS, chat=chat)
-        answers["questions"] = said
+        with evaluation_mode(model):
+            for name, (task, examples) in self.tasks.items():
+                if task.kind == "classification":
+                    answers[name], losses = _answer_calibrated(model, self.tokenizer, examples)
+                    found += [row_scores(task, answers[name], examples), losses]
+                else:
+                    most = answer_length(examples, self.tokenizer)
+                    answers[name] = predict(model, self.tokenizer, examples, most)
+                    found.append(row_scores(task, answers[name], examples))
+            prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
+            pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)
+            found.append(loss_of_each(model, prose, pad))
+            chat = bool(self.tokenizer.chat_template)
+            asked = [
+                one.question if chat else f"Question: {one.question}\nAnswer:"
+                for one in self.questions
+            ]
+            said = generate_answers(model, self.tokenizer, asked, ANSWER_TOKENS, chat=chat)
         pairs = zip(said, self.questions, strict=True)
         found.append([float(holds_answer(text, one.answers)) for text, one in pairs])
+        answers["questions"] = said
         return EvalResult(dict(zip(self.metrics, found, strict=True)), answers)
 
     @property
@@ -237,8 +230,9 @@ def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:
             f"{count} examples of other tasks are needed, and there are {len(others)}. Give more "
             "of them, or mix in a smaller share."
         )
+    kept = len(examples) - count
     if isinstance(examples, Dataset):
         columns = ["prompt", "completion", "answer", "row_id"]
-        rows = mix(*(list(some.select_columns(columns)) for some in (examples, others)), share)
-        return Dataset.from_list(rows)
-    return [*examples[: len(examples) - count], *others[:count]]
+        parts = examples.select(range(kept)), others.select(range(count))
+        return Dataset.from_list([row for part in parts for row in part.select_columns(columns)])
+    return [*examples[:kept], *others[:count]]

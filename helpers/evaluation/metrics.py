@@ -1,11 +1,9 @@
 """How good are the answers? One score for each row, and the scores of whole lists."""
 
-import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -60,20 +58,13 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
 
     Raises ScoringError: a choice without a letter or digit, or two choices with the same words.
     """
-    by_words: dict[tuple[str, ...], str] = {}
-    for choice in choices:
-        words = tuple(_split_words(choice))
-        if not words:
-            raise ScoringError(
-                f"The choice {choice!r} holds no letter and no digit, so no free answer can be "
-                "compared with it. Use words as choices."
-            )
-        if words in by_words:
-            raise ScoringError(
-                f"The choices {by_words[words]!r} and {choice!r} differ in nothing but case or "
-                "punctuation, so a free answer cannot tell them apart. Rename one of them."
-            )
-        by_words[words] = choice
+    by_words = {tuple(_split_words(choice)): choice for choice in choices}
+    if () in by_words or len(by_words) < len(choices):
+        raise ScoringError(
+            f"Of the choices {list(choices)}, one holds no letter and no digit, or two differ in "
+            "nothing but case or punctuation. A free answer is compared with their words, so "
+            "rename these."
+        )
     answer = tuple(_split_words(text))
     begun = [words for words in by_words if answer[: len(words)] == words]
     return by_words[max(begun, key=len)] if begun else None
@@ -83,13 +74,10 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a free answer holds one of the right ones, anywhere in it, as whole words: "8" is not
     found in "18". Meant for short right answers, and a model that speaks in sentences.
     """
-    found = _split_words(text)
-    for answer in answers:
-        words = _split_words(answer)
-        starts = range(len(found) - len(words) + 1)
-        if words and any(found[start : start + len(words)] == words for start in starts):
-            return True
-    return False
+    # Words have no spaces, so one at either end of each makes "8" differ from "18".
+    found = f" {' '.join(_split_words(text))} "
+    wanted = [" ".join(_split_words(answer)) for answer in answers]
+    return any(words and f" {words} " in found for words in wanted)
 
 
 # ---- scores of lists
@@ -115,43 +103,35 @@ def check_pairs(predictions: Sequence, references: Sequence) -> None:
         )
 
 
-def _comparable(predictions: Sequence, references: Sequence) -> tuple[list, list]:
+def _comparable(
+    predictions: Sequence, references: Sequence, labels: Sequence | None = None
+) -> tuple[list, list]:
     """Both as plain lists, all of texts or all of numbers, so that == means what it seems to."""
     check_pairs(predictions, references)
-    lists, found = [], {}
-    for name, values in (("prediction", predictions), ("reference", references)):
-        # NumPy and PyTorch hold numbers of their own types, and a tensor has no useful hash.
-        lists.append(values.tolist() if hasattr(values, "tolist") else list(values))
-        for number, value in enumerate(lists[-1]):
-            if value is None and name == "prediction":
-                continue
-            if not isinstance(value, str | Real) or value != value:
-                raise ScoringError(
-                    f"The {name} of row {number} is {value!r} (type {type(value).__name__}). Give "
-                    "one text, or one number, for each row; None is a prediction without an answer."
-                )
-            found.setdefault(isinstance(value, str), (name, value))
-    if len(found) > 1:
-        (one, first), (other, second) = found.values()
+    # NumPy and PyTorch hold numbers of their own types, and a tensor has no useful hash.
+    both = [v.tolist() if hasattr(v, "tolist") else list(v) for v in (predictions, references)]
+    if len({isinstance(value, str) for value in [*both[0], *both[1]] if value is not None}) > 1:
         raise ScoringError(
-            f"There are texts and numbers among these answers, such as the {one} {first!r} and the "
-            f"{other} {second!r}. A text never equals a number, so such a row would always count "
-            "as wrong. Turn all of them into texts with str()."
+            "There are texts and numbers among these answers. A text never equals a number, so "
+            "such a row would always count as wrong. Turn all of them into texts with str()."
         )
-    return lists[0], lists[1]
+    unknown = [r for r in both[1] if r is None or (labels is not None and r not in labels)]
+    if unknown:
+        raise ScoringError(
+            f"The reference {unknown[0]!r} is no label to compare with"
+            f"{f': the labels are {list(labels)}' if labels else ''}. Give every label that the "
+            "references use, and a reference for every row."
+        )
+    return both[0], both[1]
 
 
 def accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> float:
     """Share of predictions that equal their reference, from 0 to 1. None (no answer) is wrong.
 
-    Raises ScoringError: empty or unequal lists, texts on one side and numbers on the other, an
-    answer that is neither, a reference that is None or NaN.
+    Raises ScoringError: empty or unequal lists, texts beside numbers, a reference that is None.
     """
-    predictions, references = _comparable(predictions, references)
-    return fmean(
-        prediction == reference
-        for prediction, reference in zip(predictions, references, strict=True)
-    )
+    pairs = zip(*_comparable(predictions, references), strict=True)
+    return fmean(prediction == reference for prediction, reference in pairs)
 
 
 def macro_f1(
@@ -164,13 +144,11 @@ def macro_f1(
     neither list, as in scikit-learn. A prediction outside the labels, such as None, costs the
     recall of the label it missed.
 
-    Raises ScoringError: as accuracy; a label twice, a reference outside the labels.
+    Raises ScoringError: as accuracy; a reference outside the labels.
     """
-    predictions, references = _comparable(predictions, references)
-    _check_labels(references, labels)
+    predictions, references = _comparable(predictions, references, labels)
     right = Counter(p for p, r in zip(predictions, references, strict=True) if p == r)
-    predicted = Counter(predictions)
-    wanted = Counter(references)
+    predicted, wanted = Counter(predictions), Counter(references)
     return fmean(
         2 * right[label] / (predicted[label] + wanted[label]) if right[label] else 0.0
         for label in labels
@@ -187,29 +165,37 @@ def confusion(
     Raises ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
     table look better than the answers are).
     """
-    predictions, references = _comparable(predictions, references)
-    _check_labels(references, labels)
+    predictions, references = _inside(predictions, references, labels)
+    counts = Counter(zip(references, predictions, strict=True))
+    return [[counts[reference, prediction] for prediction in labels] for reference in labels]
+
+
+def mean_absolute_error(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]
+) -> float:
+    """By how many steps an answer is off on average, for labels with an order; 0 is perfect.
+
+    Accuracy counts "excellent" for "good" as wrong as "terrible" for "good"; this tells them
+    apart: one step and three. Steps count as equally long.
+
+    labels: all labels in their order, such as a task's choices from worst to best.
+    Raises ScoringError: as confusion, since no step leads from "no answer" to a label.
+    """
+    pairs = zip(*_inside(predictions, references, labels), strict=True)
+    step = {label: number for number, label in enumerate(labels)}
+    return fmean(abs(step[prediction] - step[reference]) for prediction, reference in pairs)
+
+
+def _inside(predictions: Sequence, references: Sequence, labels: Sequence) -> tuple[list, list]:
+    predictions, references = _comparable(predictions, references, labels)
     outside = [prediction for prediction in predictions if prediction not in labels]
     if outside:
         raise ScoringError(
             f"{len(outside)} of {len(predictions)} predictions are none of the labels; the first "
             f"is {outside[0]!r}. Replace them by a label of their own, such as 'no answer', and "
-            "add it to the labels, so that they stay visible in the table."
+            "add it to the labels, so that they stay visible; or leave their rows out, and say so."
         )
-    counts = Counter(zip(references, predictions, strict=True))
-    return [[counts[reference, prediction] for prediction in labels] for reference in labels]
-
-
-def _check_labels(references: Sequence[str], labels: Sequence[str]) -> None:
-    if len(set(labels)) != len(labels):
-        twice = Counter(labels).most_common(1)[0][0]
-        raise ScoringError(f"The label {twice!r} stands in the list of labels more than once.")
-    unknown = set(references) - set(labels)
-    if unknown:
-        raise ScoringError(
-            f"The reference {min(unknown, key=str)!r} is none of the labels "
-            f"({', '.join(map(str, labels))}). Give every label that the references use."
-        )
+    return predictions, references
 
 
 def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
@@ -254,19 +240,16 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
 
 
 def _rouge_of(ours: list[str], theirs: list[str]) -> dict[str, float]:
-    our_pairs = list(zip(ours, ours[1:], strict=False))
-    their_pairs = list(zip(theirs, theirs[1:], strict=False))
+    def f_measure(shared: int, units: int) -> float:
+        return 2 * shared / units if shared else 0.0
+
+    pairs, their_pairs = (Counter(zip(text, text[1:], strict=False)) for text in (ours, theirs))
+    words = len(ours) + len(theirs)
     return {
-        "rouge1": _f_measure((Counter(ours) & Counter(theirs)).total(), ours, theirs),
-        "rouge2": _f_measure(
-            (Counter(our_pairs) & Counter(their_pairs)).total(), our_pairs, their_pairs
-        ),
-        "rougeL": _f_measure(_common_subsequence(ours, theirs), ours, theirs),
+        "rouge1": f_measure((Counter(ours) & Counter(theirs)).total(), words),
+        "rouge2": f_measure((pairs & their_pairs).total(), words - 2),
+        "rougeL": f_measure(_common_subsequence(ours, theirs), words),
     }
-
-
-def _f_measure(shared: int, ours: list, theirs: list) -> float:
-    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
 
 
 def _common_subsequence(first: list[str], second: list[str]) -> int:
@@ -291,30 +274,26 @@ def table_cell(row: Mapping[str, Any], column: str) -> Any:
     return row[moved if column in RENDERED and moved in row else column]
 
 
-def _right_answers(task: "Task", row: Mapping[str, Any]) -> list[str]:
-    """The answer of a row, then what its cells in the task's reference columns hold.
-
-    Such a cell is a text, a list of texts, or empty.
-    """
-    answers = [row["answer"]]
-    for column in task.references:
-        cell = table_cell(row, column)
-        answers += [cell] if isinstance(cell, str) else list(cell or [])
-    return [answer for answer in answers if answer]
-
-
 def _pairs(
     task: "Task", predictions: Sequence[str | None], examples: list[Mapping[str, Any]]
 ) -> list[tuple[str | None, list[str]]]:
-    """Each prediction with the right answers of its row."""
+    """Each prediction with the right answers of its row: its answer, then what its cells in the
+    task's reference columns hold (each a text, a list of texts, or empty).
+    """
     check_pairs(predictions, examples)
-    for number, prediction in enumerate(predictions):
+    pairs = []
+    for prediction, row in zip(predictions, examples, strict=True):
         if not isinstance(prediction, str | None):
             raise ScoringError(
-                f"The prediction of row {number} is {prediction!r}, which is no text. "
-                "Give the texts of the answers, not their numbers."
+                f"The prediction {prediction!r} is no text. Give the texts of the answers, not "
+                "their numbers."
             )
-    return list(zip(predictions, [_right_answers(task, row) for row in examples], strict=True))
+        cells = [row["answer"], *(table_cell(row, column) for column in task.references)]
+        right = [
+            text for cell in cells for text in ([cell] if isinstance(cell, str) else cell or [])
+        ]
+        pairs.append((prediction, [text for text in right if text]))
+    return pairs
 
 
 def row_scores(
@@ -353,7 +332,7 @@ def score_all(
     examples = list(examples)
     pairs = _pairs(task, predictions, examples)
     result = {}
-    for name in task.metrics or (METRICS[0] if task.kind == "classification" else METRICS[2],):
+    for name in task.metrics or ("accuracy" if task.kind == "classification" else "rouge",):
         if name == "accuracy":
             result[name] = fmean(text in right for text, right in pairs)
         elif name == "macro_f1":
@@ -377,26 +356,15 @@ def load_metric(name: str) -> "evaluate.Metric":
     """One of the course's metrics (accuracy, macro_f1, rouge) as an object of `evaluate`.
 
     It is loaded from this repository by its path, so it needs no network and does not depend on the
-    working folder. `evaluate` keeps a copy of the script in its cache (HF_HOME says where).
-
-    Raises ScoringError: a name that is no metric of the course, a cache that cannot be written.
+    working folder. Raises ScoringError: a name that is no metric of the course.
     """
     if name not in METRICS:
         raise ScoringError(
             f"The course has no metric called {name!r}. It has {', '.join(METRICS)}."
         )
     # evaluate takes seconds to import: only those who ask for a metric wait for it.
-    try:
-        import evaluate
+    import evaluate
 
-        # In memory: two notebooks that score at the same time must not share a file.
-        return evaluate.load(
-            str(MODULES / name / f"{name}.py"), module_type="metric", keep_in_memory=True
-        )
-    except OSError as error:
-        folder = os.environ.get("HF_HOME", "~/.cache/huggingface")
-        raise ScoringError(
-            f"The metric {name!r} could not be loaded, because its cache in {folder} cannot be "
-            f"used ({error}). Make room there, or set HF_HOME to a folder that can be written, "
-            "and restart the kernel."
-        ) from error
+    # In memory: two notebooks that score at the same time must not share a file.
+    script = str(MODULES / name / f"{name}.py")
+    return evaluate.load(script, module_type="metric", keep_in_memory=True)

@@ -1,7 +1,7 @@
 """Which prompt gets most out of a model that nobody has tuned? Tried on validation rows."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task, load_examples
-from helpers.data.templates import Template
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
@@ -162,7 +161,11 @@ def search_prompts(
         "model": [model.name_or_path, _fingerprint(model), tokenizer.chat_template],
         "fields": [field.name for field in fields(PromptChoice)],
     }
-    return [_from_json(trial) for trial in cached(f"{task.name}/prompts", key, try_all)]
+    kept = cached(f"{task.name}/prompts", key, try_all)  # JSON has lists in place of tuples
+    return [
+        PromptChoice(**{k: tuple(v) if isinstance(v, list) else v for k, v in trial.items()})
+        for trial in kept
+    ]
 
 
 def best_prompt(
@@ -174,18 +177,16 @@ def best_prompt(
 
 def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:
     """Template → each of the parts in that wording; of the wordings that can be compared."""
-
-    def columns(template: Template) -> tuple[frozenset[str], frozenset[str]]:
-        return template.prompt_fields, template.completion_fields
-
-    rendered = {}
+    own, rendered = task.wording, {}
     for name, template in task.templates.items():
-        if columns(template) != columns(task.wording):
+        if template.prompt_fields != own.prompt_fields:
+            continue
+        if template.completion_fields != own.completion_fields:
             continue
         try:
             rendered[name] = [list(task.render(part, template)) for part in parts]
         except CourseError as error:
-            if template == task.wording:
+            if template == own:
                 raise
             print(f"{name}: left out. {error}")
     return rendered
@@ -221,7 +222,3 @@ def _fingerprint(model: PreTrainedModel) -> str:
     """A short hash of some of the weights: training moves all, and leaves the model's name."""
     some = (p.detach().flatten()[:8].float().cpu().numpy().tobytes() for p in model.parameters())
     return hashlib.sha256(b"".join(some)).hexdigest()[:16]
-
-
-def _from_json(trial: Mapping[str, Any]) -> PromptChoice:
-    return PromptChoice(**{k: tuple(v) if isinstance(v, list) else v for k, v in trial.items()})

@@ -1,4 +1,7 @@
-"""How far can a score be trusted? Intervals, and comparisons of two methods on the same rows."""
+"""How far can a score be trusted? Intervals, and comparisons of two methods on the same rows.
+
+"Clearly better" has one meaning in this course: see `verdict_of`.
+"""
 
 import random
 from collections import defaultdict
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from helpers.data.task import Task
 
 
+# ---- one method
+
+
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for a share of right answers, from its count alone. Rows have to be independent.
 
@@ -26,7 +32,10 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     Raises ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
     Source: E. B. Wilson, "Probable inference", JASA 22, 1927.
     """
-    _check_confidence(confidence)
+    if not 0 < confidence < 1:
+        raise ScoringError(
+            f"The confidence {confidence} does not lie between 0 and 1. For 95 % write 0.95."
+        )
     if total < 1 or not 0 <= correct <= total:
         raise ScoringError(
             f"{correct} right answers of {total} is no share. There has to be at least one row, "
@@ -50,31 +59,25 @@ def bootstrap_interval(
     values: Sequence[Any],
     groups: Sequence[Hashable] | None = None,
     statistic: Callable[[list[Any]], float] = fmean,
-    confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval for any score of a list: the middle part of the scores of re-drawn lists.
+    """95 % interval for any score of a list: the middle part of the scores of re-drawn lists.
 
     Each draw takes as many rows as there are, with replacement, and computes the statistic. Rows
     of one group (a product, a patient) resemble each other, so they say less than as many
-    independent rows. With `groups` a draw takes whole groups, which keeps that resemblance (the
-    cluster bootstrap); without it the interval of such rows is too narrow.
-
-    It is somewhat too narrow for fewer than about 20 groups, and of no width when all values are
-    equal: see mean_interval.
+    independent rows. With `groups` a draw takes whole groups (the cluster bootstrap); without it
+    the interval of such rows is too narrow. It is also somewhat too narrow for fewer than about 20
+    groups, and of no width when all values are equal: see mean_interval.
 
     values: one for each row; numbers, or whatever the statistic takes, for instance (prediction,
     reference) pairs. groups: the group of each row. statistic: computes one number from a list of
     values. draws: how many lists are drawn.
     Returns (low, high), in the units of the statistic.
     Raises ScoringError: fewer than two rows or groups, groups of another number than the values, a
-    confidence outside 0 to 1, no draws, a statistic that is not a finite number.
+    statistic that is not a finite number.
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentiles).
     """
-    _check_confidence(confidence)
-    if draws < 1:
-        raise ScoringError(f"{draws} draws were asked for. Ask for 1 or more; 2000 is usual.")
     members = _members(values, groups)
     if len(members) < 2:
         raise ScoringError(
@@ -86,13 +89,12 @@ def bootstrap_interval(
     for _ in range(draws):
         drawn = generator.choices(members, k=len(members))
         scores.append(float(statistic([value for one in drawn for value in one])))
-    if not all(isfinite(score) for score in scores):
+    if not all(map(isfinite, scores)):
         raise ScoringError(
             "The statistic of a re-drawn list is not a finite number, so it has no interval. "
             "Check the values, and that the statistic can do with any mixture of the rows."
         )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail]).tolist()
+    low, high = np.quantile(scores, [0.025, 0.975]).tolist()
     return low, high
 
 
@@ -122,13 +124,6 @@ def groups_of(task: "Task", examples: Iterable[Mapping[str, Any]]) -> tuple[Hash
     return tuple(key or ("row", number) for number, key in enumerate(keys))
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ScoringError(
-            f"The confidence {confidence} does not lie between 0 and 1. For 95 % write 0.95."
-        )
-
-
 def mean_interval(
     scores: Sequence[float], groups: Sequence[Hashable] | None = None
 ) -> tuple[float, float, float]:
@@ -149,13 +144,16 @@ def mean_interval(
     return (fmean(scores), *bootstrap_interval(scores, groups))
 
 
+# ---- two methods on the same rows
+
+
 def paired_change(
     before: Sequence[float], after: Sequence[float], groups: Sequence[Hashable] | None = None
 ) -> tuple[float, float, float]:
     """By how much two methods differ on the same rows: mean difference and its 95 % interval.
 
-    What the rows differ in among themselves falls out, because only the difference within each row
-    is used.
+    Only the difference within each row is used, so what the rows differ in among themselves drops
+    out, and smaller differences show than in two separate intervals.
 
     before, after: one number for each row, in the same order. groups: as in mean_interval.
     Returns (mean, low, high) of after - before.
@@ -164,6 +162,22 @@ def paired_change(
     check_pairs(before, after)
     differences = [new - old for old, new in zip(before, after, strict=True)]
     return (fmean(differences), *bootstrap_interval(differences, groups))
+
+
+def verdict_of(interval: Sequence[float], lower_is_better: bool = False) -> str:
+    """What "clearly" means in this course: the interval of the paired difference leaves 0 out.
+
+    One comparison in twenty of equally good methods comes out as clearly different by chance
+    alone, so among many comparisons expect some of these. An end that rounds to 0.000 counts as
+    0: a verdict should not hang on a digit that is not even printed.
+
+    interval: what paired_change returns, or its two ends. lower_is_better: it is of losses.
+    Returns "clearly better", "clearly worse" or "no clear difference".
+    """
+    low, high = (round(end, 3) for end in interval[-2:])
+    if low <= 0 <= high:
+        return "no clear difference"
+    return "clearly better" if (low > 0) != lower_is_better else "clearly worse"
 
 
 def paired_test(first_correct: Sequence[bool], second_correct: Sequence[bool]) -> float:
@@ -189,8 +203,47 @@ def paired_test(first_correct: Sequence[bool], second_correct: Sequence[bool]) -
                 "0 and 1, such as ROUGE, use paired_change."
             )
     pairs = list(zip(first_correct, second_correct, strict=True))
-    only_first = sum(1 for first, second in pairs if first and not second)
-    only_second = sum(1 for first, second in pairs if second and not first)
-    coins = only_first + only_second
-    fewer = min(only_first, only_second)
+    only_first = sum(first > second for first, second in pairs)
+    only_second = sum(first < second for first, second in pairs)
+    coins, fewer = only_first + only_second, min(only_first, only_second)
     return min(1.0, 2 * sum(comb(coins, heads) for heads in range(fewer + 1)) / 2**coins)
+
+
+# ---- is a model as sure as it is right?
+
+
+def reliability_bins(
+    probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Answers sorted by how sure the model was: (mean probability, share right, rows) of each bin.
+
+    The bins are equally wide and cut 0 to 1; those without a row are left out.
+
+    probabilities: what the model gave to its answer in each row, 0 to 1. correct: whether that
+    answer was right. Raises ScoringError: empty or unequal lists, a probability outside 0 to 1.
+    """
+    check_pairs(probabilities, correct)
+    members = defaultdict(list)
+    for probability, right in zip(probabilities, correct, strict=True):
+        if not 0 <= probability <= 1:
+            raise ScoringError(f"{probability} is no probability: it has to lie between 0 and 1.")
+        members[min(int(probability * bins), bins - 1)].append((probability, right))
+    return [
+        (fmean(p for p, _ in rows), fmean(right for _, right in rows), len(rows))
+        for _, rows in sorted(members.items())
+    ]
+
+
+def expected_calibration_error(
+    probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10
+) -> float:
+    """How far the probabilities of answers are from the share that is right, on average; 0 to 1.
+
+    In each bin the difference between mean probability and share right, without its sign; averaged
+    over the rows. It is above 0 by chance alone where bins hold few rows.
+
+    Arguments and errors: see reliability_bins.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+    found = reliability_bins(probabilities, correct, bins)
+    return sum(abs(mean - share) * n for mean, share, n in found) / len(probabilities)
