@@ -11,7 +11,7 @@ from helpers.inference import (
     answer_both_ways,
     answer_length,
     generate_answers,
-    predict,
+    predict_answers,
     score_choices,
 )
 from tests.families import DECODERS, FAMILIES
@@ -176,7 +176,7 @@ def test_answer_length_is_that_of_the_longest_answer_with_its_end() -> None:
     model, script = tiny_model(), completion_ids(examples[1]["completion"], tokenizer)
     asked = scripted(model, tokenizer, "a:", script)
     row = {"prompt": "a:", "answer": "it broke and I sent it back", **examples[1]}
-    assert predict(model, tokenizer, [row]) == [row["answer"]]
+    assert predict_answers(model, tokenizer, [row]) == [row["answer"]]
     assert max(asked) == needed - 1
 
 
@@ -187,4 +187,4 @@ def test_predict_writes_several_lines_where_a_right_answer_has_them(lines) -> No
     scripted(model, tokenizer, "a:", script)
     answer = "\n".join(lines)
     row = {"prompt": "a:", "answer": answer, "completion": f" {answer}"}
-    assert predict(model, tokenizer, [row], max_new_tokens=len(script)) == [answer]
+    assert predict_answers(model, tokenizer, [row], max_new_tokens=len(script)) == [answer]

@@ -13,7 +13,7 @@ from helpers.inference import (
     choice_accuracy,
     generate_answers,
     pick_choices,
-    predict,
+    predict_answers,
     score_choices,
 )
 from helpers.inference.batches import _reuses_cache
@@ -200,11 +200,11 @@ def test_each_row_is_answered_with_its_own_choices() -> None:
         scores = references(model, tokenizer, [prompt], choices, end=ends)
         best += pick_choices(scores, choices)
     examples = rows(PROMPTS, own)
-    assert predict(model, tokenizer, examples) == best
-    assert predict(model, tokenizer, Dataset.from_list(examples)) == best
+    assert predict_answers(model, tokenizer, examples) == best
+    assert predict_answers(model, tokenizer, Dataset.from_list(examples)) == best
     right = sum(answer == choices[0] for answer, choices in zip(best, own, strict=True))
     assert choice_accuracy(model, tokenizer, examples) == right / len(own)
-    assert predict(model, tokenizer, []) == []
+    assert predict_answers(model, tokenizer, []) == []
 
 
 def test_offsets_are_taken_off() -> None:
@@ -213,13 +213,13 @@ def test_offsets_are_taken_off() -> None:
     scores = score_choices(model, tokenizer, PROMPTS, CHOICES)
     for offsets in (scores.mean(0), torch.tensor([-99.0, 0.0, 1.0, 0.0])):
         expected = pick_choices(scores - offsets, CHOICES)
-        assert predict(model, tokenizer, examples, offsets=offsets.tolist()) == expected
+        assert predict_answers(model, tokenizer, examples, offsets=offsets.tolist()) == expected
     assert expected != pick_choices(scores, CHOICES)
     with pytest.raises(InferenceError, match="There are 2 offsets"):
-        predict(model, tokenizer, examples, offsets=[0.0, 0.0])
+        predict_answers(model, tokenizer, examples, offsets=[0.0, 0.0])
     with pytest.raises(InferenceError, match="the same choices"):
         mixed = rows(PROMPTS[:2], [("a", "b"), ("c", "d")])
-        predict(model, tokenizer, mixed, offsets=[0.0, 0.0])
+        predict_answers(model, tokenizer, mixed, offsets=[0.0, 0.0])
 
 
 def test_rows_without_choices_are_answered_freely() -> None:
@@ -227,13 +227,13 @@ def test_rows_without_choices_are_answered_freely() -> None:
     examples = rows(PROMPTS, [()] * len(PROMPTS), ["one two three"] * len(PROMPTS))
     needed = len(tokenizer(" one two three").input_ids) + 1
     expected = generate_answers(model, tokenizer, PROMPTS, needed)
-    assert predict(model, tokenizer, examples) == expected and any(expected)
-    assert predict(model, tokenizer, examples, max_new_tokens=2) == generate_answers(
+    assert predict_answers(model, tokenizer, examples) == expected and any(expected)
+    assert predict_answers(model, tokenizer, examples, max_new_tokens=2) == generate_answers(
         model, tokenizer, PROMPTS, 2
     )
     for example in examples:
         del example["choices"]
-    assert predict(model, tokenizer, examples) == expected
+    assert predict_answers(model, tokenizer, examples) == expected
 
 
 def test_pick_choices_takes_the_best_of_each_row() -> None:
@@ -269,7 +269,7 @@ def test_chat_puts_the_prompt_into_the_template() -> None:
     ends = tokenizer(as_chat(asked, tokenizer)).input_ids
     assert abs(row[0] - reference(model, ends, tokenizer("a").input_ids)) > 1e-3
     examples = rows(PROMPTS, [CHOICES] * len(PROMPTS))
-    assert predict(model, tokenizer, examples, chat=True) == pick_choices(scores, CHOICES)
+    assert predict_answers(model, tokenizer, examples, chat=True) == pick_choices(scores, CHOICES)
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -26,7 +26,7 @@ from helpers.evaluation.uncertainty import (
     verdict_of,
 )
 from helpers.inference.generate import answer_length, generate_answers
-from helpers.inference.score import pick_choices, predict, score_choices
+from helpers.inference.score import pick_choices, predict_answers, score_choices
 from helpers.profiles import ROOT
 from helpers.training.loss import evaluation_mode, loss_of_each
 
@@ -162,7 +162,7 @@ class EvalSuite:
                     found += [row_scores(task, answers[name], examples), losses]
                 else:
                     most = answer_length(examples, self.tokenizer)
-                    answers[name] = predict(model, self.tokenizer, examples, most)
+                    answers[name] = predict_answers(model, self.tokenizer, examples, most)
                     found.append(row_scores(task, answers[name], examples))
             prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
             pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)

@@ -15,7 +15,7 @@ from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
 from helpers.inference.generate import answer_length
-from helpers.inference.score import pick_choices, predict, score_choices
+from helpers.inference.score import pick_choices, predict_answers, score_choices
 from helpers.profiles import profile
 from helpers.results import cached
 
@@ -99,13 +99,13 @@ def predict_with(
     train_examples: Dataset,
     examples: Dataset,
 ) -> list[str]:
-    """The answer to each example, asked and calibrated as chosen; see build_prompts and predict.
+    """The answer to each example, asked and calibrated as chosen; see build_prompts and predict_answers.
 
     A free answer may have as many tokens as the longest training answer.
     """
     prompts = build_prompts(choice, task, train_examples, examples)
     most = answer_length(train_examples, tokenizer)
-    return predict(model, tokenizer, prompts, most, choice.offsets or None, choice.chat)
+    return predict_answers(model, tokenizer, prompts, most, choice.offsets or None, choice.chat)
 
 
 def search_prompts(
@@ -208,7 +208,7 @@ def _scored(
         answers = {(): pick_choices(scores, choices)}
         answers[tuple(label_bias(scores).tolist())] = pick_choices(calibrate(scores), choices)
     else:
-        answers = {(): predict(model, tokenizer, rows, most, chat=choice.chat)}
+        answers = {(): predict_answers(model, tokenizer, rows, most, chat=choice.chat)}
     trials = [
         replace(choice, offsets=offsets, scores=tuple(row_scores(task, of_way, rows)))
         for offsets, of_way in answers.items()

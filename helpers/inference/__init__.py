@@ -10,4 +10,4 @@ from helpers.inference.few_shot import (
     shots_prefix,
 )
 from helpers.inference.generate import answer_both_ways, answer_length, generate_answers
-from helpers.inference.score import choice_accuracy, pick_choices, predict, score_choices
+from helpers.inference.score import choice_accuracy, pick_choices, predict_answers, score_choices

@@ -80,7 +80,7 @@ def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> l
     return answers
 
 
-def predict(
+def predict_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Iterable[dict],
@@ -132,6 +132,6 @@ def choice_accuracy(
 ) -> float:
     """Share of examples, from 0 to 1, whose likeliest choice is the right one."""
     examples = list(examples)
-    answers = predict(model, tokenizer, examples)
+    answers = predict_answers(model, tokenizer, examples)
     right = sum(said == example["answer"] for said, example in zip(answers, examples, strict=True))
     return right / len(examples)

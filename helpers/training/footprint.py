@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from helpers.data.tokenize import collate, tokenize
 from helpers.errors import CourseError
-from helpers.inference.score import predict
+from helpers.inference.score import predict_answers
 from helpers.machine import peak_memory
 from helpers.model.load import load_model
 from helpers.profiles import ROOT
@@ -170,7 +170,7 @@ def _train_here(examples: dict[str, list[dict]], low_memory: bool) -> dict:
     settings = TrainSettings(evaluations=1, precision="float32", low_memory=low_memory)
     with tempfile.TemporaryDirectory() as folder:
         history = train(model, *sets, settings, padded, Path(folder))
-    predictions = predict(model, tokenizer, examples["validation"])
+    predictions = predict_answers(model, tokenizer, examples["validation"])
     batch = padded(sets[0][:8])
     result = {
         "before": before,
