@@ -99,7 +99,7 @@ def predict_with(
     train_examples: Dataset,
     examples: Dataset,
 ) -> list[str]:
-    """The answer to each example, asked and calibrated as chosen; see build_prompts and predict_answers.
+    """The answer to each example, asked and calibrated as chosen (see build_prompts).
 
     A free answer may have as many tokens as the longest training answer.
     """
