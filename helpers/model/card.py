@@ -42,8 +42,9 @@ def model_card(
     parts = [
         f"---\n{ModelCardData(**front).to_yaml()}\n---",
         f"# {title}",
-        f"All weights of {starting['model']} ({starting['source']}; {starting['changes']}), "
-        f"fine-tuned. Licence of the starting model: {starting['licence']}.",
+        f"{starting['model']}, with all of its weights fine-tuned on one task.",
+        f"The starting weights: {starting['source']}, {starting['changes']}. Their licence: "
+        f"{starting['licence']}.",
     ]
     for heading, values in facts.items():
         lines = [f"- {what}: {value}" for what, value in values.items()]
