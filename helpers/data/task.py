@@ -28,6 +28,7 @@ from helpers.data.templates import (
     TemplateError,
     load_templates,
     read_templates,
+    read_yaml,
 )
 from helpers.errors import CourseError, format_names
 from helpers.profiles import ROOT, profile, runs_folder
@@ -218,24 +219,13 @@ def load_task(name: str | Path | None = None) -> Task:
     path = Path(name) if Path(name).suffix else TASKS / f"{name}.yaml"
     if not path.is_absolute() and not path.exists():
         path = ROOT / path  # a notebook's working folder is not where Jupyter was started
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except FileNotFoundError:
+    if not path.exists():
         there = format_names(sorted(file.stem for file in TASKS.glob("*.yaml")))
         raise TaskError(
             f"There is no task {name}. The course's own are: {there}. For a task of your own, name "
             "the path to its YAML file, as in COURSE_TASK=my_task.yaml."
-        ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise TaskError(
-            f"The task file {path}{line} cannot be read: {' '.join(str(problem).split())}. It must "
-            "be YAML in UTF-8; compare it with data/tasks/opinion.yaml. A text that holds a colon "
-            "or a brace stands in quotes or below a |- sign."
-        ) from None
-    return _make_task(path, content)
+        )
+    return _make_task(path, read_yaml(path, yaml.BaseLoader, TaskError))
 
 
 # YAML: with BaseLoader every value is the text that stands there, so that the choices yes, no, 0
