@@ -121,7 +121,13 @@ class Template:
                 values["choices"] = allowed
         prompt = self._fill("prompt", self.prompt, values, where)
         if self.whole:
-            prompt, answer = self._halves(prompt, where)
+            prompt, *answers = [half.strip() for half in prompt.split(_CUT)]
+            if not answers:
+                raise NoExample(f"{where} gives no example: its condition leaves this row out.")
+            if len(answers) > 1:
+                parts = len(answers) + 1
+                raise TemplateError(f"{where} gives {parts} parts; {HALVES} must occur once.")
+            answer = answers[0]
         else:
             answer = self._fill("completion", self.completion, values, where)
         self._check_texts(prompt, answer, allowed, where)
@@ -151,35 +157,24 @@ class Template:
             hint = " Count from 0; a number that is stored as text needs a filter: field | int."
         return TemplateError(f"{where} its {part}{line} fails: {problem}.{hint}")
 
-    def _halves(self, text: str, where: str) -> tuple[str, str]:
-        halves = [half.strip() for half in text.split(_CUT)]
-        if len(halves) == 1:
-            raise NoExample(f"{where} gives no example: its condition leaves this row out.")
-        if len(halves) > 2:
-            raise TemplateError(f"{where} gives {len(halves)} parts; {HALVES} must occur once.")
-        return halves[0], halves[1]
-
     def _check_texts(self, prompt: str, answer: str, choices: list[str], where: str) -> None:
-        if not answer.strip():
-            raise NoExample(
-                f"{where} gives an empty completion; there is nothing to learn from it. Leave out "
-                f"the rows whose {_listed(self.completion_fields)} is empty."
-            )
-        if not prompt.strip():
-            raise TemplateError(
-                f"{where} gives an empty prompt. Leave out the rows whose "
-                f"{_listed(self.prompt_fields)} is empty, or add words to the prompt."
-            )
-        if prompt != prompt.rstrip(" \t\xa0"):
-            raise TemplateError(
-                f"{where} gives a prompt that ends in a space: {prompt[-30:]!r}. Delete the "
-                "space; the one between prompt and completion is put there by itself."
-            )
-        if answer != answer.strip():
-            raise TemplateError(
-                f"{where} gives a completion with space around it: {answer[:30]!r}. Delete that "
-                "space, or cut it off with a filter, as in {{ field | trim }}."
-            )
+        parts = (answer, "completion", NoExample), (prompt, "prompt", TemplateError)
+        for text, part, error in parts:
+            if not text.strip():
+                fields = " and ".join(sorted(getattr(self, f"{part}_fields"))) or "text"
+                raise error(
+                    f"{where} gives an empty {part}. Leave out the rows whose {fields} is empty."
+                )
+        for text, bare, place in (
+            (prompt, prompt.rstrip(" \t\xa0"), "prompt that ends in a space"),
+            (answer, answer.strip(), "completion with space around it"),
+        ):
+            if text != bare:
+                raise TemplateError(
+                    f"{where} gives a {place}: {text[-30:]!r}. Delete the space, or cut it off, as "
+                    "in {{ field | trim }}; the one between prompt and completion is put there by "
+                    "itself."
+                )
         if choices and answer not in choices:
             raise TemplateError(
                 f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
@@ -221,10 +216,6 @@ def _check(template: Template, columns: frozenset[str]) -> None:
             "is used in the prompt as well, so that the model could copy it. Take it out of the "
             "prompt. If copying is the task, as in correcting a text, name the field in may_copy."
         )
-
-
-def _listed(fields: frozenset[str]) -> str:
-    return " and ".join(sorted(fields)) or "text"
 
 
 # Jinja
