@@ -9,8 +9,8 @@ import pandas
 import pytest
 from datasets import DatasetDict
 
+from helpers.data.formats import TableError
 from helpers.data.split import SplitError, lock_test_set
-from helpers.data.table import TableError
 from helpers.data.task import TASKS, TaskError, load_examples, load_task, test_examples
 from helpers.data.templates import Template, TemplateError
 from helpers.errors import CourseError

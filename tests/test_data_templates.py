@@ -388,7 +388,6 @@ def test_texts_that_look_like_nothing_are_texts(value):
         "{{ review_body | attr('__class__') }}",
         "{{ '{0.__class__}'.format(review_body) }}",
         "{{ lipsum.__globals__['os'].popen('id').read() }}",
-        "{{ choices.append('x') }}",
         "{% include '/etc/passwd' %}",
         "{{ range(10 ** 9) | list }}",
     ],
@@ -428,12 +427,12 @@ def test_own_format(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("prompt: |-", "promt: |-", ("template 1", "promt", "needs name, prompt and completion")),
+        ("prompt: |-", "promt: |-", ("template 1", "promt", "name, prompt and completion")),
         ("name: second", "name: first", ("two templates named 'first'", "Rename")),
-        ("name: second", "name: 2", ("name of template 2 is 2", "quotes")),
+        ("name: second", "name: 2", ("template 2", "quotes")),
         ('"{{ text }}"', "{{ text }}", ("mine.yaml", "line 9", "cannot be read", "quotes")),
         ("name: second", "name: !!python/object/apply:os.getcwd []", ("cannot be read",)),
-        ("may_copy: [text]", "may_copy: text", ("may_copy of template 2", "list")),
+        ("may_copy: [text]", "may_copy: text", ("template 2", "lists choices and may_copy")),
     ],
 )
 def test_faults_of_a_file_are_named(tmp_path, old, new, words):
@@ -653,7 +652,8 @@ def test_predictability_is_what_a_count_of_the_other_rows_gives(rows):
         others = Counter(
             answers[other] for other, same in enumerate(column) if same == value and other != index
         )
-        told += bool(others) and others.most_common(1)[0][0] == answers[index]
+        (first, n), (_, second) = [*others.most_common(2), (None, 0), (None, 0)][:2]
+        told += n > second and first == answers[index]
     assert predictability(column, answers) == told / len(rows)
 
 

@@ -1,5 +1,6 @@
 """From a table to batches of token ids, all in standard `datasets` objects."""
 
+from helpers.data.formats import TableError
 from helpers.data.split import (
     SplitError,
     leaked_rows,
@@ -10,7 +11,6 @@ from helpers.data.split import (
     split_by_group,
 )
 from helpers.data.table import (
-    TableError,
     TableReport,
     group_key,
     load_table,

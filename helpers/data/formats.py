@@ -1,4 +1,4 @@
-"""Read a file or a dataset of the hub into columns, whatever its format, separator or encoding.
+"""Read a file or a dataset of the hub, whatever its format, separator or encoding.
 
 Separator, encoding and compression are told by the content. What cannot be read is refused in one
 sentence that says where and why; what had to be guessed is noted.
@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,9 @@ import pyarrow.parquet
 
 from helpers.errors import CourseError, format_names
 
-LINE_END = re.compile(r"\r\n|\r|\n")
 # What pandas calls the index when it saves it with a table, and columns without a name.
 _INDEX = re.compile(r"\s*|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
-_FOREIGN = {
-    b"PK\x03\x04": "an Excel workbook or another zip archive",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-}
+_WHOLE = re.compile(r"-?[1-9][0-9]{0,17}|0")  # as Python prints it, so no leading zeros; fits int64
 
 
 class TableError(CourseError):
@@ -38,20 +33,23 @@ class TableError(CourseError):
 class RawTable:
     """A table as it was read.
 
-    name: how row ids call it. lines: where each row stands, counted in `unit`s (line, item or row)
-    from 1. columns: cells as Python objects, missing ones None ("" among text). typed: whether the
-    format tells numbers from text. notes: what was guessed or left out. mixed: columns in which
-    lists stand among text.
+    name: how row ids call it. unit: what its rows are counted in (line, item or row), from 1.
+    frame: cells as Python objects, missing ones None ("" among text); the index says where in the
+    file a row stands, in `unit`s. notes: what was guessed or left out.
     """
 
     source: str
     name: str
     unit: str
-    lines: list[int]
-    columns: dict[str, list]
-    typed: bool
+    frame: pandas.DataFrame
     notes: list[str]
-    mixed: tuple[str, ...] = ()
+
+
+def refused(source: object, problem: str, line: int = 0, column: object = None) -> TableError:
+    """The error for a table; the problem begins with a verb."""
+    place = f", line {line}," if line else ""
+    place += f" column {format_names([column])}," if column is not None else ""
+    return TableError(f"The table {source}{place} {problem}")
 
 
 def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
@@ -71,14 +69,31 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             is_json = "json" in path.name.lower() or text.lstrip()[:2] in ('{"', "[{")
             raw = _read_json(path, text) if is_json else _read_separated(path, text, names)
             raw.notes[:0] = notes
-    if not raw.lines:
-        raise TableError(f"The table {source} has no row. Add rows, or name another table.")
-    _drop_index(raw)
-    _settle(raw)
+    if raw.frame.empty:
+        raise refused(source, "has no row. Add rows, or name another table.")
+    for name, cells in raw.frame.items():
+        numbers = cells.astype(str).str.fullmatch("[0-9]+").all()
+        if not name.strip() or (numbers and _INDEX.fullmatch(name)):
+            what = "pandas' row numbers" if numbers else "a column without a name"
+            raw.notes.append(f"The column {name.strip()!r} ({what}) is left out.")
+            raw.frame = raw.frame.drop(columns=name)
+    columns = {name: _settle(name, cells.tolist(), raw.notes) for name, cells in raw.frame.items()}
+    raw.frame = pandas.DataFrame(columns, raw.frame.index, dtype=object)
     return raw
 
 
-# Bytes and text
+def _settle(name: str, cells: list, notes: list[str]) -> list:
+    """None for what is missing ("" among text); a mixture of types becomes text.
+
+    But lists among text stay what they are: whether they matter, only the task knows.
+    """
+    cells = [None if cell != cell else cell for cell in cells]  # NaN
+    types = {type(cell) for cell in cells} - {type(None)}
+    if types & {list, dict} or types == {int, float} or (len(types) == 1 and types != {str}):
+        return cells
+    if types - {str}:
+        notes.append(f"The column {name} mixes types and is read as text.")
+    return ["" if cell is None else str(cell) for cell in cells]
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -91,158 +106,117 @@ def _read_bytes(path: Path) -> bytes:
             "starts from the folder of that file."
         ) from None
     except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TableError(f"The table {path} cannot be read: {reason}. Name another file.") from None
-    if foreign := _FOREIGN.get(data[:4]):
-        raise TableError(
-            f"The table {path} is {foreign}, which the course does not read. Unpack it, or save "
-            'the table as "CSV UTF-8" in the program that made it.'
-        )
+        raise refused(path, f"cannot be read: {error}. Name another file.") from None
+    if data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+        raise refused(path, "is an Excel workbook or a zip archive. Save it as CSV UTF-8.")
     return data
 
 
 def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
-    """The text of the file, without a byte order mark, and a note if it is not in UTF-8."""
-    encoding, notes = "utf-8-sig", []
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    elif 0 in data[:2]:
-        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
-    if encoding != "utf-8-sig":
-        notes.append("The file is read as UTF-16.")
+    """The text of the file, with \\n as its line ends, and a note if it is not in UTF-8."""
+    notes, line = [], 0
     try:
-        text = data.decode(encoding)
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            text, notes = data.decode("utf-16"), ["The file is read as UTF-16."]
+        else:
+            text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        place = _place(data[: error.start].decode(encoding, errors="replace"))
-        place += f" has the byte 0x{data[error.start]:02x}"
-        text = _decode_western(data) if encoding == "utf-8-sig" else ""
-        if not text:
-            raise TableError(
-                f"The table {path} is no text in UTF-8, UTF-16 or cp1252: {place}, which means "
-                'nothing there. Save the file again as "CSV UTF-8", or copy it again if it is '
-                "damaged."
-            ) from None
-        notes.append(
-            f"The file is not in UTF-8 ({place}). It is read as cp1252, the encoding of Western "
-            "European Windows; look whether that cell reads right."
-        )
-    if "\0" in text:
-        raise TableError(
-            f"The table {path} is no text: {_place(text[: text.index(chr(0))])} holds a NUL "
-            "character. Name a CSV, TSV, JSON, JSON Lines or Parquet file, or copy it again."
-        )
+        line = data.count(b"\n", 0, error.start) + 1
+        text = data.decode("cp1252", errors="replace")
+        notes = [
+            f"The file is not in UTF-8 (line {line} has the byte 0x{data[error.start]:02x}). It is "
+            "read as cp1252, the encoding of Western European Windows; look whether that line "
+            "reads right."
+        ]
+    letters = re.findall(r"[^\W\d_]", text) if line else []
+    # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
+    foreign = sum(not letter.isascii() for letter in letters) > len(letters) / 4
+    if "\0" in text or (line and (foreign or "\ufffd" in text)):
+        problem = "is no text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
+        raise refused(path, problem, line or text.count("\n", 0, text.index("\0")) + 1)
     if not text.strip():
-        raise TableError(f"The table {path} is empty. Copy the file again, or name another one.")
-    return text, notes
-
-
-def _decode_western(data: bytes) -> str:
-    """The text if it can be cp1252, else "".
-
-    It cannot where other characters are good UTF-8 (that is a damaged file), nor where accented
-    letters are many, as when Cyrillic is read in this way.
-    """
-    if not data.decode("utf-8-sig", errors="replace").replace("\ufffd", "").isascii():
-        return ""
-    text = data.decode("cp1252", errors="replace")
-    letters = [char for char in text if char.isalpha()]
-    foreign = sum(not char.isascii() for char in letters)
-    return text if "\ufffd" not in text and foreign <= len(letters) / 4 else ""
-
-
-def _place(before: str) -> str:
-    """Line and, where it is known, column of the character that follows the text `before`."""
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(before + "x", newline=""), delimiter=_separator(before))
-    header, *rows = list(reader)
-    line = f"line {len(LINE_END.findall(before)) + 1}"
-    known = rows and len(rows[-1]) <= len(header)
-    return f"{line}, column {format_names([header[len(rows[-1]) - 1]])}," if known else line
+        raise refused(path, "is empty. Copy the file again, or name another one.")
+    return text.replace("\r\n", "\n").replace("\r", "\n"), notes
 
 
 # Formats
 
 
-def _separator(text: str) -> str:
-    """The separator at which most of the first lines have as many cells as line 1 has."""
-    head = LINE_END.split(text[:50_000])[:100]
-
-    def fit(separator: str) -> tuple[int, int]:
-        widths = [len(cells) for cells in csv.reader(head, delimiter=separator) if cells] or [0]
-        return sum(width == widths[0] > 1 for width in widths), widths[0]
-
-    return max((",", ";", "\t", "|"), key=fit)
-
-
 def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     """CSV, with commas, semicolons, tabs or bars between the cells."""
-    separator = _separator(text)
-    records, notes = _records(path, text, separator)
-    header = [cell.strip() for cell in records[0][1]]
+    records, notes = _records(path, text)
+    first = next(iter(records))
+    header = [cell.strip() for cell in records[first]]
     if names and header != list(names):
         header = list(names)
     else:
-        del records[0]
-    doubled = [name for name, times in Counter(header).items() if name and times > 1]
-    if doubled:
-        raise TableError(
-            f"The table {path} has more than one column {format_names(doubled[:1])} in its header "
-            "(line 1). Rename one of them, or delete it."
-        )
-    for line, cells in records:
+        del records[first]
+    if doubled := [name for name in header if name and header.count(name) > 1]:
+        raise refused(path, "stands twice in the header. Rename one of them.", first, doubled[0])
+    for line, cells in records.items():
         if len(cells) != len(header):
-            what = f"nothing is left for column {format_names(header[len(cells) :][:1])}"
-            if len(cells) > len(header):
-                what = f"{cells[len(header)][:40]!r} stands after the last column"
-            raise TableError(
-                f"The table {path}, line {line}, has {len(cells)} cells where the header has "
-                f"{len(header)}: {what}. Write empty cells out, and put a cell that holds a "
-                f"{separator!r} in double quotes."
-            )
+            column = header[min(len(cells), len(header) - 1)]
+            problem = f"does not fit: {len(cells)} cells where the header has {len(header)}. Write "
+            problem += "empty cells out, and put a cell that holds a separator in double quotes."
+            raise refused(path, problem, line, column)
     # Nameless columns, as pandas and Excel leave them, must not fall into one.
     header = [name or " " * number for number, name in enumerate(header, start=1)]
-    columns = {name: [cells[n] for _, cells in records] for n, name in enumerate(header)}
-    lines = [line for line, _ in records]
-    return RawTable(str(path), path.name, "line", lines, columns, False, notes)
+    cells = list(zip(*records.values(), strict=True)) or [()] * len(header)
+    columns = {name: _typed([*column]) for name, column in zip(header, cells, strict=True)}
+    frame = pandas.DataFrame(columns, list(records), dtype=object)
+    return RawTable(str(path), path.name, "line", frame, notes)
 
 
-def _records(
-    path: Path, text: str, separator: str
-) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Every record with the line on which it starts, and notes; empty lines are passed over.
+def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
+    """The cells of each record by the line on which it starts, and notes; no empty lines.
 
     A quoted cell may hold line breaks, so records and lines are counted apart. (pandas tells no
     line, and fills rows that lack cells without a word.)
     """
+
+    def fit(separator: str) -> tuple[int, int]:
+        """How many of the first lines have as many cells as line 1 has, and how many cells."""
+        head = text[:50_000].split("\n")[:100]
+        widths = [len(cells) for cells in csv.reader(head, delimiter=separator) if cells] or [0]
+        return sum(width == widths[0] > 1 for width in widths), widths[0]
+
     csv.field_size_limit(2**31 - 1)
-    records, problem, line = [], None, 1
+    separator = max((",", ";", "\t", "|"), key=fit)
+    records, problem, line = {}, None, 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
             if cells:
-                records.append((line, cells))
+                records[line] = cells
             line = reader.line_num + 1
     except csv.Error as error:
-        problem = error
+        problem = f"cannot be read from there on: {error}. Close each quotation mark, and double it"
+        problem += " inside a cell, or save the file again as CSV."
     if separator == "\t":
         # Many programs write tabs and quote nothing. Then a cell that begins with a quotation mark
         # would swallow the lines below it, without an error if another mark ends it.
-        plain = [(n, one.split("\t")) for n, one in enumerate(LINE_END.split(text), 1) if one]
-        even = len({len(cells) for _, cells in plain}) == 1
+        plain = {n: one.split("\t") for n, one in enumerate(text.split("\n"), 1) if one}
+        even = len({len(cells) for cells in plain.values()}) == 1
         if even and (problem or len(plain) != len(records)):
             return plain, ["Cells are separated by tabs, and quotation marks are taken as text."]
     if problem:
-        raise TableError(
-            f"The table {path} cannot be read from line {line} on: {problem}. Most often a "
-            "quotation mark is missing, or one inside a cell is not doubled; save the file again "
-            "as CSV."
-        )
+        raise refused(path, problem, line)
     return records, []
+
+
+def _typed(cells: list[str]) -> list:
+    """Cells of a CSV as int or bool, if all that are not empty are; otherwise as they are."""
+    filled = {*cells} - {""}
+    if filled and all(map(_WHOLE.fullmatch, filled)):
+        return [int(cell) if cell else None for cell in cells]
+    if filled and filled <= {"True", "False"}:
+        return [cell == "True" if cell else None for cell in cells]
+    return cells
 
 
 def _read_json(path: Path, text: str) -> RawTable:
     """JSON Lines, a list of objects, an object of columns, or one that holds a list of objects."""
-    unit, line, lines, content = "item", 1, [], None
+    unit, line, lines, content = "item", 1, None, None
     try:
         try:
             content = None if ".jsonl" in path.name.lower() else json.loads(text)
@@ -250,8 +224,8 @@ def _read_json(path: Path, text: str) -> RawTable:
             if text.lstrip()[0] != "{":
                 raise
         if content is None:
-            unit, content = "line", []
-            for line, one in enumerate(LINE_END.split(text), start=1):
+            unit, content, lines = "line", [], []
+            for line, one in enumerate(text.split("\n"), start=1):
                 if one.strip():
                     content.append(json.loads(one))
                     lines.append(line)
@@ -259,30 +233,25 @@ def _read_json(path: Path, text: str) -> RawTable:
             inner = [rows for rows in content.values() if isinstance(rows, list) and rows]
             inner = [rows for rows in inner if isinstance(rows[0], dict)]
             content = inner[0] if len(inner) == 1 else content
-        frame = pandas.DataFrame(content, dtype=object).rename(columns=str)
+        frame = pandas.DataFrame(content, lines, dtype=object).rename(columns=str)
     except json.JSONDecodeError as error:
-        raise TableError(
-            f"The table {path}, line {line + error.lineno - 1}, is no JSON: {error.msg}. Mend that "
-            "line, or write the file again from its source."
-        ) from None
+        raise refused(path, f"is no JSON: {error.msg}. Mend it.", line + error.lineno - 1) from None
     except ValueError:
-        raise TableError(
-            f"The table {path} holds no rows. Each must be written as {{column: value, ...}}, all "
-            "in one list or one in a line."
-        ) from None
-    lines = lines or list(range(1, len(frame) + 1))
-    return RawTable(str(path), path.name, unit, lines, frame.to_dict("list"), True, [])
+        problem = (
+            "holds no rows. Write each as {column: value, ...}, all in one list or one a line."
+        )
+        raise refused(path, problem) from None
+    return RawTable(str(path), path.name, unit, frame if lines else _counted(frame), [])
 
 
 def _read_parquet(path: Path, data: bytes) -> RawTable:
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        columns = pyarrow.parquet.read_table(io.BytesIO(data)).to_pydict()
     except (pyarrow.ArrowException, OSError) as error:
-        raise TableError(
-            f"The table {path} is a damaged Parquet file: {format_names([error])}. Copy it again."
-        ) from None
-    lines = list(range(1, len(table) + 1))
-    return RawTable(str(path), path.name, "row", lines, table.to_pydict(), True, [])
+        problem = f"is a damaged Parquet file: {format_names([error])}. Copy it again."
+        raise refused(path, problem) from None
+    frame = _counted(pandas.DataFrame(columns, dtype=object))
+    return RawTable(str(path), path.name, "row", frame, [])
 
 
 def _read_hub(source: str) -> RawTable:
@@ -298,32 +267,9 @@ def _read_hub(source: str) -> RawTable:
         ) from None
     part = "train" if "train" in parts else next(iter(parts))
     notes = [f"Read is the part {part!r} of: {format_names(parts)}."]
-    lines = list(range(1, len(parts[part]) + 1))
-    return RawTable(source, f"{name} {part}", "row", lines, parts[part].to_dict(), True, notes)
+    frame = _counted(pandas.DataFrame(parts[part].to_dict(), dtype=object))
+    return RawTable(source, f"{name} {part}", "row", frame, notes)
 
 
-# Columns
-
-
-def _drop_index(raw: RawTable) -> None:
-    """Drop what pandas calls its index, if it holds whole numbers, and columns without a name."""
-    for name in filter(_INDEX.fullmatch, list(raw.columns)):
-        numbers = all(re.fullmatch("[0-9]+", str(cell)) for cell in raw.columns[name])
-        if numbers or not name.strip():
-            what = "pandas' row numbers" if numbers else "a column without a name"
-            raw.notes.append(f"The column {name.strip()!r} ({what}) is left out.")
-            del raw.columns[name]
-
-
-def _settle(raw: RawTable) -> None:
-    """Give each column one type, as a Dataset needs it; missing values become None or ""."""
-    for name, cells in raw.columns.items():
-        cells = [None if cell != cell else cell for cell in cells]  # NaN
-        types = {type(cell) for cell in cells} - {type(None)}
-        if types & {list, dict} and types - {list, dict}:
-            raw.mixed += (name,)
-        elif types <= {str} or (len(types) > 1 and types != {int, float}):
-            if types - {str}:
-                raw.notes.append(f"The column {name} mixes types and is read as text.")
-            cells = ["" if cell is None else str(cell) for cell in cells]
-        raw.columns[name] = cells
+def _counted(frame: pandas.DataFrame) -> pandas.DataFrame:
+    return frame.set_axis(range(1, len(frame) + 1))

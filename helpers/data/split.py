@@ -79,7 +79,6 @@ def split_by_group(
     groups: dict[str, list[int]] = defaultdict(list)
     for i, value in enumerate(table[group] if group else [None] * len(table)):
         groups[group_key(value) or f"\0row {i:09}"].append(i)
-    _check_classes(values, groups, group)
     rng = random.Random(seed)
     names = sorted(groups)
     rng.shuffle(names)
@@ -91,7 +90,7 @@ def split_by_group(
     parts: list[list[int]] = [[] for _ in PARTS]
     for i, part in sorted((i, part_of[name]) for name in names for i in groups[name]):
         parts[part].append(i)
-    _check_parts(parts, shares, values, max(map(len, groups.values())), group)
+    _check_parts(parts, shares, values, groups, group)
     for part in parts:
         rng.shuffle(part)
     return _select(table, parts)
@@ -201,33 +200,27 @@ def _digest(rows: Dataset) -> str:
 
 def _read_lock(path: Path, expected: Dataset) -> dict:
     """What the file says, if it is a lock of the expected rows."""
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise SplitError(
             f"There is no locked test set {path}. Make it with lock_test_set, as notebook 03 does."
-        ) from None
-    except OSError as error:
-        raise SplitError(
-            f"The locked test set {path} cannot be read: {error.strerror}. Make it readable."
-        ) from None
-    except ValueError:
-        facts = None
-    types = {key: type(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
-    if types != {"sha256": str, "openings": list, "row_ids": list}:
+        )
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        digest, locked, times = facts["sha256"], facts["row_ids"], len(facts["openings"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise SplitError(
             f"The file {path} is no locked test set, or it is damaged. Delete it and lock the test "
             "set again, as notebook 03 does."
-        )
-    if facts["sha256"] != _digest(expected):
-        common = len({*map(str, facts["row_ids"])} & {*expected["row_id"]})
+        ) from None
+    if digest != _digest(expected):
+        common = len({*map(str, locked)} & {*expected["row_id"]})
         raise SplitError(
-            f"Another test set is locked in {path}: {_number(len(facts['row_ids']), 'row')}, of "
-            f"which {common} are, by their row_id, among the {len(expected)} test rows at hand; "
-            "the table, its cleaning or the split is not the same. It was opened "
-            f"{_number(len(facts['openings']), 'time')}. Changing the test set after results were "
-            "seen makes them worthless: go back to the rows that were locked. If you do begin "
-            "anew, delete that file and the results that belong to it."
+            f"Another test set is locked in {path}: {_number(len(locked), 'row')}, of which "
+            f"{common} are, by their row_id, among the {len(expected)} test rows at hand; the "
+            "table, its cleaning or the split is not the same. It was opened "
+            f"{_number(times, 'time')}. Changing the test set after results were seen makes them "
+            "worthless: go back to the rows that were locked. If you do begin anew, delete that "
+            "file and the results that belong to it."
         )
     return facts
 
@@ -330,35 +323,29 @@ def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
             )
 
 
-def _check_classes(
-    values: dict[str, list], groups: dict[str, list[int]], group: str | None
-) -> None:
-    group_of = {i: name for name, rows in groups.items() for i in rows}
-    for column, cells in values.items():
-        rows: dict[object, list[int]] = defaultdict(list)
-        for i, cell in enumerate(cells):
-            rows[cell].append(i)
-        for value, members in rows.items():
-            number = len({group_of[i] for i in members})
-            if number < len(PARTS):
-                those = f" with {_number(number, 'value')} of {group}" if group else ""
-                size = _number(len(members), "row")
-                needed = f"{len(PARTS)} values of {group}" if group else f"{len(PARTS)} rows"
-                raise SplitError(
-                    f"The class {column} = {value!r:.60} has {size}{those}. It "
-                    f"needs at least {needed}, one for each of {', '.join(PARTS)}. Add rows, join "
-                    f"it with another class, or leave {column} out of stratify."
-                )
-
-
 def _check_parts(
     parts: list[list[int]],
     shares: Sequence[float],
     values: dict[str, list],
-    largest: int,
+    groups: dict[str, list[int]],
     group: str | None,
 ) -> None:
-    total = sum(map(len, parts))
+    """Refuse a class that is not in every part, and parts that are far from their shares."""
+    for column, cells in values.items():
+        classes = [{cells[i] for i in part} for part in parts]
+        for value in sorted(set(cells), key=cells.index):
+            lacking = [name for name, here in zip(PARTS, classes, strict=True) if value not in here]
+            if lacking:
+                size = _number(cells.count(value), "row")
+                if group:
+                    number = sum(any(cells[i] == value for i in rows) for rows in groups.values())
+                    size += f" with {_number(number, 'value')} of {group}"
+                raise SplitError(
+                    f"The class {column} = {value!r:.60} has {size}, too few to be in each of "
+                    f"{', '.join(PARTS)}: {lacking[0]} would have none of it. Add rows, join it "
+                    f"with another class, or leave {column} out of stratify."
+                )
+    total, largest = sum(map(len, parts)), max(map(len, groups.values()))
     allowed = max(0.02, 1 / total, min(largest / total, 0.10)) + 1e-9
     for name, part, share in zip(PARTS, parts, shares, strict=True):
         if not part or abs(len(part) / total - share) > allowed:
@@ -370,14 +357,6 @@ def _check_parts(
                 f"These {total} rows cannot be split into {_percent(shares)}: {name} would have "
                 f"{len(part)} of them, because {why}. Add rows, or choose other shares."
             )
-    for column, cells in values.items():
-        for name, part in zip(PARTS, parts, strict=True):
-            if lacking := sorted({*map(str, cells)} - {str(cells[i]) for i in part}):
-                raise SplitError(
-                    f"The class {column} = {lacking[0]!r} has too few groups to be in every part: "
-                    f"{name} has none of it. Add rows, join it with another class, or leave "
-                    f"{column} out of stratify."
-                )
 
 
 def _number(n: int, noun: str) -> str:

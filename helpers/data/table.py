@@ -4,15 +4,15 @@ import html
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html.entities import html5
 from pathlib import Path
 
+import pandas
 import pyarrow
 from datasets import Dataset
 
-from helpers.data.formats import LINE_END, RawTable, TableError, read_raw
+from helpers.data.formats import RawTable, read_raw, refused
 from helpers.errors import format_names
 
 # Two texts count as one, posted twice, from this share of common words on. In the course's table
@@ -23,7 +23,6 @@ MOST_PAIRS = 1_000_000
 
 # Only entities with their semicolon: "AT&T" and "salt&pepper" are ordinary text.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_WHOLE = re.compile(r"-?[1-9][0-9]{0,17}|0")  # as Python prints it, so no leading zeros; fits int64
 
 
 @dataclass(frozen=True)
@@ -111,199 +110,179 @@ def load_table(
     False alone (bool). Empty text is "", any other missing value None; "None" and "NA" are text.
     The column row_id comes last. Raises TableError.
     """
-    raw = read_raw(source, names)
-    numbers = dict(numbers or {})
-    _check_columns(raw, {*needed, *clean, *required, *numbers, *prompt, *answer})
-    columns = list(raw.columns)
-    compare = [name for name in columns if name in {*compare}] or [c for c in columns if c != id]
-    mixed = [name for name in raw.mixed if name in {*compare, *prompt, *answer}]
-    rows = _name_rows(raw, id)
-    findings: list[Finding] = []
-    rows = _sift(rows, lambda row: _clean(row, clean), findings)
-    rows = _sift(rows, lambda row: _check_values(row, mixed, required, numbers, prompt), findings)
-    rows = _sift(rows, lambda row: _check_empty(row, compare), findings)
-    rows = _sift(rows, _equal_rows(compare), findings)
-    rows = _sift(rows, _other_answers(prompt, answer), findings)
-    if not rows:
-        first = next(finding for finding in findings if finding.action == "dropped")
-        raise TableError(
-            f"The table {source} has {len(raw.lines):,} rows and none of them can be used. The "
-            f"first: {raw.unit} {first.line}, column {first.column}: {first.detail}. Mend the "
-            "file, or name another one."
+    raw, numbers = read_raw(source, names), dict(numbers or {})
+    frame = raw.frame
+    needed = {*needed, *clean, *required, *numbers, *prompt, *answer}
+    if missing := sorted(needed - {*frame}):
+        hint = ""
+        if len(missing) == len(needed) and raw.unit == "line":
+            hint = "If line 1 is a row and no header, name the columns: columns: [label, text]. "
+        raise refused(
+            source,
+            f"lacks the column {format_names(missing)}. It has: {format_names(frame)}. {hint}"
+            "Correct the name in the task file or its template, or rename a column of the table.",
         )
-    if column := longest_text([row for _, row in rows], text):
-        known = KnownTexts(_pairs_in([row for _, row in rows], group))
-        _sift(rows, _near_copies(known, column, group), findings)
-        raw.notes += [known.limit] if known.limit else []
-    findings.sort(key=lambda finding: finding.line)
+    compare = [name for name in frame if name in {*compare}] or [c for c in frame if c != id]
+    frame["row_id"] = _row_ids(raw, id or ("row_id" if "row_id" in frame else None))
+    used = [name for name in frame if name in {*compare, *prompt, *answer}]
+    findings: list[Finding] = []
 
-    columns = [*(name for name in columns if name != "row_id"), "row_id"]
-    data = {name: [row[name] for _, row in rows] for name in columns}
-    for name in columns:
-        if name in raw.mixed and name not in mixed:
-            data[name] = [json.dumps(cell, ensure_ascii=False) for cell in data[name]]
-        elif not raw.typed and name not in {*clean, *numbers, "row_id"}:
-            data[name] = _infer(data[name])
+    def note(remarks: Iterable[_Remark]) -> None:
+        nonlocal frame
+        found = [Finding(line, frame.at[line, "row_id"], *rest) for line, *rest in remarks]
+        findings.extend(found)
+        frame = frame.drop(index={one.line for one in found if one.action == "dropped"})
+
+    for name in clean:
+        note(_clean(frame, name))
+    note(_unusable(frame, used, required, numbers, prompt))
+    note(_empty_cells(frame, compare))
+    note(_equal_rows(frame, compare))
+    if prompt and answer:
+        note(_other_answers(frame, prompt, answer))
+    if frame.empty:
+        first = min((one for one in findings if one.action == "dropped"), key=lambda one: one.line)
+        problem = f"is why none of its {len(raw.frame):,} rows can be used, as the first: "
+        raise refused(source, f"{problem}{first.detail}. Mend the file.", first.line, first.column)
+    if column := longest_text(frame, text):
+        groups = frame[group].map(group_key) if group else pandas.Series("", frame.index)
+        known = KnownTexts(sum(n * (n - 1) // 2 for n in groups.value_counts()))
+        note(_near_copies(frame, column, groups, known))
+        raw.notes += [known.limit] if known.limit else []
+
+    frame = frame[[*(name for name in frame if name != "row_id"), "row_id"]]
+    data = {name: _storable(cells.tolist()) for name, cells in frame.items()}
     try:
         dataset = Dataset.from_dict(data)
     except (pyarrow.ArrowException, OverflowError, TypeError) as error:
-        raise TableError(
-            f"The table {source} cannot be stored, because the cells of a column do not have one "
-            f"form: {format_names([error])}. Write them alike, or delete that column."
-        ) from None
-    report = TableReport(str(source), len(raw.lines), len(rows), tuple(findings), tuple(raw.notes))
-    return dataset, report
+        problem = "has a column whose cells do not have one form: "
+        problem += f"{format_names([error])}. Write them alike, or delete that column."
+        raise refused(source, problem) from None
+    findings.sort(key=lambda finding: finding.line)
+    return dataset, TableReport(
+        str(source), len(raw.frame), len(frame), tuple(findings), tuple(raw.notes)
+    )
 
 
-def _check_columns(raw: RawTable, needed: set[str]) -> None:
-    missing = sorted(needed - raw.columns.keys())
-    hint = ""
-    if not raw.typed and not needed & raw.columns.keys():
-        hint = (
-            " If line 1 is a row and no header, name the columns in the task file, in their order, "
-            "as in columns: [label, text]."
-        )
-    if missing:
-        raise TableError(
-            f"The table {raw.source} lacks the column {format_names(missing)}. It has: "
-            f"{format_names(raw.columns)}.{hint} Correct the name in the task file or its "
-            "template, or rename a column of the table."
-        )
-
-
-def _name_rows(raw: RawTable, id: str | None) -> list[tuple[int, dict]]:
-    """Each row with its line, and with a row_id that no other has."""
-    id = id or ("row_id" if "row_id" in raw.columns else None)
-    if id != "row_id" and "row_id" in raw.columns:
-        raise TableError(
-            f"The table {raw.source} has a column row_id, which the course makes itself, beside "
-            f"its id {id}. Rename that column, or name it as the id."
-        )
-    rows, seen = [], Counter()
-    for line, *cells in zip(raw.lines, *raw.columns.values(), strict=True):
-        row = dict(zip(raw.columns, cells, strict=True))
-        name = place = f"{raw.name} {raw.unit} {line}"
-        if id and not is_empty(row[id]):
-            name = str(row[id]).strip()
-        seen[name] += 1
-        row["row_id"] = name if seen[name] == 1 else f"{name} ({place})"
-        rows.append((line, row))
-    if doubled := sum(times - 1 for times in seen.values()):
+def _row_ids(raw: RawTable, id: str | None) -> list[str]:
+    """A name for each row that no other has."""
+    places = [f"{raw.name} {raw.unit} {line}" for line in raw.frame.index]
+    cells = raw.frame[id] if id else places
+    names = [
+        place if is_empty(cell) else str(cell).strip()
+        for cell, place in zip(cells, places, strict=True)
+    ]
+    doubled = pandas.Series(names).duplicated()
+    if doubled.any():
         raw.notes.append(
-            f"{doubled:,} rows have the {id} of an earlier row; their place is added to it."
+            f"{doubled.sum():,} rows have the {id} of an earlier row; their place is added to it."
         )
-    return rows
+    return [
+        f"{n} ({p})" if twice else n for n, p, twice in zip(names, places, doubled, strict=True)
+    ]
 
 
-# Checks: what each says of a row, given those before it
-
-_Remark = tuple[str, str, str, str]  # column, kind, action, detail
-_Check = Callable[[dict], Iterable[_Remark]]
-
-
-def _sift(
-    rows: list[tuple[int, dict]], check: _Check, findings: list[Finding]
-) -> list[tuple[int, dict]]:
-    """The rows, each with its line, that the check does not drop; its remarks go to findings."""
-    kept = []
-    for line, row in rows:
-        remarks = list(check(row))
-        findings += [Finding(line, row["row_id"], *remark) for remark in remarks]
-        if all(action != "dropped" for _, _, action, _ in remarks):
-            kept.append((line, row))
-    return kept
+def _storable(cells: list) -> list:
+    """Where lists stand among text, they are written as JSON: a Dataset's column has one type."""
+    kinds = {isinstance(cell, list | dict) for cell in cells if cell is not None}
+    if kinds != {True, False}:
+        return cells
+    return [
+        cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells
+    ]
 
 
-def _check_values(
-    row: dict,
-    mixed: Sequence[str],
+# Checks: what is to be said of the rows, and of those before them
+
+_Remark = tuple[int, str, str, str, str]  # line, column, kind, action, detail
+
+
+def _clean(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
+    """Clean the cells of a column; space inside a cell stays as it is."""
+    for line, cell in frame[name].items():
+        if not isinstance(cell, str):
+            continue
+        plain = cell
+        for _ in range(2):  # entities may be escaped twice: &amp;#39;
+            plain = _ENTITY.sub(lambda entity: html.unescape(entity[0]), plain)
+        if plain != cell:
+            entities = sorted(found for found in set(_ENTITY.findall(cell)) if found not in plain)
+            detail = f"{format_names(entities)} written as plain text"
+            yield line, name, "html_entity", "cleaned", detail
+        if space := len(plain) - len(plain.strip()):
+            yield line, name, "stray_space", "cleaned", f"{space} characters of space removed"
+        frame.at[line, name] = plain.strip()
+
+
+def _unusable(
+    frame: pandas.DataFrame,
+    used: Sequence[str],
     required: Sequence[str],
     numbers: Mapping[str, tuple[int, int]],
     prompt: Sequence[str],
 ) -> Iterator[_Remark]:
-    """Whether the row can be used; cells of `numbers` become int."""
+    """Rows that cannot be used; cells of `numbers` become int."""
+    mixed = [name for name in used if _storable(cells := frame[name].tolist()) is not cells]
+    for line, row in frame.to_dict("index").items():
+        for name in mixed:
+            if isinstance(row[name], list | dict):
+                detail = f"{_short(row[name])} where other rows hold text"
+                yield line, name, "not_text", "dropped", detail
+        missing = [name for name in required if is_empty(row[name])]
+        for name in missing:
+            yield line, name, "missing_value", "dropped", "the cell is empty"
+        if prompt and not missing and all(is_empty(row[name]) for name in prompt):
+            detail = "there is nothing for the prompt"
+            yield line, format_names(prompt), "missing_value", "dropped", detail
+        for name, (low, high) in numbers.items():
+            text = str("" if row[name] is None else row[name]).strip()
+            whole = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0+)?", text)
+            if whole and low <= int(whole[1]) <= high:
+                frame.at[line, name] = int(whole[1])
+            else:
+                detail = f"{_short(text)} is no whole number from {low} to {high}"
+                yield line, name, "bad_number", "dropped", detail
     for name in mixed:
-        if isinstance(row[name], list | dict):
-            yield name, "not_text", "dropped", f"{_short(row[name])} where other rows hold text"
-        else:
-            row[name] = "" if row[name] is None else str(row[name])
-    missing = [name for name in required if is_empty(row[name])]
-    for name in missing:
-        yield name, "missing_value", "dropped", "the cell is empty"
-    if prompt and not missing and all(is_empty(row[name]) for name in prompt):
-        yield format_names(prompt), "missing_value", "dropped", "there is nothing for the prompt"
-    for name, (low, high) in numbers.items():
-        text = str("" if row[name] is None else row[name]).strip()
-        whole = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0+)?", text)
-        if whole and low <= int(whole[1]) <= high:
-            row[name] = int(whole[1])
-        else:
-            detail = f"{_short(text)} is no whole number from {low} to {high}"
-            yield name, "bad_number", "dropped", detail
+        frame[name] = frame[name].map(lambda cell: "" if cell is None else cell)
 
 
-def _clean(row: dict, columns: Sequence[str]) -> Iterator[_Remark]:
-    """Clean these cells of the row; space inside a cell stays as it is."""
+def _empty_cells(frame: pandas.DataFrame, columns: Sequence[str]) -> Iterator[_Remark]:
     for name in columns:
-        cell = plain = row[name]
-        if not isinstance(cell, str):
-            continue
-        for _ in range(2):  # entities may be escaped twice: &amp;#39;
-            plain = _ENTITY.sub(_character, plain)
-        if plain != cell:
-            entities = sorted(found for found in set(_ENTITY.findall(cell)) if found not in plain)
-            yield name, "html_entity", "cleaned", f"{format_names(entities)} written as plain text"
-        if space := len(plain) - len(plain.strip()):
-            yield name, "stray_space", "cleaned", f"{space} characters of space removed"
-        row[name] = LINE_END.sub("\n", plain.strip())
+        for line in frame.index[frame[name].map(is_empty).astype(bool)]:
+            yield line, name, "empty_cell", "kept", "the cell is empty"
 
 
-def _character(entity: re.Match[str]) -> str:
-    # html.unescape alone would also turn an unknown "&ampere;" into "&ere;".
-    known = entity[0].startswith("&#") or entity[0][1:] in html5
-    return html.unescape(entity[0]) if known else entity[0]
+def _keys(frame: pandas.DataFrame, columns: Sequence[str]) -> pandas.Series:
+    """The cells of these columns as one text for each row, to tell which rows are equal."""
+    return pandas.Series([repr(row) for row in frame[[*columns]].to_numpy().tolist()], frame.index)
 
 
-def _check_empty(row: dict, columns: Sequence[str]) -> Iterator[_Remark]:
-    for name in columns:
-        if is_empty(row[name]):
-            yield name, "empty_cell", "kept", "the cell is empty"
+def _equal_rows(frame: pandas.DataFrame, columns: Sequence[str]) -> Iterator[_Remark]:
+    first = frame.groupby(_keys(frame, columns))["row_id"].transform("first")
+    for line in frame.index[first != frame["row_id"]]:
+        detail = f"equal to {first[line]} in {format_names(columns)}"
+        yield line, "whole row", "exact_duplicate", "dropped", detail
 
 
-def _equal_rows(columns: Sequence[str]) -> _Check:
-    first: dict[tuple, dict] = {}
-
-    def check(row: dict) -> Iterator[_Remark]:
-        earlier = first.setdefault(_key(row, columns), row)
-        if earlier is not row:
-            detail = f"equal to {earlier['row_id']} in {format_names(columns)}"
-            yield "whole row", "exact_duplicate", "dropped", detail
-
-    return check
-
-
-def _other_answers(prompt: Sequence[str], answer: Sequence[str]) -> _Check:
-    first: dict[tuple, dict] = {}
-
-    def check(row: dict) -> Iterator[_Remark]:
-        earlier = first.setdefault(_key(row, prompt), row)
-        said, now = _key(earlier, answer), _key(row, answer)
-        if prompt and said != now:
-            detail = f"{_short(now)}, and {_short(said)} in {earlier['row_id']}, with the same "
-            detail += format_names(prompt)
-            yield format_names(answer), "two_answers", "kept", detail
-
-    return check
+def _other_answers(
+    frame: pandas.DataFrame, prompt: Sequence[str], answer: Sequence[str]
+) -> Iterator[_Remark]:
+    for _, rows in frame.groupby(_keys(frame, prompt)):
+        first, *said = rows[[*answer]].itertuples(index=False, name=None)
+        for line, now in zip(rows.index[1:], said, strict=True):
+            if now != first:
+                detail = f"{_short(now)}, and {_short(first)} in {rows['row_id'].iloc[0]}, with "
+                detail += f"the same {format_names(prompt)}"
+                yield line, format_names(answer), "two_answers", "kept", detail
 
 
-def _near_copies(known: "KnownTexts", column: str, group: str | None) -> _Check:
-    def check(row: dict) -> Iterator[_Remark]:
-        text, of = str(row[column] or ""), group_key(row[group]) if group else ""
-        if original := known.find(text, of):
-            yield column, "near_duplicate", "kept", f"nearly the text of {original}"
-        known.add(text, row["row_id"], of)
-
-    return check
+def _near_copies(
+    frame: pandas.DataFrame, column: str, groups: pandas.Series, known: "KnownTexts"
+) -> Iterator[_Remark]:
+    for line, text, row_id in frame[[column, "row_id"]].itertuples(name=None):
+        if original := known.find(str(text or ""), groups[line]):
+            yield line, column, "near_duplicate", "kept", f"nearly the text of {original}"
+        known.add(str(text or ""), row_id, groups[line])
 
 
 def is_empty(cell: object) -> bool:
@@ -311,36 +290,17 @@ def is_empty(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip()) or cell in ([], {})
 
 
-def _key(row: dict, columns: Sequence[str]) -> tuple:
-    """The cells of these columns, fit for a dictionary."""
-    cells = [row[name] for name in columns]
-    return tuple(json.dumps(c, default=str) if isinstance(c, list | dict) else c for c in cells)
-
-
 def _short(value: object) -> str:
-    if isinstance(value, tuple):
-        value = " ".join(map(str, value))
-    text = repr(value)
+    text = repr(" ".join(map(str, value)) if isinstance(value, tuple) else value)
     return text if len(text) <= 42 else f"{text[:40]}..."
-
-
-def _infer(cells: list[str]) -> list:
-    """Cells of a CSV as int or bool, if all that are not empty are; otherwise as they are."""
-    filled = [cell for cell in cells if cell]
-    if filled and all(map(_WHOLE.fullmatch, filled)):
-        return [int(cell) if cell else None for cell in cells]
-    if filled and {*filled} <= {"True", "False"}:
-        return [cell == "True" if cell else None for cell in cells]
-    return cells
 
 
 # Copies of a text
 
 
-def longest_text(rows: Sequence[dict] | Dataset, columns: Sequence[str]) -> str | None:
+def longest_text(table: pandas.DataFrame | Dataset, columns: Sequence[str]) -> str | None:
     """The one of these columns that holds the most text; None if none of them holds text."""
-    texts = {name: [row[name] for row in rows] for name in columns}
-    sizes = {n: sum(len(c) for c in cells if isinstance(c, str)) for n, cells in texts.items()}
+    sizes = {n: sum(len(c) for c in table[n] if isinstance(c, str)) for n in columns}
     return max(filter(sizes.get, sizes), key=sizes.get, default=None)
 
 
@@ -389,12 +349,6 @@ def _words(text: str) -> Words:
         words.add((word, before[word]))
         before[word] += 1
     return frozenset(words)
-
-
-def _pairs_in(rows: Iterable[dict], group: str | None) -> int:
-    """The number of pairs of rows in one group; of all pairs, without a group column."""
-    sizes = Counter(group_key(row[group]) if group else "" for row in rows)
-    return sum(n * (n - 1) // 2 for n in sizes.values())
 
 
 class KnownTexts:

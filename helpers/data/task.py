@@ -28,6 +28,7 @@ from helpers.data.templates import (
     TemplateError,
     load_templates,
     read_templates,
+    read_yaml,
 )
 from helpers.errors import CourseError, format_names
 from helpers.profiles import ROOT, profile, runs_folder
@@ -114,11 +115,11 @@ class Task:
         for template in self.templates.values():
             with suppress(TemplateError):  # one that is not used yet may be wrong
                 used |= template.fields
-        others = (self.id, self.group, *self.stratify, *self.references)
+        others = filter(None, (self.id, self.group, *self.stratify, *self.references))
         table, report = load_table(
             self.source,
             names=self.columns,
-            needed=[*wording.fields, *filter(None, others)],
+            needed=[*wording.fields, *others],
             id=self.id,
             clean=self.clean,
             required=self.required,
@@ -182,16 +183,14 @@ class Task:
         own = _unrendered(data)
         wording.check(own.column_names)
         fields = () if wording.whole else wording.completion_fields
-        conditional = wording.whole or "{%" in wording.completion
-
-        def has_answer(row: dict) -> bool:
-            if any(is_empty(row[name]) for name in fields):
-                return False
+        kept = []
+        for i, row in enumerate(own):
             with suppress(NoExample):
-                return not conditional or bool(wording.render(row, self.choices))
-            return False
-
-        return data.select([i for i, row in enumerate(own) if has_answer(row)])
+                if not any(is_empty(row[name]) for name in fields):
+                    if wording.whole or "{%" in wording.completion:
+                        wording.render(row, self.choices)
+                    kept.append(i)
+        return data.select(kept)
 
     def _template(self, template: str | Template | None) -> Template:
         if isinstance(template, Template):
@@ -218,24 +217,13 @@ def load_task(name: str | Path | None = None) -> Task:
     path = Path(name) if Path(name).suffix else TASKS / f"{name}.yaml"
     if not path.is_absolute() and not path.exists():
         path = ROOT / path  # a notebook's working folder is not where Jupyter was started
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except FileNotFoundError:
+    if not path.exists():
         there = format_names(sorted(file.stem for file in TASKS.glob("*.yaml")))
         raise TaskError(
             f"There is no task {name}. The course's own are: {there}. For a task of your own, name "
             "the path to its YAML file, as in COURSE_TASK=my_task.yaml."
-        ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise TaskError(
-            f"The task file {path}{line} cannot be read: {' '.join(str(problem).split())}. It must "
-            "be YAML in UTF-8; compare it with data/tasks/opinion.yaml. A text that holds a colon "
-            "or a brace stands in quotes or below a |- sign."
-        ) from None
-    return _make_task(path, content)
+        )
+    return _make_task(path, read_yaml(path, yaml.BaseLoader, TaskError))
 
 
 # YAML: with BaseLoader every value is the text that stands there, so that the choices yes, no, 0
@@ -247,17 +235,11 @@ _TEXTS = ("name", "title", "table", "id", "group", "template")
 
 def _make_task(path: Path, content: object) -> Task:
     where = f"The task file {path}"
-    known = {*_TEXTS, *_LISTS, "numbers", "templates"}
     if not isinstance(content, Mapping) or not {"name", "table", "templates"} <= content.keys():
         has = format_names(content) if isinstance(content, Mapping) else "no keys"
         raise TaskError(
             f"{where} must have at least the keys name, table and templates; it has: {has}. "
             "Compare it with data/tasks/opinion.yaml."
-        )
-    if unknown := sorted(content.keys() - known):
-        raise TaskError(
-            f"{where} has the unknown key {format_names(unknown)}. The known ones are: "
-            f"{format_names(sorted(known))}."
         )
     facts: dict[str, object] = {"path": path}
     for key, value in content.items():
@@ -273,7 +255,19 @@ def _make_task(path: Path, content: object) -> Task:
                     f"[a, b], and is {str(value)[:60]}."
                 )
             facts[key] = tuple(one.strip() for one in values)
-    facts["numbers"] = _read_numbers(where, content.get("numbers") or {})
+        elif key not in ("numbers", "templates"):
+            raise TaskError(
+                f"{where} has the unknown key {format_names([key])}. The known ones are: "
+                f"{format_names([*_TEXTS, *_LISTS, 'numbers', 'templates'])}."
+            )
+    numbers = content.get("numbers") or {}
+    try:
+        facts["numbers"] = {name: (int(low), int(high)) for name, (low, high) in numbers.items()}
+    except (AttributeError, ValueError, TypeError):
+        raise TaskError(
+            f"{where}: numbers must name columns with their lowest and highest whole number, as in "
+            f"numbers: {{stars: [1, 5]}}, and is {str(numbers)[:60]}."
+        ) from None
     facts["title"] = facts.get("title") or facts["name"]
     if not re.fullmatch(r"[\w-]+", str(facts["name"])):
         raise TaskError(
@@ -295,16 +289,6 @@ def _make_task(path: Path, content: object) -> Task:
         metrics = ("accuracy", "macro_f1") if task.kind == "classification" else ("rouge",)
         task = replace(task, metrics=metrics)
     return task
-
-
-def _read_numbers(where: str, value: object) -> dict[str, tuple[int, int]]:
-    try:
-        return {column: (int(low), int(high)) for column, (low, high) in value.items()}
-    except (AttributeError, ValueError, TypeError):
-        raise TaskError(
-            f"{where}: numbers must name columns with their lowest and highest whole number, as in "
-            f"numbers: {{stars: [1, 5]}}, and is {str(value)[:60]}."
-        ) from None
 
 
 # Rows on their way

@@ -10,7 +10,6 @@ https://github.com/bigscience-workshop/promptsource/blob/main/API_DOCUMENTATION.
 """
 
 import copy
-import heapq
 import numbers
 import random
 import re
@@ -25,7 +24,7 @@ import jinja2.meta
 import yaml
 from jinja2 import nodes
 from jinja2.filters import FILTERS
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from helpers.data.tokenize import separator
 from helpers.errors import CourseError, format_names
@@ -109,7 +108,7 @@ class Template:
         """
         self.check(row.keys())
         where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
-        values = copy.deepcopy(dict(row)) if self.whole else dict(row)
+        values = copy.deepcopy(dict(row))  # a template may fill its lists
         values[_DRAW] = random.Random(repr([(name, row[name]) for name in sorted(self.fields)]))
         allowed = [
             choice.strip()
@@ -122,7 +121,13 @@ class Template:
                 values["choices"] = allowed
         prompt = self._fill("prompt", self.prompt, values, where)
         if self.whole:
-            prompt, answer = self._halves(prompt, where)
+            prompt, *answers = [half.strip() for half in prompt.split(_CUT)]
+            if not answers:
+                raise NoExample(f"{where} gives no example: its condition leaves this row out.")
+            if len(answers) > 1:
+                parts = len(answers) + 1
+                raise TemplateError(f"{where} gives {parts} parts; {HALVES} must occur once.")
+            answer = answers[0]
         else:
             answer = self._fill("completion", self.completion, values, where)
         self._check_texts(prompt, answer, allowed, where)
@@ -140,7 +145,7 @@ class Template:
 
     def _fill(self, part: str, source: str, values: dict[str, Any], where: str) -> str:
         try:
-            return _compiled(source, self.whole, part == "choices").render(values)
+            return _compiled(source, self.whole or part == "choices").render(values)
         except Exception as error:  # a template may fail in any way that Python can
             raise self._failed(where, part, error) from None
 
@@ -152,35 +157,24 @@ class Template:
             hint = " Count from 0; a number that is stored as text needs a filter: field | int."
         return TemplateError(f"{where} its {part}{line} fails: {problem}.{hint}")
 
-    def _halves(self, text: str, where: str) -> tuple[str, str]:
-        halves = [half.strip() for half in text.split(_CUT)]
-        if len(halves) == 1:
-            raise NoExample(f"{where} gives no example: its condition leaves this row out.")
-        if len(halves) > 2:
-            raise TemplateError(f"{where} gives {len(halves)} parts; {HALVES} must occur once.")
-        return halves[0], halves[1]
-
     def _check_texts(self, prompt: str, answer: str, choices: list[str], where: str) -> None:
-        if not answer.strip():
-            raise NoExample(
-                f"{where} gives an empty completion; there is nothing to learn from it. Leave out "
-                f"the rows whose {_listed(self.completion_fields)} is empty."
-            )
-        if not prompt.strip():
-            raise TemplateError(
-                f"{where} gives an empty prompt. Leave out the rows whose "
-                f"{_listed(self.prompt_fields)} is empty, or add words to the prompt."
-            )
-        if prompt != prompt.rstrip(" \t\xa0"):
-            raise TemplateError(
-                f"{where} gives a prompt that ends in a space: {prompt[-30:]!r}. Delete the "
-                "space; the one between prompt and completion is put there by itself."
-            )
-        if answer != answer.strip():
-            raise TemplateError(
-                f"{where} gives a completion with space around it: {answer[:30]!r}. Delete that "
-                "space, or cut it off with a filter, as in {{ field | trim }}."
-            )
+        parts = (answer, "completion", NoExample), (prompt, "prompt", TemplateError)
+        for text, part, error in parts:
+            if not text.strip():
+                fields = " and ".join(sorted(getattr(self, f"{part}_fields"))) or "text"
+                raise error(
+                    f"{where} gives an empty {part}. Leave out the rows whose {fields} is empty."
+                )
+        for text, bare, place in (
+            (prompt, prompt.rstrip(" \t\xa0"), "prompt that ends in a space"),
+            (answer, answer.strip(), "completion with space around it"),
+        ):
+            if text != bare:
+                raise TemplateError(
+                    f"{where} gives a {place}: {text[-30:]!r}. Delete the space, or cut it off, as "
+                    "in {{ field | trim }}; the one between prompt and completion is put there by "
+                    "itself."
+                )
         if choices and answer not in choices:
             raise TemplateError(
                 f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
@@ -224,10 +218,6 @@ def _check(template: Template, columns: frozenset[str]) -> None:
         )
 
 
-def _listed(fields: frozenset[str]) -> str:
-    return " and ".join(sorted(fields)) or "text"
-
-
 # Jinja
 
 
@@ -238,33 +228,6 @@ _MISSING = object()
 
 class _Refused(Exception):
     """What Jinja would allow and the course does not; the message says what to do."""
-
-
-class _Negative(int):
-    """A negative number that a template computed, as against one that it spells out."""
-
-
-class _Strict:
-    """Jinja's sandbox, but a computed negative number is no index.
-
-    A label of -1 would silently pick the last choice; "{{ choices[-1] }}" remains what it is.
-    """
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(argument, _Negative) and not isinstance(obj, Mapping):
-            raise _Refused(
-                f"it computes {int(argument)} as a position in a list, which would count from the "
-                "end. Leave out the rows without a label, or correct the sum"
-            )
-        return super().getitem(obj, argument)
-
-
-class _Sandbox(_Strict, ImmutableSandboxedEnvironment):
-    pass
-
-
-class _PromptSourceSandbox(_Strict, SandboxedEnvironment):
-    """Nearly a tenth of PromptSource's templates collect things in a list; they get a copy."""
 
 
 def _printable(value: Any) -> Any:
@@ -309,42 +272,42 @@ def _most_frequent(items: Sequence[Any]) -> list[Any]:
     return [item for item, count in counts.items() if count == max(counts.values())]
 
 
-def _computed(value: Any) -> Any:
-    negative = isinstance(value, numbers.Integral) and value < 0
-    return _Negative(value) if negative else value
+def _position(value: Any) -> Any:
+    """A computed position in a list; a label of -1 would silently pick the last choice."""
+    if isinstance(value, numbers.Integral) and value < 0:
+        raise _Refused(
+            f"it computes {int(value)} as a position in a list, which would count from the end. "
+            "Leave out the rows without a label, or correct the sum"
+        )
+    return value
 
 
-def _environment(kind: type[SandboxedEnvironment]) -> SandboxedEnvironment:
-    environment = kind(undefined=jinja2.StrictUndefined, finalize=_printable)
-    environment.filters |= {"int": _number("int"), "float": _number("float")}
-    environment.filters |= {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
-    environment.filters["computed index"] = _computed
-    environment.globals["zip"] = zip
-    return environment
-
-
-_STRICT = _environment(_Sandbox)
-_PROMPTSOURCE = _environment(_PromptSourceSandbox)
+_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_printable)
+_JINJA.filters |= {"int": _number("int"), "float": _number("float"), "position": _position}
+_JINJA.filters |= {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+_JINJA.globals["zip"] = zip
 
 
 @lru_cache(maxsize=1024)
-def _compiled(source: str, whole: bool, choices: bool) -> jinja2.Template:
-    environment = _PROMPTSOURCE if whole else _STRICT
-    tree = environment.parse(source.replace(HALVES, _CUT) if whole or choices else source)
+def _compiled(source: str, halved: bool) -> jinja2.Template:
+    tree = _JINJA.parse(source.replace(HALVES, _CUT) if halved else source)
     for item in tree.find_all(nodes.Getitem):
+        # "{{ choices[-1] }}", which is spelled out, remains what it is.
         spelled = item.arg.node if isinstance(item.arg, nodes.Neg) else item.arg
-        if not isinstance(spelled, nodes.Const | nodes.Slice):
-            item.arg = nodes.Filter(item.arg, "computed index", [], [], None, None)
-    return environment.from_string(tree)
+        if not isinstance(spelled, nodes.Const | nodes.Slice) and not isinstance(
+            item.node, nodes.Dict
+        ):
+            item.arg = nodes.Filter(item.arg, "position", [], [], None, None)
+    return _JINJA.from_string(tree)
 
 
 @lru_cache(maxsize=1024)
 def _undeclared(source: str) -> frozenset[str]:
     """The names that a template expects; a column may be called as one of Jinja's functions."""
-    tree = _STRICT.parse(source)
+    tree = _JINJA.parse(source)
     called = {call.node.name for call in tree.find_all(nodes.Call) if hasattr(call.node, "name")}
     used = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
-    columns = (used - called) & _STRICT.globals.keys()
+    columns = (used - called) & _JINJA.globals.keys()
     return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
 
 
@@ -352,7 +315,7 @@ def _undeclared(source: str) -> frozenset[str]:
 def _names_by_half(source: str) -> tuple[set[str], set[str]]:
     """The names before and after |||; those of a condition around both belong to the first."""
     halves, half = (set(), set()), 0
-    for _, kind, text in _STRICT.lex(source):
+    for _, kind, text in _JINJA.lex(source):
         if kind == "data" and HALVES in text:
             half = 1
         elif kind == "name":
@@ -383,26 +346,31 @@ def load_templates(path: str | Path) -> dict[str, Template]:
     path = Path(path)
     if not path.suffix and not path.exists():
         path = LIBRARIES / f"{path.name}.yaml"
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except FileNotFoundError:
+    if not path.exists():
         there = [file.name for file in sorted(path.parent.glob("*.yaml"))]
         raise TemplateError(
             f"There is no file of templates {path}. Those in its folder: "
             f"{format_names(there) or 'none'}."
-        ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise TemplateError(
-            f"{path}{line} cannot be read: {problem}. It must be YAML in UTF-8; a text that holds "
-            "a colon or a brace stands in quotes or below a |- sign."
-        ) from None
+        )
+    content = read_yaml(path, _Loader, TemplateError)
     entries = content.get("templates") if isinstance(content, dict) else content
     if isinstance(entries, dict):
         return _read_promptsource(entries, str(path))
     return read_templates(entries, str(path))
+
+
+def read_yaml(path: Path, loader: type, error_type: type[CourseError]) -> Any:
+    """What a YAML file says; a file that is none raises `error_type`, with the line."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise error_type(
+            f"The file {path}{line} cannot be read: {problem}. It must be YAML in UTF-8; a text "
+            "that holds a colon or a brace stands in quotes or below a |- sign."
+        ) from None
 
 
 def read_templates(entries: Any, where: str) -> dict[str, Template]:
@@ -417,27 +385,18 @@ def read_templates(entries: Any, where: str) -> dict[str, Template]:
         )
     templates = []
     for position, entry in enumerate(entries, start=1):
-        keys = set(entry) if isinstance(entry, dict) else set()
-        needed = {"name", "prompt", "completion"}
-        if keys - needed - {"choices", "may_copy"} or needed - keys:
+        keys = dict(entry) if isinstance(entry, dict) else {}
+        texts = [keys.pop(key, None) for key in ("name", "prompt", "completion")]
+        lists = {key: keys.pop(key, None) or [] for key in ("choices", "may_copy")}
+        good = all(isinstance(text, str) for text in texts)
+        if not good or keys or not all(isinstance(items, list) for items in lists.values()):
             raise TemplateError(
-                f"{where}: template {position} has the keys {format_names(keys) or 'none'}. It "
-                "needs name, prompt and completion, and may have choices and may_copy (lists)."
+                f"{where}: template {position} must have the texts name, prompt and completion (a "
+                "number or a brace in quotes), may have the lists choices and may_copy, as in "
+                f"[a, b], and nothing else. It is: {str(entry)[:200]!r}."
             )
-        for key in sorted(needed):
-            if not isinstance(entry[key], str):
-                raise TemplateError(
-                    f"{where}: the {key} of template {position} is {entry[key]!r}, which is no "
-                    "text to YAML. Put it in quotes."
-                )
-        lists = {key: entry.get(key) or [] for key in ("choices", "may_copy")}
-        for key, items in lists.items():
-            if not isinstance(items, list):
-                raise TemplateError(
-                    f"{where}: {key} of template {position} must be a list, as in [a, b]."
-                )
         lists = {key: tuple(map(str, items)) for key, items in lists.items()}
-        templates.append(Template(entry["name"], entry["prompt"], entry["completion"], **lists))
+        templates.append(Template(*texts, **lists))
     return _by_name(templates, where)
 
 
@@ -467,20 +426,15 @@ def predictability(column: Sequence[object], answers: Sequence[str]) -> float:
     """How much a column gives away: the share of rows whose answer it predicts, 0 to 1.
 
     For each row, guess the commonest answer among the *other* rows with the same value in the
-    column (the one that comes first, where two are equally common). Where no other row has that
-    value, there is no guess, and the row counts as not predicted. Takes time in proportion to the
-    number of rows.
+    column. Where no other row has that value, or two answers are equally common, there is no
+    guess, and the row counts as not predicted.
     """
-    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, (value, answer) in enumerate(zip(column, answers, strict=True)):
-        groups[repr(value)][answer].append(index)
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for value, answer in zip(column, answers, strict=True):
+        groups[repr(value)][answer] += 1
     predicted = 0
     for group in groups.values():
-        # The guess is the answer with the smallest rank: most rows, then the first of them.
-        top = heapq.nsmallest(2, ((-len(rows), rows[0], answer) for answer, rows in group.items()))
-        for answer, rows in group.items():
-            rival = next((rank for rank in top if rank[2] != answer), (0,))
-            for row in rows if len(rows) > 1 else ():
-                first = rows[1] if row == rows[0] else rows[0]  # without the row itself
-                predicted += (1 - len(rows), first) < rival
+        # Only rows with the commonest answer can be right; each has one such row less beside it.
+        most, second = [*(n for _, n in group.most_common(2)), 0][:2]
+        predicted += most if most - 1 > second else 0
     return predicted / len(column)

@@ -94,16 +94,11 @@ def tokenize(
         completions = [gap + text.strip() for gap, text in zip(gaps, completions, strict=True)]
     read = _prompt_ids(prompts, tokenizer, config, chat)
     written = _completion_ids(completions, tokenizer)
-    window = getattr(config, "max_position_embeddings", None)
     for name, prompt, completion in zip(named, read, written, strict=True):
-        # An encoder and its decoder have a window each.
-        apart = config.is_encoder_decoder
-        length = max(len(prompt), len(completion)) if apart else len(prompt) + len(completion)
-        if window is not None and length > window:
+        if problem := beyond_window(len(prompt), len(completion), config):
             raise TokenizeError(
-                f"Row {name!r} needs {length} tokens (prompt {len(prompt)}, completion and end "
-                f"{len(completion)}), but the window holds {window}. Cutting it would cut labels "
-                "away in silence. Use a shorter template, shorten the text, or leave this row out."
+                f"Row {name!r} {problem}. Cutting it would cut labels away in silence. Use a "
+                "shorter template, shorten the text, or leave this row out."
             )
     if config.is_encoder_decoder:
         return Dataset.from_dict({"input_ids": read, "labels": written}, features=COLUMNS)
@@ -113,6 +108,22 @@ def tokenize(
         "labels": [make_labels(prompt, completion) for prompt, completion in both],
     }
     return Dataset.from_dict(columns, features=COLUMNS)
+
+
+def beyond_window(prompt: int, answer: int, config: PreTrainedConfig) -> str:
+    """What is wrong with so many tokens of prompt and answer, "" if they fit into the window.
+
+    answer: with the end token. The window is `config.max_position_embeddings`, where there is one;
+    an encoder and its decoder have one each.
+    """
+    window = getattr(config, "max_position_embeddings", None)
+    needed = max(prompt, answer) if config.is_encoder_decoder else prompt + answer
+    if not window or needed <= window:
+        return ""
+    return (
+        f"needs {needed} tokens (prompt {prompt}, answer and end {answer}), but the context window "
+        f"holds {window}"
+    )
 
 
 def as_chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
