@@ -485,6 +485,7 @@ REFUSED = {
     "quote in a quote": (b'text,label\n"a "b" c",d', "line 2", "double it"),
     "NUL": (NUL, "line 3,", "no text"),
     "picture": (PNG, "line 1,", "no text"),
+    "damaged UTF-8": ("text,label\né,b\nx,".encode() + b"\xe9", "line 3", "no text"),
     "half of UTF-16": ("text,label\na,b".encode("utf-16")[:-1], "line 2,", "no text"),
     "no byte of cp1252": (b"text,label\na,\x81", "line 2,", "no text"),
     "Cyrillic": ("text,label\nЧай хороший,да".encode("cp1251"), "line 2,", "CSV UTF-8"),

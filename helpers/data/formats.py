@@ -131,6 +131,8 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
     letters = re.findall(r"[^\W\d_]", text) if line else []
     # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
     foreign = sum(not letter.isascii() for letter in letters) > len(letters) / 4
+    # Good UTF-8 beside the wrong byte: a damaged file, whose other accents would come out wrong.
+    foreign |= line > 0 and not data.decode(errors="ignore").lstrip("\ufeff").isascii()
     if "\0" in text or (line and (foreign or "\ufffd" in text)):
         problem = "is no text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
         raise refused(path, problem, line or text.count("\n", 0, text.index("\0")) + 1)

@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from helpers.data.tokenize import as_chat, completion_ids, prompt_ids, separator
+from helpers.data.tokenize import as_chat, beyond_window, completion_ids, prompt_ids, separator
 from helpers.errors import CourseError
 
 
@@ -97,14 +97,10 @@ def _check(prompts: Sequence[str], ids: list[list[int]], room: int, config) -> N
                 f"Prompt number {row} is empty: there is nothing to answer. Write a question."
             )
     lengths = [len(one) for one in ids]
-    window = getattr(config, "max_position_embeddings", None)
-    # An encoder and its decoder have a window each.
-    needed = max if config.is_encoder_decoder else lambda prompt, answer: prompt + answer
-    if window and lengths and needed(max(lengths), room) > window:
+    if lengths and (problem := beyond_window(max(lengths), room, config)):
         raise InferenceError(
-            f"Prompt number {lengths.index(max(lengths))} has {max(lengths)} tokens and its answer "
-            f"needs up to {room}, but the context window holds {window}. Use fewer shots, a "
-            "shorter text or a shorter answer."
+            f"Prompt number {lengths.index(max(lengths))} {problem}. Use fewer shots, a shorter "
+            "text or a shorter answer."
         )
 
 
