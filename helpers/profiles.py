@@ -24,8 +24,8 @@ class Profile:
     model: what load_model() loads. train_rows: rows to train on. validation_rows: rows for choosing
     (epoch, learning rate, prompt). test_rows: most rows of the locked test set to score. shots:
     numbers of shots to try. draws: how many draws of shots for each number. few_rows, long_epochs:
-    the run of notebook 05 that trains too long on too little. speed_turns: how often 04 measures
-    each trick's speed. ledger_rows: rows that 04 trains on in a process of its own, to see how much
+    the run of notebook 05 that trains too long on too little. speed_turns: how often A measures
+    each trick's speed. ledger_rows: rows that A trains on in a process of its own, to see how much
     memory that takes. forget_rows: rows that each run of notebook 08 trains on. eval_rows: most
     rows of each task that 08 scores again and again.
     """
@@ -51,7 +51,7 @@ PROFILES = {
     for profile in (
         # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
         Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 1, 8, 16, 8),
-        Profile("quick", _MODEL, 240, 36, 96, (1, 4), 1, 16, 5, 1, 24, 64, 24),
+        Profile("quick", _MODEL, 240, 36, 96, (1, 4), 1, 16, 5, 1, 8, 64, 24),
         Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 3, 240, 240, 72),
         Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 3, 480, 1000, 190),
     )

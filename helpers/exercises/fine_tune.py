@@ -1,4 +1,4 @@
-"""The exercises of notebook 04: the loss mask, a batch, the loss of a guess, one step."""
+"""The exercises of notebook 04: loss mask, batch, loss of a guess, one step, the loop's order."""
 
 import math
 from typing import Any
@@ -71,8 +71,7 @@ MAKE_LABELS = Exercise(
         ),
         Mistake(
             _completion_alone,
-            "The labels have to be as many as the tokens: the prompt's tokens need one, too, "
-            "one that the loss skips.",
+            "The labels have to be as many as the tokens: the prompt's tokens need one, too, -100.",
         ),
         Mistake(
             _without_end,
@@ -99,8 +98,7 @@ MAKE_LABELS = Exercise(
         ),
         Mistake(
             _ones,
-            "This says where the loss looks, but not what should stand there. A label is the "
-            "id itself.",
+            "This says which tokens are labelled, but not with what. A label is the id itself.",
         ),
     ),
     hints=(
@@ -202,13 +200,13 @@ COLLATE = Exercise(
     mistakes=(
         Mistake(
             _padding_is_learned,
-            "The padding's labels are the padding's id, so the loss looks at them: the model "
-            "would mostly learn to write padding.",
+            "The padding is labelled with its own id, so it counts in the loss: the model would "
+            "mostly learn to write padding.",
         ),
         Mistake(
             _labels_of_zero,
             "The padding's labels are 0, and 0 is the id of a token. Which label does the loss "
-            "skip?",
+            "ignore?",
         ),
         Mistake(
             _padded_left,
@@ -403,5 +401,95 @@ ONE_STEP = Exercise(
         "The norm of a gradient is `gradient.norm()`.",
         "Only if it is larger than `max_norm`: multiply the gradient by `max_norm / norm`.",
         "New weights: the old ones minus rate times gradient, as a new tensor.",
+    ),
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The order of the loop's lines
+# ---------------------------------------------------------------------------------------------
+
+# The letters under which notebook 04 shows the shuffled lines.
+_WORDS = {
+    "a": "optimizer.step()",
+    "b": "loss.backward()",
+    "c": "losses, _ = per_token_loss(model, batch)",
+    "d": "optimizer.zero_grad()",
+    "e": "batch = collate(rows)",
+    "f": "loss = losses.mean()",
+    "g": "clip_grad_norm_(model.parameters(), max_norm)",
+}
+# Pairs of lines of which the first has to come before the second.
+_BEFORE = ("ec", "cf", "fb", "bg", "ga")
+
+
+def _broken_rule(order: str) -> str | None:
+    """The first rule that an order of the letters breaks: a pair, or "d"; None when it is right.
+
+    zero_grad may stand anywhere but between backward and step: as the last line, or before.
+    """
+    place = order.index
+    for pair in _BEFORE:
+        if place(pair[0]) > place(pair[1]):
+            return pair
+    return "d" if place("b") < place("d") < place("a") else None
+
+
+def _letters(order: object) -> str:
+    return "".join(filter(str.isalpha, order.lower())) if isinstance(order, str) else ""
+
+
+def _judge_order(order: object) -> str | None:
+    letters = _letters(order)
+    if sorted(letters) != sorted(_WORDS):
+        return f'Write each letter from a to {max(_WORDS)} once, as one text: "abc…".'
+    broken = _broken_rule(letters)
+    if broken is None:
+        return None
+    if broken == "d":
+        return f"`{_WORDS['d']}` stands between `{_WORDS['b']}` and `{_WORDS['a']}`."
+    return f"`{_WORDS[broken[1]]}` stands before `{_WORDS[broken[0]]}`."
+
+
+def _same_rule(got: object, expected: str) -> bool:
+    """Whether two wrong orders break the same rule."""
+    letters = _letters(got)
+    return sorted(letters) == sorted(_WORDS) and _broken_rule(letters) == _broken_rule(expected)
+
+
+LOOP_ORDER = Exercise(
+    name="loop_order",
+    notebook="04_fine_tune",
+    title="The loop in the right order",
+    minutes=4,
+    difficulty=1,
+    judge=_judge_order,
+    same=_same_rule,
+    answer='loop_order = "ecfbgad"  # batch, forward, loss, backward, clip, step, zero',
+    mistakes=(
+        Mistake("cefbgad", "The forward pass needs a batch to read."),
+        Mistake("efcbgad", "The mean needs the losses that the forward pass computes."),
+        Mistake(
+            "ecbfgad", "The backward pass starts at the loss, so the loss has to be there first."
+        ),
+        Mistake(
+            "ecfgbad",
+            "There is no gradient to clip before the backward pass has made one. At the first "
+            "step nothing would be clipped, and later the old gradient.",
+        ),
+        Mistake(
+            "ecfbagd",
+            "The step would use the gradient as it is. Clipping it afterwards changes nothing.",
+        ),
+        Mistake(
+            "ecfbdga",
+            "zero_grad throws the gradient away, so the step has nothing to go by and no weight "
+            "moves. Empty the gradients after the step, or before the backward pass.",
+        ),
+    ),
+    hints=(
+        "The six words are forward, loss, backward, clip, step, zero. What has to be there before "
+        "the forward pass?",
+        "It begins with e, then c. The gradient exists from b on, and a uses it.",
     ),
 )
