@@ -1,121 +1,16 @@
-"""Exercises of notebook 02: which texts are alike, and what gives an answer away."""
+"""Exercises of notebook 02: a prompt without a leak, texts that are alike, a table of your own."""
 
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from helpers.data.table import share_of_common_words
-from helpers.data.templates import Template, predictability
+from helpers.data.task import load_task
+from helpers.data.templates import Template
 from helpers.errors import CourseError
 from helpers.exercises.exercise import Case, Exercise, Mistake
-
-# ---------------------------------------------------------------------------------------------
-# Words in common
-# ---------------------------------------------------------------------------------------------
-
-
-def _count(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\w+", text.lower()))
-
-
-def _sets(a: str, b: str) -> float:
-    first, second = set(_count(a)), set(_count(b))
-    return 2 * len(first & second) / max(1, len(first) + len(second))
-
-
-def _of_all_words(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, (first | second).total())
-
-
-def _not_twice(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, first.total() + second.total())
-
-
-def _of_the_first(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, first.total())
-
-
-def _with_capitals(a: str, b: str) -> float:
-    first, second = (Counter(re.findall(r"\w+", text)) for text in (a, b))
-    return 2 * (first & second).total() / max(1, first.total() + second.total())
-
-
-def _with_punctuation(a: str, b: str) -> float:
-    first, second = (Counter(text.lower().split()) for text in (a, b))
-    return 2 * (first & second).total() / max(1, first.total() + second.total())
-
-
-def _position_by_position(a: str, b: str) -> float:
-    first, second = (re.findall(r"\w+", text.lower()) for text in (a, b))
-    same = sum(x == y for x, y in zip(first, second, strict=False))
-    return 2 * same / max(1, len(first) + len(second))
-
-
-def _word_cases() -> list[Case]:
-    return [
-        Case(("good", "good"), "The same text twice has all its words in common."),
-        Case(("", ""), "Two empty texts have nothing in common: 0, and no error."),
-        Case(("good", "bad"), "No word in common."),
-        Case(("a good bag", "good"), "One common word, and four words in both texts together."),
-        Case(("A bag", "the BAG"), "Capitals do not matter."),
-        Case(("It broke.", "it broke"), "Punctuation does not matter."),
-        Case(("bag for the beach", "for the bag"), "The order of the words does not matter."),
-        Case(("very very good", "very bad"), "One 'very' is common, the second one is not."),
-        Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
-    ]
-
-
-SHARE_OF_COMMON_WORDS = Exercise(
-    name="share_of_common_words",
-    notebook="02_template",
-    title="How alike are two texts?",
-    minutes=6,
-    difficulty=1,
-    reference=share_of_common_words,
-    cases=_word_cases,
-    mistakes=(
-        Mistake(
-            _sets,
-            "A set forgets how often a word occurs. Here a word that both texts have twice is "
-            "common twice.",
-        ),
-        Mistake(
-            _of_all_words,
-            "You divide by the words of both texts together, but count the common ones once. "
-            "Divide by the words of one text plus those of the other.",
-        ),
-        Mistake(
-            _not_twice,
-            "Half of what it should be: two equal texts ought to give 1.",
-        ),
-        Mistake(
-            _of_the_first,
-            "You divide by the words of one text only, so the result changes when the two "
-            "texts change places.",
-        ),
-        Mistake(
-            _with_capitals,
-            "'Bag' and 'bag' are the same word here. Make all letters small first.",
-        ),
-        Mistake(
-            _with_punctuation,
-            "'broke.' and 'broke' are the same word here. A full stop is no part of a word.",
-        ),
-        Mistake(
-            _position_by_position,
-            "You compare the first word with the first, the second with the second. One word "
-            "put in front would make two texts quite different.",
-        ),
-    ),
-    hints=(
-        "re.findall(r'\\w+', text.lower()) makes a list of the words of a text.",
-        "A Counter made of that list knows how often each word occurs.",
-        "counter_a & counter_b keeps what both have, and .total() adds up a Counter.",
-    ),
-)
 
 # ---------------------------------------------------------------------------------------------
 # A prompt without a leak
@@ -229,94 +124,229 @@ Is this customer happy ({{ choices | join(" or ") }})?\"\"\"
 )
 
 # ---------------------------------------------------------------------------------------------
-# How well a column predicts the answer
+# Words in common
 # ---------------------------------------------------------------------------------------------
 
 
-def _with_itself(column: Sequence[object], answers: Sequence[str]) -> float:
-    groups: dict[object, Counter[str]] = {}
-    for value, answer in zip(column, answers, strict=True):
-        groups.setdefault(value, Counter())[answer] += 1
-    return sum(group.most_common(1)[0][1] for group in groups.values()) / len(column)
+def _count(text: str) -> Counter[str]:
+    return Counter(re.findall(r"\w+", text.lower()))
 
 
-def _without_column(column: Sequence[object], answers: Sequence[str]) -> float:
-    return Counter(answers).most_common(1)[0][1] / len(answers)
+def _sets(a: str, b: str) -> float:
+    first, second = set(_count(a)), set(_count(b))
+    return 2 * len(first & second) / max(1, len(first) + len(second))
 
 
-def _of_the_guessed(column: Sequence[object], answers: Sequence[str]) -> float:
-    times = Counter(column)
-    guessed = sum(times[value] > 1 for value in column)
-    return predictability(column, answers) * len(column) / max(1, guessed)
+def _of_all_words(a: str, b: str) -> float:
+    first, second = _count(a), _count(b)
+    return (first & second).total() / max(1, (first | second).total())
 
 
-def _rows_predicted(column: Sequence[object], answers: Sequence[str]) -> float:
-    return predictability(column, answers) * len(column)
+def _not_twice(a: str, b: str) -> float:
+    first, second = _count(a), _count(b)
+    return (first & second).total() / max(1, first.total() + second.total())
 
 
-def _only_pure_values(column: Sequence[object], answers: Sequence[str]) -> float:
-    found: dict[object, set[str]] = {}
-    for value, answer in zip(column, answers, strict=True):
-        found.setdefault(value, set()).add(answer)
-    times = Counter(column)
-    return sum(len(found[v]) == 1 and times[v] > 1 for v in column) / len(column)
+def _of_the_first(a: str, b: str) -> float:
+    first, second = _count(a), _count(b)
+    return (first & second).total() / max(1, first.total())
 
 
-def _value_cases() -> list[Case]:
-    """In none of these are two guesses equally common."""
+def _with_capitals(a: str, b: str) -> float:
+    first, second = (Counter(re.findall(r"\w+", text)) for text in (a, b))
+    return 2 * (first & second).total() / max(1, first.total() + second.total())
 
-    def case(pairs: str, hint: str) -> Case:
-        column, answers = zip(*(pair.split("-") for pair in pairs.split()), strict=True)
-        return Case((list(column), list(answers)), hint)
 
+def _with_punctuation(a: str, b: str) -> float:
+    first, second = (Counter(text.lower().split()) for text in (a, b))
+    return 2 * (first & second).total() / max(1, first.total() + second.total())
+
+
+def _position_by_position(a: str, b: str) -> float:
+    first, second = (re.findall(r"\w+", text.lower()) for text in (a, b))
+    same = sum(x == y for x, y in zip(first, second, strict=False))
+    return 2 * same / max(1, len(first) + len(second))
+
+
+def _word_cases() -> list[Case]:
     return [
-        case("a-yes a-yes", "Each row has one other with the same value, and it says the same."),
-        case("a-yes b-no", "No other row has the same value, so nothing can be guessed."),
-        case("a-yes a-no", "Each of the two rows guesses what the other one says."),
-        case("a-yes a-yes b-no", "The last row has a value of its own."),
-        case("a-yes a-yes a-yes a-no b-yes", "The fourth row has three others, and they say yes."),
-        case("a-yes b-no a-yes b-no b-no c-yes", "The value c occurs once."),
-        case("1-yes 2-no 3-no 4-yes", "Like an id: every value occurs once."),
+        Case(("good", "good"), "The same text twice has all its words in common."),
+        Case(("", ""), "Two empty texts have nothing in common: 0, and no error."),
+        Case(("good", "bad"), "No word in common."),
+        Case(("a good bag", "good"), "One common word, and four words in both texts together."),
+        Case(("A bag", "the BAG"), "Capitals do not matter."),
+        Case(("It broke.", "it broke"), "Punctuation does not matter."),
+        Case(("bag for the beach", "for the bag"), "The order of the words does not matter."),
+        Case(("very very good", "very bad"), "One 'very' is common, the second one is not."),
+        Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
     ]
 
 
-PREDICTABILITY = Exercise(
-    name="predictability",
+SHARE_OF_COMMON_WORDS = Exercise(
+    name="share_of_common_words",
     notebook="02_template",
-    title="How well does a column predict the answer?",
-    minutes=10,
-    difficulty=3,
-    reference=predictability,
-    cases=_value_cases,
+    title="How alike are two texts?",
+    minutes=6,
+    difficulty=1,
+    reference=share_of_common_words,
+    cases=_word_cases,
     mistakes=(
         Mistake(
-            _with_itself,
-            "You let a row vote on its own answer. Then any id, which occurs once, would predict "
-            "everything.",
+            _sets,
+            "A set forgets how often a word occurs. Here a word that both texts have twice is "
+            "common twice.",
         ),
         Mistake(
-            _without_column,
-            "That is how far the commonest answer of the whole table comes. Look at the rows "
-            "with the same value in the column.",
+            _of_all_words,
+            "You divide by the words of both texts together, but count the common ones once. "
+            "Divide by the words of one text plus those of the other.",
         ),
         Mistake(
-            _of_the_guessed,
-            "You divide by the rows for which there is a guess. A column that says nothing "
-            "about most rows does not predict their answers: divide by all rows.",
+            _not_twice,
+            "Half of what it should be: two equal texts ought to give 1.",
         ),
         Mistake(
-            _rows_predicted,
-            "That is the number of rows that are predicted. Make a share of it.",
+            _of_the_first,
+            "You divide by the words of one text only, so the result changes when the two "
+            "texts change places.",
         ),
         Mistake(
-            _only_pure_values,
-            "You count a value only when all its rows have one answer. A value that is right "
-            "three times in four gives something away as well.",
+            _with_capitals,
+            "'Bag' and 'bag' are the same word here. Make all letters small first.",
+        ),
+        Mistake(
+            _with_punctuation,
+            "'broke.' and 'broke' are the same word here. A full stop is no part of a word.",
+        ),
+        Mistake(
+            _position_by_position,
+            "You compare the first word with the first, the second with the second. One word "
+            "put in front would make two texts quite different.",
         ),
     ),
     hints=(
-        "For one row: collect the answers of all rows with the same value, except its own.",
-        "Counter(those answers).most_common(1) gives the commonest one, if there is any.",
-        "Count the rows whose guess is their own answer, and divide by the number of all rows.",
+        "re.findall(r'\\w+', text.lower()) makes a list of the words of a text.",
+        "A Counter made of that list knows how often each word occurs.",
+        "counter_a & counter_b keeps what both have, and .total() adds up a Counter.",
     ),
+)
+
+# ---------------------------------------------------------------------------------------------
+# A table of your own
+# ---------------------------------------------------------------------------------------------
+
+_FILES = ("table.csv", "task.yaml")
+_FEWEST_ROWS = 4
+
+_RIVERS = """river,note,sea
+Rhine,It flows from the Alps to the North Sea.,north
+Elbe,It passes Dresden and Hamburg.,north
+Rhone,It leaves Lake Geneva for the Mediterranean.,south
+Po,It crosses the north of Italy from west to east.,south
+"""
+_RIVERS_TASK = """name: rivers
+table: table.csv
+choices: [north, south]
+templates:
+  - name: plain
+    prompt: |-
+      {{ river }}: {{ note }}
+      Its sea is in the ({{ choices | join(" or ") }}):
+    completion: "{{ sea }}"
+"""
+
+
+def _judge_own_table(files: dict[str, str]) -> str | None:
+    if not isinstance(files, dict) or {*files} != {*_FILES}:
+        return f"own_table must have the two keys {' and '.join(map(repr, _FILES))}."
+    for name, text in files.items():
+        if not isinstance(text, str):
+            return f"{name} must be a text, between three quotation marks on each side."
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        try:
+            task = load_task(Path(folder) / "task.yaml")
+            # Checked before anything is read: the name could lead to another file, or to the hub.
+            if task.table != "table.csv":
+                return f"the task file names the table {task.table!r}; yours is called table.csv."
+            rows = task.load_table()
+            answered = task.drop_empty(rows)
+            examples = list(task.render(answered)) if len(answered) else []
+        except CourseError as error:
+            return re.sub(r"\S*[/\\\\](table\.csv|task\.yaml)", r"\1", str(error))
+    return _wrong_with_examples(examples, task.choices)
+
+
+def _wrong_with_examples(examples: list[dict[str, Any]], choices: tuple[str, ...]) -> str | None:
+    if len(examples) < _FEWEST_ROWS:
+        return (
+            f"the table gives {len(examples)} examples, and {_FEWEST_ROWS} are asked for. Exact "
+            "copies of a row and rows without an answer do not count."
+        )
+    answers = [example["answer"] for example in examples]
+    if len({*answers}) == 1:
+        return (
+            f"every row has the answer {answers[0]!r}. From that a model learns to say it always."
+        )
+    if unused := [choice for choice in choices if choice not in answers]:
+        return f"no row has the answer {unused[0]!r}, although choices names it."
+    prompts = Counter(example["prompt"] for example in examples)
+    prompt, times = prompts.most_common(1)[0]
+    if times > 1:
+        return (
+            f"{times} rows have the same prompt: {prompt[:60]!r}. A model cannot tell them apart. "
+            "Show a column in which they differ."
+        )
+    return None
+
+
+def _rivers(table: str = _RIVERS, task: str = _RIVERS_TASK) -> dict[str, str]:
+    return {"table.csv": table, "task.yaml": task}
+
+
+OWN_TABLE = Exercise(
+    name="own_table",
+    notebook="02_template",
+    title="A table of your own",
+    minutes=10,
+    difficulty=2,
+    judge=_judge_own_table,
+    mistakes=(
+        Mistake(
+            _rivers(task=_RIVERS_TASK.replace("note", "text")),
+            "A name in double braces has to be a column, as the first line of the table spells it.",
+        ),
+        Mistake(
+            _rivers(task=_RIVERS_TASK.replace("note", "sea")),
+            "With the answer in the prompt, a model need not know anything about rivers.",
+        ),
+        Mistake(
+            _rivers(_RIVERS.replace("north\n", "North\n")),
+            "An answer has to be spelled as its choice, capitals included.",
+        ),
+        Mistake(
+            _rivers("\n".join(_RIVERS.splitlines()[:3]) + "\n"),
+            "Two rows are enough to see the form, and not enough to show both answers.",
+        ),
+        Mistake(
+            _rivers(_RIVERS.replace("south\n", "north\n")),
+            "If all answers are equal, the prompt does not matter.",
+        ),
+        Mistake(
+            _rivers(task=_RIVERS_TASK.replace("table.csv", "rivers.csv")),
+            "The key table names the file in which the rows are.",
+        ),
+    ),
+    hints=(
+        "Copy the two texts of the plants, and change one thing at a time: first the rows, then "
+        "the names of the columns in the task file.",
+        'A cell that holds a comma stands in quotation marks: Aloe,"Sunny, and dry.",easy',
+    ),
+    answer=f'''
+own_table = {{
+    "table.csv": """{_RIVERS}""",
+    "task.yaml": """{_RIVERS_TASK}""",
+}}
+''',
 )
