@@ -3,7 +3,7 @@
     python tools/run_course.py                  all of them
     python tools/run_course.py 04 05            some of them
     python tools/run_course.py --publish        also copy the outputs back into notebooks/, and note
-                                                in data/minutes.json how long each took
+                                                in data/ how long each took and what came out
 
 COURSE_PROFILE sets the sizes (default: laptop). The exit status is 0 when every notebook ran.
 """
@@ -231,6 +231,21 @@ def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
+def record_example(profile: str, path: Path) -> None:
+    """Note in data/example_run.json what a whole run brought, for the first screen of notebook 00.
+
+    Notebook 04 keeps one row with its answers before and after, 06 the scores on the test rows.
+    """
+    folder = Path(os.environ.get("COURSE_RUNS") or ROOT / "runs") / profile / "opinion"
+    kept = [folder / "before_after.json", folder / "test.json"]
+    if not all(one.exists() for one in kept):
+        return
+    row, test = (json.loads(one.read_text(encoding="utf-8"))["result"] for one in kept)
+    accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
+    example = {"profile": profile, **row, "test_rows": test["rows"], "accuracy": accuracy}
+    path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Run the notebooks and write a report.")
     parser.add_argument("names", nargs="*", help="first letters of notebooks (default: all)")
@@ -264,6 +279,7 @@ def main(arguments: list[str]) -> int:
     if options.publish:
         publish([one.name for one in outcomes], folder, notebooks, ROOT / "docs")
         record_minutes(outcomes, profile, ROOT / "data" / "minutes.json")
+        record_example(profile, ROOT / "data" / "example_run.json")
     return 0
 
 
