@@ -17,7 +17,15 @@ from sklearn.metrics import mean_absolute_error as sklearn_mean_absolute_error
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from helpers.evaluation.baselines import _lead_words, baseline_predictions, majority_label
+from helpers.evaluation.baselines import (
+    _lead_words,
+    _linear_answers,
+    _nearest_answers,
+    _prompt_texts,
+    baseline_predictions,
+    majority_label,
+    rival_answers,
+)
 from helpers.evaluation.metrics import (
     ScoringError,
     _split_words,
@@ -402,3 +410,73 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     assert baseline_predictions(task, train, rows) == ["one two"] * 2
     with pytest.raises(ScoringError, match="the list of labels is empty"):
         baseline_predictions(task, [], rows)
+
+
+def seen_task(kind: str = "classification") -> SimpleNamespace:
+    """A task whose prompt shows the column body, with groups in the column product."""
+    task = task_of(kind)
+    task.wording = SimpleNamespace(prompt_fields={"body"})
+    task.group = "product"
+    return task
+
+
+def shop(bodies: list[str], answers: list[str], choices: list[str]) -> list[dict]:
+    return rows_of(
+        answers,
+        choices=[choices] * len(answers),
+        body=bodies,
+        product=[str(number // 2) for number in range(len(answers))],
+        secret=answers,
+    )
+
+
+def test_rivals_see_what_the_prompt_shows_and_nothing_else() -> None:
+    rows = shop(["nice lid", ""], ["good", "poor"], ["good", "poor"])
+    assert _prompt_texts(seen_task(), rows) == ["nice lid", ""]
+
+
+def test_nearest_neighbour_repeats_the_most_similar_allowed_answer() -> None:
+    train = shop(["a fine lid", "it broke at once", "so so"], ["good", "poor", "okay"], OPINIONS)
+    asked = shop(["once it broke", "the lid is fine"], ["okay", "okay"], OPINIONS)
+    assert _nearest_answers(seen_task(), train, asked) == ["poor", "good"]
+    asked[0]["choices"] = ["good", "okay"]  # the nearest row's answer is not allowed here
+    assert _nearest_answers(seen_task(), train, asked)[0] != "poor"
+    asked[0]["choices"] = ["new"]
+    assert _nearest_answers(seen_task(), train, asked)[0] == "new"
+    with pytest.raises(ScoringError, match="no training rows"):
+        _nearest_answers(seen_task(), [], asked)
+
+
+def test_the_linear_rival_learns_words_and_keeps_to_the_choices() -> None:
+    words = {"good": "fine sturdy lovely", "poor": "broken cheap awful", "okay": "average plain"}
+    draw = random.Random(0)
+    answers = [draw.choice(list(words)) for _ in range(60)]
+    bodies = [f"the kettle is {draw.choice(words[a].split())}" for a in answers]
+    train = shop(bodies, answers, list(words))
+    asked = shop(["a lovely lamp", "an awful lamp", "a plain lamp"], ["good"] * 3, list(words))
+    assert _linear_answers(seen_task(), train, asked) == ["good", "poor", "okay"]
+    asked[1]["choices"] = ["okay", "good"]
+    assert _linear_answers(seen_task(), train, asked)[1] in ("okay", "good")
+    asked[1]["choices"] = ["x", "y"]
+    assert _linear_answers(seen_task(), train, asked)[1] == "x"
+
+
+def test_the_linear_rival_does_with_one_answer_few_rows_and_one_group() -> None:
+    choices = ["good", "poor"]
+    asked = shop(["a lid"], ["poor"], choices)
+    alike = shop(["a lid", "a pot"], ["good", "good"], choices)
+    assert _linear_answers(seen_task(), alike, asked) == ["good"]
+    pair = shop(["a lid", "a pot"], choices, choices)  # one group: nothing to cross-validate with
+    assert _linear_answers(seen_task(), pair, asked) == ["good"]
+    with pytest.raises(ScoringError, match="can only choose among answers"):
+        _linear_answers(seen_task("text"), pair, asked)
+
+
+def test_the_rivals_of_each_kind_of_task() -> None:
+    train = shop(["a fine lid", "it broke"], ["good", "poor"], OPINIONS)
+    asked = shop(["it broke"], ["okay"], OPINIONS)
+    found = rival_answers(seen_task(), train, asked)
+    assert list(found) == ["majority", "nearest neighbour", "TF-IDF + regression"]
+    assert found["nearest neighbour"] == ["poor"]
+    found = rival_answers(seen_task("text"), train, asked)
+    assert found == {"lead words": ["it"], "nearest neighbour": ["poor"]}

@@ -1,13 +1,6 @@
 """How good is a model, how sure is that, and what does it forget?"""
 
-from helpers.evaluation.baselines import (
-    baseline_predictions,
-    linear_answers,
-    majority_label,
-    nearest_answers,
-    prompt_texts,
-    rival_answers,
-)
+from helpers.evaluation.baselines import baseline_predictions, majority_label, rival_answers
 from helpers.evaluation.forgetting import (
     Change,
     EvalResult,

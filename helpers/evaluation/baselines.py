@@ -96,7 +96,7 @@ def baseline_predictions(
     return [_lead_words(table_cell(row, longest) or "", k) for row in examples]
 
 
-def prompt_texts(task: "Task", examples: Iterable[Mapping[str, Any]]) -> list[str]:
+def _prompt_texts(task: "Task", examples: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the prompt of the tuned template shows of each row, and nothing else of it.
 
     So a rival gets the same text as the language model. The columns stand one below the other, in
@@ -106,7 +106,7 @@ def prompt_texts(task: "Task", examples: Iterable[Mapping[str, Any]]) -> list[st
     return ["\n".join(str(table_cell(row, field) or "") for field in fields) for row in examples]
 
 
-def nearest_answers(
+def _nearest_answers(
     task: "Task", train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """For each example, the answer of the training row that has most words in common with it.
@@ -119,9 +119,9 @@ def nearest_answers(
     if len(train_examples) == 0:
         raise ScoringError("There is no nearest neighbour, because there are no training rows.")
     answers = [row["answer"] for row in train_examples]
-    known = list(zip(prompt_texts(task, train_examples), answers, strict=True))
+    known = list(zip(_prompt_texts(task, train_examples), answers, strict=True))
     found = []
-    for text, row in zip(prompt_texts(task, examples), examples, strict=True):
+    for text, row in zip(_prompt_texts(task, examples), examples, strict=True):
         allowed = row.get("choices") or answers
         near = max(
             (pair for pair in known if pair[1] in allowed),
@@ -132,7 +132,7 @@ def nearest_answers(
     return found
 
 
-def linear_answers(
+def _linear_answers(
     task: "Task", train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """The answers of TF-IDF with logistic regression, for a task with choices.
@@ -147,10 +147,10 @@ def linear_answers(
     if task.kind != "classification":
         raise ScoringError(
             f"The task {task.name!r} asks for free text, and logistic regression can only choose "
-            "among answers. Compare with nearest_answers there."
+            "among answers. Compare with the nearest neighbour there."
         )
     answers = [row["answer"] for row in train_examples]
-    texts, asked = prompt_texts(task, train_examples), prompt_texts(task, examples)
+    texts, asked = _prompt_texts(task, train_examples), _prompt_texts(task, examples)
     allowed = [row["choices"] for row in examples]
     if len(set(answers)) < 2:  # nothing to learn
         return [majority_label(answers) if answers[0] in some else some[0] for some in allowed]
@@ -184,10 +184,10 @@ def rival_answers(
     """
     train_examples, examples = list(train_examples), list(examples)
     simple = baseline_predictions(task, train_examples, examples)
-    nearest = nearest_answers(task, train_examples, examples)
+    nearest = _nearest_answers(task, train_examples, examples)
     if task.kind != "classification":
         return {"lead words": simple, "nearest neighbour": nearest}
-    linear = linear_answers(task, train_examples, examples)
+    linear = _linear_answers(task, train_examples, examples)
     return {"majority": simple, "nearest neighbour": nearest, "TF-IDF + regression": linear}
 
 
