@@ -24,7 +24,8 @@ class Profile:
     model: what load_model() loads. train_rows: rows to train on. validation_rows: rows for choosing
     (epoch, learning rate, prompt). test_rows: most rows of the locked test set to score. shots:
     numbers of shots to try. draws: how many draws of shots for each number. few_rows, long_epochs:
-    the run of notebook 05 that trains too long on too little. speed_turns: how often A measures
+    the run of notebook 05 that trains too long on too little. search_rows, search_seeds: rows and
+    seeds of each run in 05's search for settings. speed_turns: how often A measures
     each trick's speed. ledger_rows: rows that A trains on in a process of its own, to see how much
     memory that takes. forget_rows: rows that each run of notebook 08 trains on. eval_rows: most
     rows of each task that 08 scores again and again.
@@ -39,6 +40,8 @@ class Profile:
     draws: int
     few_rows: int
     long_epochs: int
+    search_rows: int
+    search_seeds: int
     speed_turns: int
     ledger_rows: int
     forget_rows: int
@@ -50,10 +53,10 @@ PROFILES = {
     profile.name: profile
     for profile in (
         # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
-        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 1, 8, 16, 8),
-        Profile("quick", _MODEL, 240, 36, 96, (1, 4), 1, 16, 5, 1, 8, 64, 24),
-        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 3, 240, 240, 72),
-        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 3, 480, 1000, 190),
+        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 8, 1, 1, 8, 16, 8),
+        Profile("quick", _MODEL, 240, 36, 96, (1, 4), 1, 16, 5, 32, 1, 1, 8, 64, 24),
+        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 96, 2, 3, 240, 240, 72),
+        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 240, 3, 3, 480, 1000, 190),
     )
 }
 

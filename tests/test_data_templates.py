@@ -1,7 +1,6 @@
 """Templates: rendering, what is refused, leaks, PromptSource's files, the shipped libraries."""
 
 import math
-from collections import Counter
 from functools import partial
 
 import jinja2
@@ -17,7 +16,6 @@ from helpers.data.templates import (
     Template,
     TemplateError,
     load_templates,
-    predictability,
     read_templates,
 )
 from helpers.errors import CourseError
@@ -633,33 +631,6 @@ def test_promptsource_refusals(shop, tmp_path):
 
 
 # What a column gives away
-
-
-def test_a_column_tells_what_the_other_rows_with_its_value_say():
-    answers = ["toys", "toys", "toys", "books", "books"]
-    assert predictability(["a", "a", "a", "b", "b"], answers) == 1.0
-    assert (
-        predictability([1, 1, 1, 1, 2], answers) == 3 / 5
-    )  # the fourth is outvoted, the last alone
-    assert predictability([1, 2, 3, 4, 5], answers) == 0.0  # an id tells nothing of another row
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcd")), min_size=1, max_size=30))
-def test_predictability_is_what_a_count_of_the_other_rows_gives(rows):
-    column, answers = zip(*rows, strict=True)
-    told = 0
-    for index, value in enumerate(column):
-        others = Counter(
-            answers[other] for other, same in enumerate(column) if same == value and other != index
-        )
-        (first, n), (_, second) = [*others.most_common(2), (None, 0), (None, 0)][:2]
-        told += n > second and first == answers[index]
-    assert predictability(column, answers) == told / len(rows)
-
-
-def test_predictability_of_many_rows_is_quick():
-    many = list(map(str, range(100_000)))
-    assert predictability(many, many) == predictability([0] * len(many), many) == 0.0
 
 
 def test_shipped_libraries_are_all_tested():

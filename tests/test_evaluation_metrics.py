@@ -35,7 +35,6 @@ from helpers.evaluation.metrics import (
     macro_f1,
     main_metric,
     mean_absolute_error,
-    mean_by_tokens,
     read_answer,
     rouge,
     row_scores,
@@ -201,20 +200,6 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     for score in (confusion, mean_absolute_error):
         with pytest.raises(ScoringError, match="1 of 2 predictions are none .* the first is None"):
             score(["good", None], ["good", "good"], OPINIONS)
-
-
-@pytest.mark.parametrize("cuts", [[30], [1, 29], [10, 0, 10, 10], [3] * 10])
-def test_a_mean_loss_weighs_tokens_alike_however_they_were_cut_into_batches(cuts):
-    losses = np.random.default_rng(0).random(30)
-    parts = np.split(losses, np.cumsum(cuts)[:-1])
-    means = [part.mean() if len(part) else float("nan") for part in parts]
-    assert mean_by_tokens(means, cuts) == pytest.approx(losses.mean())
-
-
-@pytest.mark.parametrize(("means", "tokens"), [([], []), ([1.0], [0]), ([1.0, 2.0], [3])])
-def test_there_is_no_mean_without_tokens(means, tokens):
-    with pytest.raises(ScoringError, match="at least one token"):
-        mean_by_tokens(means, tokens)
 
 
 # ---- ROUGE

@@ -23,7 +23,6 @@ from helpers.data.templates import (
     Template,
     TemplateError,
     load_templates,
-    predictability,
 )
 from helpers.data.tokenize import (
     IGNORE,

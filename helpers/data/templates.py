@@ -13,7 +13,7 @@ import copy
 import numbers
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -420,21 +420,3 @@ def _by_name(templates: list[Template], where: str) -> dict[str, Template]:
             f"{where} has two templates named {counts.most_common(1)[0][0]!r}. Rename one of them."
         )
     return named
-
-
-def predictability(column: Sequence[object], answers: Sequence[str]) -> float:
-    """How much a column gives away: the share of rows whose answer it predicts, 0 to 1.
-
-    For each row, guess the commonest answer among the *other* rows with the same value in the
-    column. Where no other row has that value, or two answers are equally common, there is no
-    guess, and the row counts as not predicted.
-    """
-    groups: dict[str, Counter[str]] = defaultdict(Counter)
-    for value, answer in zip(column, answers, strict=True):
-        groups[repr(value)][answer] += 1
-    predicted = 0
-    for group in groups.values():
-        # Only rows with the commonest answer can be right; each has one such row less beside it.
-        most, second = [*(n for _, n in group.most_common(2)), 0][:2]
-        predicted += most if most - 1 > second else 0
-    return predicted / len(column)

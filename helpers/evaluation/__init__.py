@@ -20,7 +20,6 @@ from helpers.evaluation.metrics import (
     macro_f1,
     main_metric,
     mean_absolute_error,
-    mean_by_tokens,
     read_answer,
     rouge,
     row_scores,

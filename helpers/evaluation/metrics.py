@@ -198,24 +198,6 @@ def _inside(predictions: Sequence, references: Sequence, labels: Sequence) -> tu
     return predictions, references
 
 
-def mean_by_tokens(means: Sequence[float], tokens: Sequence[int]) -> float:
-    """Mean loss of a set from the mean losses of its batches, each token weighing the same.
-
-    tokens: how many labelled tokens each mean was taken over; where there are none, the mean may be
-    anything. Raises ScoringError: lists of unequal length, or not a single token.
-    """
-    if len(means) != len(tokens) or not any(tokens):
-        raise ScoringError(
-            f"There are {len(means)} means over {len(tokens)} numbers of tokens, {sum(tokens)} "
-            "tokens in all. Give one number for each mean, and at least one token."
-        )
-    total = sum(mean * count for mean, count in zip(means, tokens, strict=True) if count)
-    return total / sum(tokens)
-
-
-# ---- texts
-
-
 def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
     """Overlap of two texts in words (rouge1), pairs of words (rouge2) and order (rougeL); 0 to 1.
 

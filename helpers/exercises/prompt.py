@@ -1,122 +1,81 @@
-"""The exercises of notebook 01: reading an answer, filling the window, taking off label bias."""
+"""The exercises of notebook 01: a better prompt, filling the window, subtracting label bias."""
 
-import re
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 
-from helpers.evaluation.metrics import read_answer
+from helpers.data.templates import Template
+from helpers.errors import CourseError
 from helpers.evaluation.prompt_search import calibrate
 from helpers.exercises.exercise import Case, Exercise, Mistake
 from helpers.inference.few_shot import fit_shots, prompt_budget, shots_prefix
 
 # ---------------------------------------------------------------------------------------------
-# Reading a free answer
+# A better prompt
 # ---------------------------------------------------------------------------------------------
 
-
-def _anywhere(text: str, choices: Sequence[str]) -> str | None:
-    return next((choice for choice in choices if choice in text.lower()), None)
-
-
-def _whole_word_anywhere(text: str, choices: Sequence[str]) -> str | None:
-    found = [choice for choice in choices if re.search(rf"\b{choice}\b", text.lower())]
-    return max(found, key=len, default=None)
+_WORDS = ("terrible", "poor", "okay", "good", "excellent")
+_REVIEWS = (
+    {"review_headline": "Too thin", "review_body": "It tore at once.", "star_rating": 1},
+    {"review_headline": "", "review_body": "Does what it should.", "star_rating": 4},
+)
+_COMPLETION = "{{ choices[star_rating - 1] }}"
 
 
-def _letter_by_letter(text: str, choices: Sequence[str]) -> str | None:
-    return text if text in choices else None
+def _judge_prompt(text: str) -> str | None:
+    if "star_rating" in text:
+        return "the prompt shows star_rating, which decides the answer"
+    template = Template("better_prompt", text, _COMPLETION)
+    for review in _REVIEWS:
+        try:
+            prompt = template.render(review, choices=_WORDS)["prompt"]
+        except CourseError as error:
+            return str(error)
+        if review["review_body"] not in prompt:
+            return f"the prompt does not show the review: {prompt!r}"
+        missing = [word for word in _WORDS if word not in prompt]
+        if missing:
+            return f"the prompt does not name the answer {missing[0]!r}: {prompt!r}"
+    return None
 
 
-def _whole_answer(text: str, choices: Sequence[str]) -> str | None:
-    said = " ".join(re.findall(r"\w+", text.lower()))
-    return said if said in choices else None
-
-
-def _first_letters(text: str, choices: Sequence[str]) -> str | None:
-    return next((choice for choice in choices if text.lower().startswith(choice)), None)
-
-
-def _first_word(text: str, choices: Sequence[str]) -> str | None:
-    words = re.findall(r"\w+", text.lower())
-    return words[0] if words and words[0] in choices else None
-
-
-def _first_that_fits(text: str, choices: Sequence[str]) -> str | None:
-    words = re.findall(r"\w+", text.lower())
-    fits = [choice for choice in choices if words[: len(choice.split())] == choice.split()]
-    return fits[0] if fits else None
-
-
-def _answer_cases() -> list[Case]:
-    words = ("poor", "okay", "good")
-    rooms = ("home", "kitchen", "home garden")
-    return [
-        Case(("good", words), "The answer is one of the choices, as it stands."),
-        Case(("", words), "The model said nothing, so it gave none of the answers."),
-        Case((" Good.", words), "Spaces, capitals and punctuation do not matter."),
-        Case(("good value, I would say", words), "What comes after the first words is left aside."),
-        Case(("It is good", words), "The answer does not begin with a choice."),
-        Case(("not good", words), "A choice further on may mean the opposite."),
-        Case(("goodness me", words), "The first word is another word than the choice."),
-        Case(("**Poor**\nIt broke.", words), "Stars and line ends are no letters either."),
-        Case(("Kitchen, good and proper", rooms), "The first words are a choice."),
-        Case(("Very good, thanks", (*words, "very good")), "A choice may have several words."),
-        Case(("Home garden!", rooms), "Two choices fit; the longer one says more."),
-        Case(("home, garden and kitchen", rooms), "Word by word, this begins with two words."),
-    ]
-
-
-READ_ANSWER = Exercise(
-    name="read_answer",
+BETTER_PROMPT = Exercise(
+    name="better_prompt",
     notebook="01_prompt",
-    title="Read what the model said",
-    minutes=8,
+    title="Write a better prompt",
+    minutes=10,
     difficulty=2,
-    reference=read_answer,
-    cases=_answer_cases,
+    judge=_judge_prompt,
+    answer='''better_prompt = """What does this customer think of the product?
+
+{{ review_headline }}
+{{ review_body }}
+
+Answer with one word ({{ choices | join(", ") }}):"""
+''',
     mistakes=(
         Mistake(
-            _anywhere,
-            "You look for the choice anywhere in the text, so that 'not good' and 'goodness' "
-            "count as good. Look at the beginning, and compare words.",
+            "{{ review_headline }}\nOne word ({{ choices | join(', ') }}):",
+            "The headline is not the review, and some rows have none. Put in {{ review_body }}.",
         ),
         Mistake(
-            _whole_word_anywhere,
-            "You compare whole words, which is right, but anywhere in the text: 'not good' "
-            "counts as good.",
+            "{{ review_body }}\nWhat does the customer think? One word:",
+            "The model cannot know which words are allowed. Name them: {{ choices | join(', ') }}.",
         ),
         Mistake(
-            _letter_by_letter,
-            "You compare letter by letter. A capital or a full stop is enough to lose a right "
-            "answer.",
+            "{{ review_body }} ({{ star_rating }} stars)\nOne word ({{ choices | join(', ') }}):",
+            "The stars decide the answer: a model could copy it, and so can a reader. Leave "
+            "them out.",
         ),
         Mistake(
-            _whole_answer,
-            "You forgive capitals and punctuation. But the answer has to be the choice and "
-            "nothing else, and a model often goes on talking.",
-        ),
-        Mistake(
-            _first_letters,
-            "You look at the beginning, which is right, but at its letters: 'goodness' begins "
-            "like 'good', and a sign before the first letter hides it. Compare words.",
-        ),
-        Mistake(
-            _first_word,
-            "Right for choices of one word. Other tasks have longer ones, such as 'home garden'.",
-        ),
-        Mistake(
-            _first_that_fits,
-            "Nearly. When two choices fit, you take the one that stands first in the list. "
-            "The longer one says more.",
+            "{{ review_body }}\nOne word ({{ choices | join(', ') }}): ",
+            "The prompt ends in a space. The space belongs to the answer's token: let the prompt "
+            "end before it.",
         ),
     ),
     hints=(
-        "Make lists of words: re.findall(r'\\w+', text.lower()) does it, for the answer and "
-        "for each choice.",
-        "A choice fits when its words are the first words of the answer, as many as it has.",
-        "Of the choices that fit, take the one with most words; return None when none fits.",
+        "Say what you want, show the review, name the allowed words, and end with a colon.",
+        "Start from the templates printed above, and change the words of the instruction.",
     ),
 )
 

@@ -5,15 +5,13 @@ import inspect
 import math
 import random
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import helpers.data
 from helpers.data.split import leaked_rows
 from helpers.data.table import group_key
-from helpers.data.templates import predictability
 from helpers.evaluation.uncertainty import wilson_interval
 from helpers.exercises.exercise import Case, Exercise, Mistake
 
@@ -181,99 +179,6 @@ LEAKED_ROWS = Exercise(
     hints=(
         "First collect what train knows: a set of products.",
         "Then keep each test row whose product is in that set; group_key(row[column]) names it.",
-    ),
-)
-
-# ---------------------------------------------------------------------------------------------
-# How well a column predicts the answer
-# ---------------------------------------------------------------------------------------------
-
-
-def _with_itself(column: Sequence[object], answers: Sequence[str]) -> float:
-    groups: dict[object, Counter[str]] = {}
-    for value, answer in zip(column, answers, strict=True):
-        groups.setdefault(value, Counter())[answer] += 1
-    return sum(group.most_common(1)[0][1] for group in groups.values()) / len(column)
-
-
-def _without_column(column: Sequence[object], answers: Sequence[str]) -> float:
-    return Counter(answers).most_common(1)[0][1] / len(answers)
-
-
-def _of_the_guessed(column: Sequence[object], answers: Sequence[str]) -> float:
-    times = Counter(column)
-    guessed = sum(times[value] > 1 for value in column)
-    return predictability(column, answers) * len(column) / max(1, guessed)
-
-
-def _rows_predicted(column: Sequence[object], answers: Sequence[str]) -> float:
-    return predictability(column, answers) * len(column)
-
-
-def _only_pure_values(column: Sequence[object], answers: Sequence[str]) -> float:
-    found: dict[object, set[str]] = {}
-    for value, answer in zip(column, answers, strict=True):
-        found.setdefault(value, set()).add(answer)
-    times = Counter(column)
-    return sum(len(found[v]) == 1 and times[v] > 1 for v in column) / len(column)
-
-
-def _value_cases() -> list[Case]:
-    """In none of these are two guesses equally common."""
-
-    def case(pairs: str, hint: str) -> Case:
-        column, answers = zip(*(pair.split("-") for pair in pairs.split()), strict=True)
-        return Case((list(column), list(answers)), hint)
-
-    return [
-        case("a-yes a-yes", "Each row has one other with the same value, and it says the same."),
-        case("a-yes b-no", "No other row has the same value, so nothing can be guessed."),
-        case("a-yes a-no", "Each of the two rows guesses what the other one says."),
-        case("a-yes a-yes b-no", "The last row has a value of its own."),
-        case("a-yes a-yes a-yes a-no b-yes", "The fourth row has three others, and they say yes."),
-        case("a-yes b-no a-yes b-no b-no c-yes", "The value c occurs once."),
-        case("1-yes 2-no 3-no 4-yes", "Like an id: every value occurs once."),
-    ]
-
-
-PREDICTABILITY = Exercise(
-    name="predictability",
-    notebook=NOTEBOOK,
-    title="How well does a column predict the answer?",
-    minutes=10,
-    difficulty=3,
-    reference=predictability,
-    cases=_value_cases,
-    mistakes=(
-        Mistake(
-            _with_itself,
-            "You let a row vote on its own answer. Then any id, which occurs once, would predict "
-            "everything.",
-        ),
-        Mistake(
-            _without_column,
-            "That is how far the commonest answer of the whole table comes. Look at the rows "
-            "with the same value in the column.",
-        ),
-        Mistake(
-            _of_the_guessed,
-            "You divide by the rows for which there is a guess. A column that says nothing "
-            "about most rows does not predict their answers: divide by all rows.",
-        ),
-        Mistake(
-            _rows_predicted,
-            "That is the number of rows that are predicted. Make a share of it.",
-        ),
-        Mistake(
-            _only_pure_values,
-            "You count a value only when all its rows have one answer. A value that is right "
-            "three times in four gives something away as well.",
-        ),
-    ),
-    hints=(
-        "For one row: collect the answers of all rows with the same value, except its own.",
-        "Counter(those answers).most_common(1) gives the commonest one, if there is any.",
-        "Count the rows whose guess is their own answer, and divide by the number of all rows.",
     ),
 )
 

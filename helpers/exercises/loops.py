@@ -1,0 +1,146 @@
+"""The training loop as an exercise: with gaps in notebook 05, from memory in notebook 09."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from helpers.exercises.exercise import Exercise, Mistake, same_value
+
+
+def train_loop(model, optimizer, batches: list, loss_of) -> list[float]:
+    """One step for each batch; returns the losses as Python numbers."""
+    losses = []
+    for batch in batches:
+        loss = loss_of(model, batch)  # forward and loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+_LOOP_LINES = {
+    "backward": lambda model, optimizer, loss: loss.backward(),
+    "clip": lambda model, optimizer, loss: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0),
+    "step": lambda model, optimizer, loss: optimizer.step(),
+    "zero": lambda model, optimizer, loss: optimizer.zero_grad(),
+}
+
+
+def _loop_of(*names: str) -> Callable:
+    """A loop with these lines after forward and loss, in this order."""
+
+    def loop(model, optimizer, batches, loss_of):
+        losses = []
+        for batch in batches:
+            loss = loss_of(model, batch)
+            for name in names:
+                _LOOP_LINES[name](model, optimizer, loss)
+            losses.append(loss.item())
+        return losses
+
+    return loop
+
+
+def _loses_the_losses(model, optimizer, batches, loss_of):
+    return train_loop(model, optimizer, batches, loss_of)[-1:]
+
+
+def _judge_loop(attempt: Callable) -> str | None:
+    def run(loop: Callable) -> tuple[list[float], Tensor, int]:
+        torch.manual_seed(0)
+        model, backwards = torch.nn.Linear(3, 1), []
+        model.weight.register_hook(lambda gradient: backwards.append(gradient))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        numbers = torch.Generator().manual_seed(1)
+        batches = [torch.randn(4, 3, generator=numbers) for _ in range(6)]
+        losses = loop(model, optimizer, batches, lambda net, x: 9 * (net(x) - 2).pow(2).mean())
+        return losses, model.weight.detach(), len(backwards)
+
+    with torch.random.fork_rng(devices=[]):
+        expected, weights, _ = run(train_loop)
+        losses, moved, backwards = run(attempt)
+    if backwards != 6:
+        return f"for six batches, gradients were computed {backwards} times"
+    if not isinstance(losses, list) or len(losses) != len(expected):
+        return f"for six batches it gives {losses!r}, expected a list of six losses"
+    losses = [float(loss) for loss in losses]
+    if same_value(losses, expected) and same_value(moved, weights):
+        return None
+    given, wanted = (", ".join(f"{loss:.3f}" for loss in row) for row in (losses, expected))
+    return f"the losses are {given}; expected {wanted}"
+
+
+TRAIN_LOOP = Exercise(
+    name="train_loop",
+    notebook="09_bug_museum",
+    title="The loop, from memory",
+    minutes=8,
+    difficulty=2,
+    judge=_judge_loop,
+    answer="import torch\n\n\n" + inspect.getsource(train_loop),
+    mistakes=(
+        Mistake(
+            _loop_of("clip", "step", "zero"),
+            "No gradient is ever computed, so the optimizer has nothing to follow: backward.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "zero"),
+            "The gradients are computed and thrown away: the step is missing.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "step"),
+            "The gradients of all batches pile up, because nothing sets them to zero.",
+        ),
+        Mistake(
+            _loop_of("backward", "step", "zero"),
+            "The step uses a gradient that is not clipped. Clip after backward and before the "
+            "step: afterwards is too late.",
+        ),
+        Mistake(_loses_the_losses, "The training is right. But give back the loss of every step."),
+    ),
+    hints=(
+        "Six words, in this order: forward, loss, backward, clip, step, zero.",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) clips, loss.item() is a number.",
+    ),
+)
+
+
+def _judge_gaps(attempt: Callable) -> str | None:
+    told = _judge_loop(attempt)
+    if told == _judge_loop(_loop_of("clip")):
+        raise NotImplementedError  # the three gaps are still there
+    return told
+
+
+LOOP_WITH_GAPS = Exercise(
+    name="loop_with_gaps",
+    notebook="05_validate",
+    title="The loop with gaps",
+    minutes=4,
+    difficulty=1,
+    judge=_judge_gaps,
+    answer="import torch\n\n\n"
+    + inspect.getsource(train_loop).replace("def train_loop", "def loop_with_gaps"),
+    mistakes=(
+        Mistake(
+            _loop_of("backward", "clip", "zero"),
+            "The gradients are computed and thrown away: the step is missing.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "step"),
+            "The gradients of all batches pile up, because nothing sets them to zero.",
+        ),
+        Mistake(
+            _loop_of("backward", "clip", "zero", "step"),
+            "The gradients are set to zero before the step: it has nothing left to follow.",
+        ),
+    ),
+    hints=(
+        "The loss knows how to compute gradients; the optimizer knows how to step and to zero.",
+        "loss.backward(), then optimizer.step(), then optimizer.zero_grad().",
+    ),
+)
