@@ -12,7 +12,6 @@ from helpers.display import (
     batch_shapes,
     change_map,
     charts,
-    confidence_figure,
     confusion_figure,
     distribution_strip,
     gradient_figure,
@@ -83,13 +82,6 @@ def test_a_confusion_figure_shows_every_count_where_it_belongs():
         shown = {text.get_position(): text.get_text() for text in axes.texts}
         assert shown == {(j, i): str(counts[i][j]) for i in range(2) for j in range(2)}
     assert chart.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0, 1]]
-
-
-def test_a_confidence_figure_counts_every_answer():
-    chart = confidence_figure({"right": [0.5, 0.99, 1.0], "wrong": [0.0]})
-    heights = [sum(patch.get_height() for patch in axes.patches) for axes in chart.axes]
-    assert heights == [3, 1]
-    assert chart.axes[0].get_title(loc="left") == "right (3 rows)"
 
 
 def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():

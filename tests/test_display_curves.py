@@ -7,7 +7,6 @@ from helpers.display import (
     history_summary,
     museum_wall,
     price_chart,
-    run_curves,
     training_curve,
 )
 from helpers.display.charts import as_output
@@ -52,17 +51,6 @@ def test_a_run_in_one_line():
         "accuracy 0.50 (0.36 to 0.64); 150 tokens/s"
     )
     assert "accuracy" not in history_summary(made_up_run(None), 48)
-
-
-def test_runs_are_drawn_over_what_they_read_and_named_at_their_ends():
-    names = ["slow", "fast", "third", "fourth", "fifth"]
-    axes = run_curves({name: made_up_run(None) for name in names}, {"blind": 0.8}).axes[0]
-    assert list(axes.lines[0].get_xdata()) == [0, 600, 1200]
-    words = [text.get_text() for text in axes.texts]
-    assert words == ["blind 0.80", *(f"{name} (1.00)" for name in sorted(names))]
-    heights = [text.get_position()[1] for text in axes.texts]
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 0.05
-    assert axes.lines[-1].get_ydata() == [0.8, 0.8]
 
 
 def test_a_run_is_held_against_other_scores_and_a_memorised_set_does_not_set_the_scale():

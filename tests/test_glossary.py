@@ -34,7 +34,8 @@ class Entry:
 
     def defined_in(self, markdown: str) -> bool:
         """Whether the term or another of its names is printed in bold."""
-        bold = [words.strip(" .:,") for words in re.findall(r"(?s)\*\*(.+?)\*\*", markdown)]
+        text = re.sub(r"`[^`]*`", "", markdown)  # in code, two stars are a power
+        bold = [words.strip(" .:,") for words in re.findall(r"(?s)\*\*(.+?)\*\*", text)]
         names = "|".join(pattern(name) for name in (self.term, *self.also))
         return any(re.fullmatch(names, words) for words in bold)
 
@@ -73,11 +74,15 @@ def undefined(texts: dict[str, list[str]]) -> list[tuple[str, str, str]]:
     A term may stand in a notebook before the cell that defines it: a goal names what is to come.
     """
     missing = []
+    terms = [entry.term for entry in entries()]
     for entry in entries():
+        # "label bias" is no use of "label".
+        longer = [term for term in terms if entry.term in term.split() and term != entry.term]
+        hide = "|".join(map(pattern, longer)) or "(?!)"
         for notebook, cells in texts.items():
             if entry.defined_in("\n\n".join(cells)):
                 break
-            using = [cell for cell in cells if entry.used_in(prose_of(cell))]
+            using = [cell for cell in cells if entry.used_in(re.sub(hide, "", prose_of(cell)))]
             if using:
                 missing.append((entry.term, notebook, using[0][:70]))
                 break

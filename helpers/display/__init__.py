@@ -4,7 +4,6 @@ from helpers.display.charts import (
     balance,
     batch_shapes,
     change_map,
-    confidence_figure,
     confusion_figure,
     distribution_strip,
     gradient_figure,
@@ -19,7 +18,6 @@ from helpers.display.curves import (
     history_summary,
     museum_wall,
     price_chart,
-    run_curves,
     training_curve,
 )
 from helpers.display.diagrams import (

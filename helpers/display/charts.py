@@ -192,21 +192,6 @@ def confusion_figure(tables: Mapping[str, list[list[int]]], labels: Sequence[str
     return chart
 
 
-def confidence_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
-    """How sure the model was: a histogram for each group of answers, one above the other.
-
-    groups: name → probabilities (0 to 1) that the model gave to its answers.
-    """
-    lowest = min((value for values in groups.values() for value in values), default=0.0)
-    chart = figure(7, 1.9, len(groups), columns=1, sharex=True, sharey=True)
-    for axes, (name, values) in zip(chart.axes, groups.items(), strict=True):
-        axes.hist(values, bins=20, range=(lowest, 1), color=BLUE, ec="black", lw=0.5)
-        axes.set_ylabel("rows")
-        axes.set_title(f"{name} ({len(values)} rows)", loc="left")
-    chart.axes[-1].set_xlabel("probability that the model gave to its answer (0 to 1)")
-    return chart
-
-
 def reliability_figure(
     probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10
 ) -> Figure:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -119,31 +118,6 @@ def history_summary(history: "History", validation_rows: int) -> str:
     if history.steps:
         parts.append(f"{history.tokens_per_second:.0f} tokens/s")
     return "; ".join(parts)
-
-
-def run_curves(
-    histories: Mapping[str, "History"], lines: Mapping[str, float] | None = None
-) -> Figure:
-    """Validation loss of several runs over the training tokens read, so that batches of different
-    sizes can be compared; each run is named at its end.
-
-    lines: name → loss to compare with (that of a blind guess), each a dashed line with its name.
-    """
-    chart = figure(8, 3.4)
-    (axes,) = chart.axes
-    ends = []
-    for number, (name, history) in enumerate(histories.items()):
-        colour, marker, line = STYLES[number % len(STYLES)]
-        read = [0, *accumulate(step.tokens for step in history.steps)]
-        losses = [one.loss for one in history.evaluations]
-        axes.plot([read[one.step] for one in history.evaluations], losses, marker + line, c=colour)
-        if losses:
-            ends.append((losses[-1], f"{name} ({losses[-1]:.2f})", colour))
-    _loss_axis(axes)
-    axes.set(xlabel="training tokens read", ylabel="validation loss (nats per token, log scale)")
-    axes.set_xlim(left=0)
-    _compare_with(axes, lines, ends)
-    return chart
 
 
 def evaluations_figure(

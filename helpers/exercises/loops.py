@@ -135,8 +135,8 @@ LOOP_WITH_GAPS = Exercise(
             "The gradients of all batches pile up, because nothing sets them to zero.",
         ),
         Mistake(
-            _loop_of("backward", "clip", "zero", "step"),
-            "The gradients are set to zero before the step: it has nothing left to follow.",
+            _loop_of("backward", "step", "zero", "clip"),
+            "The clipping was in the right place: between backward and step.",
         ),
     ),
     hints=(
