@@ -20,10 +20,8 @@ from helpers.display import (
     show,
     spread,
     two_distributions,
-    window_figure,
 )
 from helpers.display.charts import as_output, figure, legend
-from helpers.inference.few_shot import Budget
 
 
 def test_a_figure_is_shown_as_a_picture_with_words(monkeypatch, capsys):
@@ -166,13 +164,3 @@ def test_balance_has_a_panel_a_column_and_a_bar_a_part():
     assert [part.get_label() for part in first.containers] == ["train", "test"]
     assert [part[0].get_hatch() for part in first.containers] == ["", "//"]
     assert (first.get_xlabel(), second.get_xlabel()) == ("star_rating", "department")
-
-
-def test_a_window_is_filled_by_shots_question_and_answer_in_this_order():
-    budgets = {"0 shots": Budget(0, 30, 2, 68, 100), "1 shot": Budget(40, 30, 2, 28, 100)}
-    axes = window_figure(budgets, {"a small window": 64}).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0 shots", "1 shot"]
-    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
-    assert bars[4:] == [(0, 40), (40, 30), (70, 2), (0, 100)]
-    assert [bar.get_hatch() for bar in axes.patches[:3]] == ["", "//", "xx"]
-    assert [line.get_xdata()[0] for line in axes.lines] == [64]

@@ -332,13 +332,6 @@ def test_a_budget_meter_shows_window_room_and_what_was_measured():
     assert "Not measured with this number of shots" in shown.text
 
 
-def test_a_budget_meter_has_all_of_it_in_one_table():
-    header, rows = meter().table()
-    assert header == ["shots", "tokens", "room", "accuracy", "one"]
-    assert rows[0] == ["0", "32", "68 free", "0.20", "–"]
-    assert rows[2] == ["9", "142", "42 too many", "–", "–"]
-
-
 def playground() -> TemplatePlayground:
     def render(task: str, template: str, row: dict) -> tuple[str, str, list[Token]]:
         if not row["body"]:

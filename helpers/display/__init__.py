@@ -12,7 +12,6 @@ from helpers.display.charts import (
     show,
     spread,
     two_distributions,
-    window_figure,
 )
 from helpers.display.curves import (
     evaluations_figure,

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.display import display
 from matplotlib import rc_context
@@ -19,9 +19,6 @@ from helpers.evaluation.uncertainty import (
     reliability_bins,
     wilson_interval,
 )
-
-if TYPE_CHECKING:
-    from helpers.inference.few_shot import Budget
 
 Score = tuple[float, float, float]  # a score and the two ends of its interval
 
@@ -394,35 +391,4 @@ def balance(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         axes.set_xlabel(column)
     chart.axes[0].set_ylabel("share of the part's rows (%)")
     legend(chart.axes[-1], beside=True)
-    return chart
-
-
-def window_figure(budgets: Mapping[str, "Budget"], marks: Mapping[str, int]) -> Figure:
-    """How prompts fill a context window: one stacked bar each, as long as their window.
-
-    budgets: what to write beside a bar → its tokens. marks: name → tokens, dashed lines, for the
-    windows of other models. The number at the end is the tokens used.
-    """
-    chart = figure(9, 1.4 + 0.42 * len(budgets))
-    (axes,) = chart.axes
-    # The answer has few tokens: its edge in its own colour keeps it visible.
-    styles = {"shots": (BLUE, "", "white"), "question": (ORANGE, "//", "white")}
-    styles["answer"] = (RED, "xx", RED)
-    for row, budget in enumerate(budgets.values()):
-        start = 0
-        for part, (colour, hatch, edge) in styles.items():
-            tokens = getattr(budget, part)
-            axes.barh(row, tokens, left=start, color=colour, hatch=hatch, ec=edge, lw=0.8)
-            start += tokens
-        axes.barh(row, budget.window, fill=False, ec=GREY)
-        axes.text(max(start, budget.window), row, f" {start:,}", va="center", fontsize=9)
-    for name, tokens in marks.items():
-        axes.axvline(tokens, color="black", linestyle="--", linewidth=1)
-        axes.text(tokens, len(budgets) - 0.4, f" {name}", va="top", fontsize=9)
-    handles = [Patch(fc=c, hatch=h, ec=edge, label=part) for part, (c, h, edge) in styles.items()]
-    handles.append(Patch(fill=False, ec=GREY, label="free"))
-    legend(axes, handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    name_rows(axes, budgets)
-    axes.set_ylim(len(budgets) + 0.1, -0.6)
-    axes.set_xlabel("tokens")
     return chart

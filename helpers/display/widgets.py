@@ -195,7 +195,6 @@ class BudgetMeter(_Controls):
     """How a number of shots fills the context window, and beside it what was measured with it.
 
     Drag the slider or use the arrow keys; or, from code, set `shots.value` to one of the numbers.
-    `table()` has all of it at once.
 
     budgets: number of shots → how the window is shared out. measured: number of shots → {what was
     measured: its value, in words}; a number that was not tried is missing here.
@@ -211,16 +210,6 @@ class BudgetMeter(_Controls):
             options=list(budgets), description="shots", layout=ipywidgets.Layout(width="32em")
         )
         super().__init__(self.shots)
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows for `show_table`: each number of shots, its tokens, what was measured."""
-        names = list(dict.fromkeys(name for one in self._measured.values() for name in one))
-        rows = []
-        for shots, budget in self._budgets.items():
-            known = self._measured.get(shots, {})
-            used = f"{budget.window - budget.free:,}"
-            rows.append([str(shots), used, _room(budget), *(known.get(n, "–") for n in names)])
-        return ["shots", "tokens", "room", *names], rows
 
     def _content(self) -> tuple[str, str]:
         shots = self.shots.value

@@ -240,6 +240,16 @@ FIT_SHOTS = Exercise(
         "shots[start:] are the last shots, for start from 0 to len(shots), that number "
         "included: then none is left.",
     ),
+    answer="""
+from helpers.inference import prompt_budget, shots_prefix
+
+
+def fit_shots(shots, example, tokenizer, window, answer_tokens):
+    for start in range(len(shots) + 1):
+        prefix = shots_prefix(shots[start:])
+        if prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens).fits:
+            return shots[start:]
+""",
 )
 
 
