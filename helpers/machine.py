@@ -9,8 +9,6 @@ from pathlib import Path
 import psutil
 import torch
 
-# With less than this, training keeps no second copy of anything (bytes).
-SMALL = 4_000_000_000
 CGROUPS = Path("/sys/fs/cgroup")
 _GLIBC = platform.libc_ver()[0] == "glibc"
 
