@@ -14,6 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 
+from helpers.results import cached
 from tools import make, run_course, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -269,3 +270,18 @@ def test_notebook_without_the_start_line_is_refused_by_name():
 @pytest.mark.parametrize("name", ["loop", "answers"])
 def test_benchmarks_find_what_they_take_from_helpers(name):
     importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    target = tmp_path / "example_run.json"
+    row = {"prompt": "Good?", "answer": "good", "before": "bad", "after": "good"}
+    cached("opinion/before_after", 1, lambda: row)
+    run_course.record_example(target)
+    assert not target.exists()
+    board = {"tuned": {"accuracy": [0.5, 0.2, 0.8], "macro-F1": [0.4, 0.1, 0.7]}}
+    cached("opinion/test", 1, lambda: {"version": "a", "rows": 4, "board": board})
+    run_course.record_example(target)
+    expected = {"profile": "smoke", **row, "test_rows": 4, "accuracy": {"tuned": [0.5, 0.2, 0.8]}}
+    assert json.loads(target.read_text(encoding="utf-8")) == expected

@@ -231,18 +231,20 @@ def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
-def record_example(profile: str, path: Path) -> None:
+def record_example(path: Path) -> None:
     """Note in data/example_run.json what a whole run brought, for the first screen of notebook 00.
 
     Notebook 04 keeps one row with its answers before and after, 06 the scores on the test rows.
     """
-    folder = Path(os.environ.get("COURSE_RUNS") or ROOT / "runs") / profile / "opinion"
-    kept = [folder / "before_after.json", folder / "test.json"]
-    if not all(one.exists() for one in kept):
+    sys.path.insert(0, str(ROOT))
+    from helpers.profiles import profile
+    from helpers.results import load_result
+
+    row, test = (load_result(f"opinion/{name}") for name in ("before_after", "test"))
+    if row is None or test is None:
         return
-    row, test = (json.loads(one.read_text(encoding="utf-8"))["result"] for one in kept)
     accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
-    example = {"profile": profile, **row, "test_rows": test["rows"], "accuracy": accuracy}
+    example = {"profile": profile().name, **row, "test_rows": test["rows"], "accuracy": accuracy}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
 
 
@@ -279,7 +281,7 @@ def main(arguments: list[str]) -> int:
     if options.publish:
         publish([one.name for one in outcomes], folder, notebooks, ROOT / "docs")
         record_minutes(outcomes, profile, ROOT / "data" / "minutes.json")
-        record_example(profile, ROOT / "data" / "example_run.json")
+        record_example(ROOT / "data" / "example_run.json")
     return 0
 
 

@@ -74,6 +74,19 @@ def _judge_loop(attempt: Callable) -> str | None:
     return f"the losses are {given}; expected {wanted}"
 
 
+# In both exercises.
+_LINE_MISSING = (
+    Mistake(
+        _loop_of("backward", "clip", "zero"),
+        "The gradients are computed and thrown away: the step is missing.",
+    ),
+    Mistake(
+        _loop_of("backward", "clip", "step"),
+        "The gradients of all batches pile up, because nothing sets them to zero.",
+    ),
+)
+
+
 TRAIN_LOOP = Exercise(
     name="train_loop",
     notebook="09_bug_museum",
@@ -87,14 +100,7 @@ TRAIN_LOOP = Exercise(
             _loop_of("clip", "step", "zero"),
             "No gradient is ever computed, so the optimizer has nothing to follow: backward.",
         ),
-        Mistake(
-            _loop_of("backward", "clip", "zero"),
-            "The gradients are computed and thrown away: the step is missing.",
-        ),
-        Mistake(
-            _loop_of("backward", "clip", "step"),
-            "The gradients of all batches pile up, because nothing sets them to zero.",
-        ),
+        *_LINE_MISSING,
         Mistake(
             _loop_of("backward", "step", "zero"),
             "The step uses a gradient that is not clipped. Clip after backward and before the "
@@ -126,14 +132,7 @@ LOOP_WITH_GAPS = Exercise(
     answer="import torch\n\n\n"
     + inspect.getsource(train_loop).replace("def train_loop", "def loop_with_gaps"),
     mistakes=(
-        Mistake(
-            _loop_of("backward", "clip", "zero"),
-            "The gradients are computed and thrown away: the step is missing.",
-        ),
-        Mistake(
-            _loop_of("backward", "clip", "step"),
-            "The gradients of all batches pile up, because nothing sets them to zero.",
-        ),
+        *_LINE_MISSING,
         Mistake(
             _loop_of("backward", "step", "zero", "clip"),
             "The clipping was in the right place: between backward and step.",
