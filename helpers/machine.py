@@ -13,17 +13,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 _GLIBC = platform.libc_ver()[0] == "glibc"
 
 
-def matrix_speed(seconds: float = 2.0, dtype: torch.dtype = torch.float32) -> float:
-    """Speed of matrix multiplication on this machine's processor, in GFLOP/s.
+def matrix_speed(
+    seconds: float = 2.0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Speed of matrix multiplication on a device, in GFLOP/s.
 
     seconds: for how long to measure. dtype: of the numbers that are multiplied.
     """
     size = 1024
-    a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
-    _ = a @ b
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    _ = (a @ b)[0, 0].item()
     count, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:
-        _ = a @ b
+        _ = (a @ b)[0, 0].item()  # asked for a number, a GPU finishes first
         count += 1
     return count * 2 * size**3 / (time.perf_counter() - begin) / 1e9
 

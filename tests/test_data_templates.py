@@ -635,3 +635,24 @@ def test_promptsource_refusals(shop, tmp_path):
 
 def test_shipped_libraries_are_all_tested():
     assert {path.stem for path in LIBRARIES.glob("*.yaml")} >= {"alpaca", "messages"}
+
+
+@pytest.mark.parametrize("task", ["opinion", "department", "headline", "review", "dialogue"])
+def test_the_question_is_the_prompt_of_the_example_without_the_answers_column(task):
+    task = load_task(task)
+    rows = task.drop_empty(task.load_table()).select(range(20))
+    for template in task.templates.values():
+        for row in rows:
+            example = template.render(row, task.choices)
+            asked = {k: v for k, v in row.items() if k not in template.completion_fields}
+            question = template.question(asked, task.choices)
+            assert question["prompt"] == example["prompt"]
+            assert question.get("choices") == example.get("choices")
+
+
+def test_a_question_without_its_columns_or_text_is_refused():
+    template = Template("a", "{{ text }}", "{{ label }}")
+    refusal(TemplateError, lambda: template.question({"txt": "x"}), "uses the field text", "txt")
+    refusal(TemplateError, lambda: template.question({"text": " "}), "empty prompt")
+    whole = Template("b", "{{ text }} Good or bad? ||| {{ choices[label] }}")
+    refusal(TemplateError, lambda: whole.question({"text": "x"}), "uses the field choices, label")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from helpers.data import describe, load_task
 from helpers.data.tokenize import collate, tokenize
 from helpers.display import (
     BudgetMeter,
@@ -14,6 +15,7 @@ from helpers.display import (
     LiveCurve,
     LossMicroscope,
     SideBySide,
+    TaskForm,
     TemplatePlayground,
     Token,
     widgets,
@@ -21,6 +23,7 @@ from helpers.display import (
 from helpers.errors import CourseError
 from helpers.inference import generate_answers
 from helpers.inference.few_shot import Budget
+from helpers.profiles import ROOT
 from helpers.training import EvaluationRecord, History, StepRecord, TrainSettings, train
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -385,3 +388,29 @@ def test_each_widget_is_stored_with_a_still_picture_of_what_it_shows(screen):
     slider()._ipython_display_()
     assert "text/html" not in screen.shown[-1] and screen.shown[-1]["image/png"]
     assert screen.shown[-1]["text/plain"].startswith("Step 0: the right token <i> has 0.2500")
+
+
+def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path):
+    facts, path = describe(ROOT / "data" / "dialogues.csv"), tmp_path / "mine.yaml"
+    form = TaskForm(facts, path, "Name the topic.")
+    assert form.task is None and not path.exists()
+    assert (form.answer.value, form.choices.value, form.prompt.value) == (
+        "topic",
+        True,
+        ("dialogue",),
+    )
+    form.button.click()
+    assert form.task == load_task(path) and form.task.kind == "classification"
+    assert "name: mine" in form.result.value
+    form.answer.value = "summary"
+    assert form.choices.value is False  # follows the column
+    form.instruction.value = "Sum <it> up."
+    form.button.click()
+    assert form.task.kind == "text" and "Sum &lt;it&gt; up." in form.result.value
+
+
+def test_a_form_says_what_is_wrong_and_keeps_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    form = TaskForm(describe(ROOT / "data" / "dialogues.csv"), path)
+    form.button.click()
+    assert "an instruction" in form.result.value and not path.exists() and form.task is None

@@ -24,6 +24,7 @@ MAIN_ROAD = [
     "07_instruct_model",
     "08_forgetting",
     "09_bug_museum",
+    "10_your_table",
 ]
 MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 700_000
 FEWEST_TEXTS_PER_CODE, MOST_TEXTS_PER_CODE = 1.0, 2.2
@@ -179,18 +180,22 @@ HELPERS = ROOT / "helpers"
 # its own package, and within a package from those before itself.
 ORDER = {
     "": "errors files machine profiles results",
-    "data": "formats table tokenize templates split task",
+    "data": "formats table tokenize templates split task describe",
     "model": "load card",
     "inference": "batches few_shot generate score",
     "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
-    "evaluation": "metrics uncertainty baselines prompt_search forgetting",
+    "evaluation": "metrics uncertainty baselines prompt_search forgetting scoreboard",
     "display": "tables tokens charts curves diagrams widgets",
 }
 
 
+# Programs to be called from a terminal: they may use everything.
+COMMANDS = [HELPERS / "train.py", HELPERS / "predict.py"]
+
+
 def modules() -> list[Path]:
     """Those of the road: the exercises' framework and evaluate's own scripts stand apart."""
-    paths = [path for path in HELPERS.glob("*.py") if path.name != "__init__.py"]
+    paths = [path for path in HELPERS.glob("[!_]*.py") if path not in COMMANDS]
     for package in ORDER:
         paths += sorted((HELPERS / package).glob("[!_]*.py")) if package else []
     return paths
@@ -221,7 +226,7 @@ def test_each_public_function_of_helpers_is_used_outside_of_its_module():
     for path in NOTEBOOKS:
         for cell in cells(path, "code"):
             in_notebooks |= names_used(ast.parse(python_of(cell.source)))
-    tools = [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    tools = [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *COMMANDS]
     taken = {path: imported(tree_of(path)) for path in [*modules(), *tools]}
     idle = []
     for path in modules():

@@ -267,7 +267,7 @@ def test_notebook_without_the_start_line_is_refused_by_name():
         sync_notebooks.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")
 
 
-@pytest.mark.parametrize("name", ["loop", "answers"])
+@pytest.mark.parametrize("name", ["loop", "answers", "search"])
 def test_benchmarks_find_what_they_take_from_helpers(name):
     importlib.import_module(f"benchmarks.{name}")
 
@@ -280,8 +280,15 @@ def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_pat
     cached("opinion/before_after", 1, lambda: row)
     run_course.record_example(target)
     assert not target.exists()
-    board = {"tuned": {"accuracy": [0.5, 0.2, 0.8], "macro-F1": [0.4, 0.1, 0.7]}}
-    cached("opinion/test", 1, lambda: {"version": "a", "rows": 4, "board": board})
+    accuracy, against = {"tuned": [0.5, 0.2, 0.8]}, {"majority": [0.3, 0.1, 0.5]}
+    board = {"tuned": {"accuracy": accuracy["tuned"], "macro-F1": [0.4, 0.1, 0.7]}}
+    test = {"version": "a", "rows": 4, "board": board, "against": against}
+    cached("opinion/test", 1, lambda: test)
     run_course.record_example(target)
-    expected = {"profile": "smoke", **row, "test_rows": 4, "accuracy": {"tuned": [0.5, 0.2, 0.8]}}
+    kept = {"profile": "smoke", "rows": 4, "accuracy": accuracy, "against": against}
+    expected = {"profile": "smoke", **row, "boards": {"opinion": kept}}
+    assert json.loads(target.read_text(encoding="utf-8")) == expected
+    expected["boards"]["department"] = {"rows": 9}  # of an earlier run, with another profile
+    target.write_text(json.dumps(expected), encoding="utf-8")
+    run_course.record_example(target)
     assert json.loads(target.read_text(encoding="utf-8")) == expected

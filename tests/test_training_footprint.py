@@ -1,5 +1,6 @@
 """The course's training in little memory: real model, real rows, all its memory counted."""
 
+import dataclasses
 import json
 import sys
 
@@ -8,7 +9,15 @@ import torch
 
 from helpers.data.task import load_examples, load_task
 from helpers.training import footprint
-from helpers.training.footprint import PARTS, FootprintError, measured, predicted, train_apart
+from helpers.training.footprint import (
+    PARTS,
+    FootprintError,
+    measured,
+    predicted,
+    predicted_cost,
+    train_apart,
+)
+from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
 from tests.processes import another_process, how_it_ended
 from tests.tiny import tiny_model
@@ -80,3 +89,24 @@ def test_a_training_that_breaks_off_says_why(tmp_path, monkeypatch, what, words)
     monkeypatch.setattr(footprint.sys, "executable", str(program))
     with pytest.raises(FootprintError, match=f"did not come to its end: .*{words}"):
         train_apart({"train": [], "validation": []}, low_memory=True)
+
+
+def test_the_predicted_time_is_operations_over_speed(monkeypatch):
+    monkeypatch.setattr(footprint, "matrix_speed", lambda *_: 1.0)  # a billion a second
+    model = tiny_model()
+    weights = model.num_parameters() - model.get_input_embeddings().weight.numel()
+    settings = TrainSettings(
+        epochs=2, batch_size=4, evaluations=1, precision="float32", low_memory=False
+    )
+    cost = predicted_cost(model, [10] * 8, [5] * 6, settings)
+    rate = footprint.SHARE_OF_SPEED * 1e9
+    assert cost.seconds == pytest.approx(6 * weights * 2 * 8 * 10 / rate)
+    # Three evaluations (before the first step too), each for the loss and for the answers.
+    assert cost.evaluating == pytest.approx(3 * 2 * 2 * weights * 6 * 5 / rate)
+    shared = predicted_cost(model, [10] * 8, [5] * 6, settings, shared=4)
+    assert shared.seconds == pytest.approx(6 * weights * 2 * 2 * (4 + 4 * 6) / rate)
+    parts = predicted(model, False, 4, 10, 0)
+    assert cost.memory == sum(parts.values()) + footprint.PROCESS
+    small = dataclasses.replace(settings, low_memory=True)
+    assert predicted_cost(model, [10] * 8, [5] * 6, small).memory < cost.memory
+    assert "minutes" in str(cost) and "GB of memory" in str(cost)

@@ -232,19 +232,27 @@ def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
 
 
 def record_example(path: Path) -> None:
-    """Note in data/example_run.json what a whole run brought, for the first screen of notebook 00.
+    """Note in data/example_run.json what a whole run brought, for notebooks 00 and 06.
 
-    Notebook 04 keeps one row with its answers before and after, 06 the scores on the test rows.
+    Notebook 04 keeps one row of `opinion` with its answers before and after. Notebook 06 keeps the
+    scores on the test rows; the boards of `opinion` and `department` are shown side by side, so a
+    board that this profile has not made stays as it was.
     """
     sys.path.insert(0, str(ROOT))
     from helpers.profiles import profile
     from helpers.results import load_result
 
-    row, test = (load_result(f"opinion/{name}") for name in ("before_after", "test"))
-    if row is None or test is None:
+    row = load_result("opinion/before_after")
+    tests = {task: load_result(f"{task}/test") for task in ("opinion", "department")}
+    if row is None or tests["opinion"] is None:
         return
-    accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
-    example = {"profile": profile().name, **row, "test_rows": test["rows"], "accuracy": accuracy}
+    boards = json.loads(path.read_text(encoding="utf-8"))["boards"] if path.exists() else {}
+    for task, test in tests.items():
+        if test is not None:
+            accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
+            boards[task] = {"profile": profile().name, "rows": test["rows"], "accuracy": accuracy}
+            boards[task]["against"] = test["against"]
+    example = {"profile": profile().name, **row, "boards": boards}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """From a table to batches of token ids, all in standard `datasets` objects."""
 
+from helpers.data.describe import describe, personal, suggest, too_little, write_task
 from helpers.data.formats import TableError
 from helpers.data.split import (
     SplitError,

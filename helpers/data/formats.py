@@ -77,6 +77,12 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             what = "pandas' row numbers" if numbers else "a column without a name"
             raw.notes.append(f"The column {name.strip()!r} ({what}) is left out.")
             raw.frame = raw.frame.drop(columns=name)
+    for name in [name for name in raw.frame if not name.isidentifier()]:
+        plain = re.sub(r"\W+", "_", name).strip("_")
+        plain = plain if plain.isidentifier() else f"column_{plain}"
+        if plain not in raw.frame:  # templates can only use names of one word
+            raw.notes.append(f"The column {name!r} is called {plain}.")
+            raw.frame = raw.frame.rename(columns={name: plain})
     columns = {name: _settle(name, cells.tolist(), raw.notes) for name, cells in raw.frame.items()}
     raw.frame = pandas.DataFrame(columns, raw.frame.index, dtype=object)
     return raw

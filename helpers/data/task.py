@@ -294,14 +294,17 @@ def _make_task(path: Path, content: object) -> Task:
 # Rows on their way
 
 
-def load_examples(task: Task) -> DatasetDict:
+def load_examples(task: Task, train_rows: int | None = None) -> DatasetDict:
     """Train and validation rows in the template that the task is tuned with, as many as the
     profile says (a seeded sample). The test rows are not in it: see test_examples.
+
+    train_rows: most rows to train on, if not as many as the profile says.
 
     Rows without an answer are left out, and how many is printed.
     """
     splits = task.split(task.load_table())
-    sizes = {"train": profile().train_rows, "validation": profile().validation_rows}
+    most = profile().train_rows if train_rows is None else train_rows
+    sizes = {"train": most, "validation": profile().validation_rows}
     answered = DatasetDict({name: task.drop_empty(splits[name]) for name in sizes})
     rows = sum(len(splits[name]) for name in sizes)
     if without := rows - sum(map(len, answered.values())):

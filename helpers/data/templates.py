@@ -107,18 +107,7 @@ class Template:
         answer, and an answer that is none of the choices.
         """
         self.check(row.keys())
-        where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
-        values = copy.deepcopy(dict(row))  # a template may fill its lists
-        values[_DRAW] = random.Random(repr([(name, row[name]) for name in sorted(self.fields)]))
-        allowed = [
-            choice.strip()
-            for source in self.choices or choices
-            for choice in self._fill("choices", source, values, where).split(_CUT)
-        ]
-        if allowed:
-            values["answer_choices"] = allowed
-            if not self.whole:  # in PromptSource's format, choices is the name of a column
-                values["choices"] = allowed
+        where, values, allowed = self._values(row, choices)
         prompt = self._fill("prompt", self.prompt, values, where)
         if self.whole:
             prompt, *answers = [half.strip() for half in prompt.split(_CUT)]
@@ -133,6 +122,46 @@ class Template:
         self._check_texts(prompt, answer, allowed, where)
         example = {"prompt": prompt, "completion": separator(prompt) + answer, "answer": answer}
         return example | ({"choices": allowed} if allowed else {})
+
+    def question(self, row: Mapping[str, Any], choices: Sequence[str] = ()) -> dict[str, Any]:
+        """What the model is asked about a row whose answer need not be known: prompt, and choices
+        where there are any.
+
+        Raises TemplateError as `render` does; the columns of the completion may be missing.
+        """
+        known = self.fields if self.whole else self.fields - self.completion_fields
+        if missing := sorted((known | self.prompt_fields) - row.keys()):
+            raise self._unknown(missing, row.keys())
+        where, values, allowed = self._values(row, choices)
+        prompt = self._fill("prompt", self.prompt, values, where).split(_CUT)[0]
+        prompt = prompt.strip() if self.whole else prompt
+        self._check_text(prompt, "prompt", where)
+        return {"prompt": prompt} | ({"choices": allowed} if allowed else {})
+
+    def _values(
+        self, row: Mapping[str, Any], choices: Sequence[str]
+    ) -> tuple[str, dict[str, Any], list[str]]:
+        """Words for errors, what the template may use of the row, and the allowed answers."""
+        where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
+        values = copy.deepcopy(dict(row))  # a template may fill its lists
+        values[_DRAW] = random.Random(repr([(name, row.get(name)) for name in sorted(self.fields)]))
+        allowed = [
+            choice.strip()
+            for source in self.choices or choices
+            for choice in self._fill("choices", source, values, where).split(_CUT)
+        ]
+        if allowed:
+            values["answer_choices"] = allowed
+            if not self.whole:  # in PromptSource's format, choices is the name of a column
+                values["choices"] = allowed
+        return where, values, allowed
+
+    def _unknown(self, fields: Iterable[str], columns: Iterable[str]) -> TemplateError:
+        return TemplateError(
+            f"Template {self.name!r} uses the field {', '.join(fields)}, which the table does not "
+            f"have. Its columns are: {format_names(sorted(columns))}. Correct the name in the "
+            "template."
+        )
 
     def _names(self, part: str, source: str, half: int | None = None) -> frozenset[str]:
         try:
@@ -157,24 +186,24 @@ class Template:
             hint = " Count from 0; a number that is stored as text needs a filter: field | int."
         return TemplateError(f"{where} its {part}{line} fails: {problem}.{hint}")
 
+    def _check_text(self, text: str, part: str, where: str) -> None:
+        if not text.strip():
+            fields = " and ".join(sorted(getattr(self, f"{part}_fields"))) or "text"
+            raise (NoExample if part == "completion" else TemplateError)(
+                f"{where} gives an empty {part}. Leave out the rows whose {fields} is empty."
+            )
+        bare = text.strip() if part == "completion" else text.rstrip(" \t\xa0")
+        if text != bare:
+            problem = "with space around it" if part == "completion" else "that ends in a space"
+            raise TemplateError(
+                f"{where} gives a {part} {problem}: {text[-30:]!r}. Delete the space, or cut it "
+                "off, as in {{ field | trim }}; the one between prompt and completion is put there "
+                "by itself."
+            )
+
     def _check_texts(self, prompt: str, answer: str, choices: list[str], where: str) -> None:
-        parts = (answer, "completion", NoExample), (prompt, "prompt", TemplateError)
-        for text, part, error in parts:
-            if not text.strip():
-                fields = " and ".join(sorted(getattr(self, f"{part}_fields"))) or "text"
-                raise error(
-                    f"{where} gives an empty {part}. Leave out the rows whose {fields} is empty."
-                )
-        for text, bare, place in (
-            (prompt, prompt.rstrip(" \t\xa0"), "prompt that ends in a space"),
-            (answer, answer.strip(), "completion with space around it"),
-        ):
-            if text != bare:
-                raise TemplateError(
-                    f"{where} gives a {place}: {text[-30:]!r}. Delete the space, or cut it off, as "
-                    "in {{ field | trim }}; the one between prompt and completion is put there by "
-                    "itself."
-                )
+        self._check_text(answer, "completion", where)
+        self._check_text(prompt, "prompt", where)
         if choices and answer not in choices:
             raise TemplateError(
                 f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
@@ -191,10 +220,7 @@ def _check(template: Template, columns: frozenset[str]) -> None:
             f"file it stands after {HALVES}."
         )
     if unknown := sorted(template.fields - columns):
-        raise TemplateError(
-            f"{named} uses the field {', '.join(unknown)}, which the table does not have. "
-            f"Its columns are: {format_names(sorted(columns))}. Correct the name in the template."
-        )
+        raise template._unknown(unknown, columns)
     parts = {"prompt": template.prompt_fields, "completion": template.completion_fields}
     if template.whole:  # a loop or a condition may hide where its prompt ends
         parts = {"prompt": template.fields}

@@ -39,5 +39,6 @@ from helpers.display.widgets import (
     LiveCurve,
     LossMicroscope,
     SideBySide,
+    TaskForm,
     TemplatePlayground,
 )

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -17,6 +18,7 @@ import psutil
 import torch
 from IPython.display import DisplayHandle, display
 
+from helpers.data.describe import TableFacts, suggest, write_task
 from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions
 from helpers.display.curves import history_summary, training_curve
 from helpers.display.tables import table_output
@@ -113,6 +115,68 @@ class SideBySide(_Still):
     def _table(self) -> str:
         header = ["prompt", "form", *self._answer_functions]
         return table_output(header, self._answered)["text/html"] if self._answered else ""
+
+
+class TaskForm(_Still):
+    """A form that writes a task file for a table, and shows the file and one example of it.
+
+    Fill it in and press the button; or, from code, set `answer.value` and so on, and call
+    `button.click()`. `task` is then the task. The same without a form: `write_task`.
+
+    facts: what `describe` found in the table. path: of the file to write. instruction: for the
+    beginning; columns are filled in as `suggest` guesses.
+    """
+
+    in_words = "a form for columns and instruction, and a button that writes the file"
+
+    def __init__(self, facts: TableFacts, path: str | Path, instruction: str = "") -> None:
+        names, first = list(facts.columns), suggest(facts)
+        wide = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
+        kinds = [("one of its values", True), ("free text", False)]
+        is_label = facts.columns[first["answer"]].kind == "label"
+        self._facts, self.task = facts, None
+        self.answer = ipywidgets.Dropdown(
+            options=names, value=first["answer"], description="answer", **wide
+        )
+        self.choices = ipywidgets.ToggleButtons(
+            options=kinds, value=is_label, description="it is", style=wide["style"]
+        )
+        self.prompt = ipywidgets.SelectMultiple(
+            options=names, value=tuple(first["prompt"]), description="model reads", **wide
+        )
+        self.group = ipywidgets.Dropdown(
+            options=[("none", None), *((name, name) for name in names)],
+            value=first["group"],
+            description="belong together",
+            **wide,
+        )
+        self.instruction = ipywidgets.Text(value=instruction, description="instruction", **wide)
+        self.path = ipywidgets.Text(value=str(path), description="task file", **wide)
+        self.button = ipywidgets.Button(description="Write the task file")
+        self.result = ipywidgets.HTML("No task file is written yet.")
+        self.button.on_click(self._write)
+        self.answer.observe(self._of_answer, names="value")
+        fields = [self.answer, self.choices, self.prompt, self.group, self.instruction, self.path]
+        super().__init__([*fields, self.button, self.result])
+
+    def _of_answer(self, _: dict) -> None:
+        self.choices.value = self._facts.columns[self.answer.value].kind == "label"
+
+    def _write(self, _: ipywidgets.Button) -> None:
+        try:
+            self.task = write_task(
+                self.path.value,
+                self._facts.source,
+                prompt=self.prompt.value,
+                answer=self.answer.value,
+                instruction=self.instruction.value,
+                choices=self.choices.value,
+                group=self.group.value,
+            )
+            self.text = self.task.path.read_text(encoding="utf-8")
+        except Exception as error:
+            self.text = _in_words(error)
+        self.result.value = f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
 
 
 class _Controls(_Still):

@@ -34,6 +34,7 @@ from helpers.evaluation.prompt_search import (
     predict_with,
     search_prompts,
 )
+from helpers.evaluation.scoreboard import Scoreboard, boards_json, boards_page, scoreboard
 from helpers.evaluation.uncertainty import (
     bootstrap_interval,
     expected_calibration_error,

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,16 +22,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from helpers.data.tokenize import collate, tokenize
 from helpers.errors import CourseError
 from helpers.inference.score import predict_answers
-from helpers.machine import peak_memory
+from helpers.machine import matrix_speed, peak_memory
 from helpers.model.load import load_model
 from helpers.profiles import ROOT
-from helpers.training.loop import make_optimizer, train, training_step
+from helpers.training.loop import batch_plan, make_optimizer, train, training_step
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
 
 PARTS = ("weights", "gradients", "optimizer state", "activations")
+# Of the speed at which a machine multiplies matrices, what whole training steps reach: 0.5 to 0.66
+# on the machines of docs/what_we_tried.md. What the process takes without a model, in bytes.
+SHARE_OF_SPEED, PROCESS = 0.6, 600_000_000
 
 
 class FootprintError(CourseError):
@@ -66,6 +70,60 @@ def predicted(
         kept = config.num_hidden_layers * config.hidden_size * positions + layer
         numbers = (count, table + others, state, kept)
     return {part: 4 * number for part, number in zip(PARTS, numbers, strict=True)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training will take. seconds: of the steps; evaluating: of the evaluations. memory: of
+    the whole process, in bytes, at its largest."""
+
+    seconds: float
+    evaluating: float
+    memory: int
+
+    def __str__(self) -> str:
+        minutes = (self.seconds + self.evaluating) / 60
+        return (
+            f"about {minutes:.1f} minutes ({self.evaluating / 60:.1f} of them for evaluations) and "
+            f"{self.memory / 1e9:.1f} GB of memory"
+        )
+
+
+def predicted_cost(
+    model: PreTrainedModel,
+    train_lengths: Sequence[int],
+    validation_lengths: Sequence[int],
+    settings: TrainSettings,
+    shared: int = 0,
+) -> Cost:
+    """What `train` will take here, before anything runs; times are right within a factor of two.
+
+    train_lengths, validation_lengths: tokens of each example. shared: tokens that all examples
+    begin with. The machine's speed is measured for two seconds.
+
+    Arithmetic: 2 operations for each weight and token forward, 4 backward, 2 more where the
+    low-memory mode computes activations again; weights that are only looked up do not count.
+    Source: Kaplan et al., "Scaling Laws for Neural Language Models", 2020 (section 2.1).
+    """
+    plan = batch_plan(list(train_lengths), settings)
+    weights = model.num_parameters() - model.get_input_embeddings().weight.numel()
+    dtype = getattr(torch, settings.precision)
+    speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device)
+
+    def tokens(batches: list[list[int]], lengths: Sequence[int]) -> int:
+        sizes = [(len(rows), max(lengths[i] for i in rows)) for rows in batches]
+        return sum(shared + n * (longest - shared) for n, longest in sizes)
+
+    once = [[i] for i in range(len(validation_lengths))]
+    evaluations = settings.epochs * settings.evaluations + 1
+    seconds = (8 if settings.low_memory else 6) * weights * tokens(plan, train_lengths) / speed
+    # Each for the loss, and once more for the answers.
+    evaluating = 2 * evaluations * 2 * weights * tokens(once, validation_lengths) / speed
+    widest = max(plan, key=lambda rows: len(rows) * max(train_lengths[i] for i in rows))
+    shape = len(widest), max(train_lengths[i] for i in widest), shared
+    return Cost(
+        seconds, evaluating, sum(predicted(model, settings.low_memory, *shape).values()) + PROCESS
+    )
 
 
 def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool) -> dict[str, int]:

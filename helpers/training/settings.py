@@ -24,13 +24,13 @@ class TrainSettings:
     Raises TrainingError for a value of the wrong type or out of range.
     """
 
-    epochs: int = 1
+    epochs: int = 2
     """How often each example is seen."""
     batch_size: int = 8
     """Examples in one optimizer step."""
     micro_batch_size: int = 8
     """Examples that go through the model at once; their gradients add up to those of the batch."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-5
     """The largest of the run: it rises to this, then falls to 0."""
     weight_decay: float = 0.01
     """How strongly each step pulls the matrices towards zero."""
@@ -38,7 +38,7 @@ class TrainSettings:
     """Share of the steps in which the learning rate rises, from 0 to less than 1."""
     max_grad_norm: float = 1.0
     """A gradient with a larger norm is scaled down to this one."""
-    evaluations: int = 4
+    evaluations: int = 2
     """How often in an epoch the validation set is scored, evenly spaced."""
     patience: int | None = None
     """Stop after so many evaluations in a row without a lower loss; None: never."""

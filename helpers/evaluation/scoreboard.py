@@ -1,0 +1,117 @@
+"""The scoreboard of a run: all candidates on the same rows, with intervals and paired verdicts."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from helpers.evaluation.metrics import main_metric, row_scores
+from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
+
+if TYPE_CHECKING:
+    from helpers.data.task import Task
+
+TUNED = "tuned"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One candidate. score: (mean, low, high) of row_scores, with its 95 % interval. change: the
+    same of tuned minus this candidate, row by row; None for the tuned model. verdict: what that
+    says of the tuned model (see verdict_of)."""
+
+    candidate: str
+    score: tuple[float, float, float]
+    change: tuple[float, float, float] | None = None
+    verdict: str = ""
+
+    @property
+    def cells(self) -> list[str]:
+        """What a table shows of it."""
+        change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*self.change) if self.change else ""
+        return [self.candidate, "{:.2f} ({:.2f} to {:.2f})".format(*self.score), change] + [
+            self.verdict
+        ]
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """The lines for some rows. part: "validation" or "test"; rows: how many of it were scored."""
+
+    part: str
+    metric: str
+    rows: int
+    lines: tuple[Line, ...]
+
+    @property
+    def header(self) -> list[str]:
+        """The names of a line's cells."""
+        return [f"{self.metric}, {self.rows} {self.part} rows", "score", "tuned minus it"] + [
+            "tuned is"
+        ]
+
+    def conclusion(self) -> str:
+        """What follows: is the model clearly better than all that is simpler, or not?"""
+        others = {line.candidate: line.verdict for line in self.lines if line.change}
+        open_ = [name for name, verdict in others.items() if verdict != "clearly better"]
+        if not open_:
+            return "The tuned model is clearly better than everything simpler on this board."
+        if learned := [
+            name for name in open_ if name in ("nearest neighbour", "TF-IDF + regression")
+        ]:
+            return (
+                f"The tuned model is not clearly better than {' and '.join(learned)}, which "
+                "learned from the same rows in seconds: a simple model may be enough here."
+            )
+        return (
+            f"The tuned model is not clearly better than {' and '.join(open_)}: tuning has not "
+            "been shown to be worth it. More rows, for training or for scoring, may show more."
+        )
+
+
+def scoreboard(
+    task: "Task", part: str, examples: Dataset, answers: Mapping[str, Sequence[str | None]]
+) -> Scoreboard:
+    """Score what each candidate answered to the same rows, as notebook 06 does it.
+
+    examples: rows of task.render. answers: candidate → its answers; "tuned" must be among them.
+    Raises ScoringError as row_scores does.
+    """
+    groups = groups_of(task, examples)
+    scores = {name: row_scores(task, said, examples) for name, said in answers.items()}
+    lines = []
+    for name, values in scores.items():
+        change = None if name == TUNED else paired_change(values, scores[TUNED], groups)
+        verdict = verdict_of(change) if change else ""
+        lines.append(Line(name, mean_interval(values, groups), change, verdict))
+    return Scoreboard(part, main_metric(task), len(examples), tuple(lines))
+
+
+def boards_json(boards: Sequence[Scoreboard]) -> str:
+    """The boards as JSON text."""
+    return json.dumps([asdict(board) for board in boards], indent=1) + "\n"
+
+
+def boards_page(title: str, boards: Sequence[Scoreboard]) -> str:
+    """The boards as a page of HTML that needs nothing else."""
+    parts = []
+    for board in boards:
+        head = "".join(f"<th>{html.escape(name)}" for name in board.header)
+        rows = [
+            "<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in line.cells)
+            for line in board.lines
+        ]
+        table = f"<table><tr>{head}\n{chr(10).join(rows)}\n</table>"
+        parts.append(f"{table}\n<p>{html.escape(board.conclusion())}</p>")
+    style = "body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto } "
+    style += (
+        "th, td { text-align: left; padding: .3rem .8rem } tr { border-bottom: 1px solid #ccc }"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
+        f"</title>\n<style>{style}</style>\n<h1>{html.escape(title)}</h1>\n"
+        f"<p>In brackets: 95 % intervals.</p>\n{chr(10).join(parts)}\n</html>\n"
+    )

@@ -1,0 +1,58 @@
+"""The exercise of notebook 10: take e-mail addresses out of a text."""
+
+import re
+
+from helpers.exercises.exercise import Case, Exercise, Mistake
+
+_ADDRESS = r"[\w.+-]+@[\w-]+\.[\w.-]*\w"
+
+
+def redact(text: str) -> str:
+    """The text with "[e-mail]" in the place of each e-mail address."""
+    return re.sub(_ADDRESS, "[e-mail]", text)
+
+
+def _cases() -> list[Case]:
+    return [
+        Case(("Nothing in here.",), "A text without an address stays as it is."),
+        Case(("Write to ann@example.org please",), "One address between words."),
+        Case(("Write to ann@example.org.",), "The full stop behind it ends the sentence."),
+        Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
+        Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
+    ]
+
+
+REDACT = Exercise(
+    name="redact",
+    notebook="10_your_table",
+    title="Take the addresses out",
+    minutes=6,
+    difficulty=1,
+    reference=redact,
+    cases=_cases,
+    mistakes=(
+        Mistake(
+            lambda text: re.sub(_ADDRESS, "[e-mail]", text, count=1),
+            "Only the first address of a text is replaced. A text may hold several.",
+        ),
+        Mistake(
+            lambda text: "[e-mail]" if "@" in text else text,
+            "The whole text is gone. Replace the address, and keep the words around it.",
+        ),
+        Mistake(
+            lambda text: re.sub(r"\S*@\S*", "[e-mail]", text),
+            "What touches the @ is replaced, whatever it is: a full stop behind an address goes "
+            "with it, and an @ that stands alone is no address.",
+        ),
+        Mistake(
+            lambda text: re.sub(_ADDRESS, "", text),
+            "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
+            "one.",
+        ),
+    ),
+    hints=(
+        "`re.sub(pattern, replacement, text)` replaces every match. An address is some letters, an "
+        "@, a name, a full stop and a letter at the very end.",
+        r"A pattern that does it: `[\w.+-]+@[\w-]+\.[\w.-]*\w`.",
+    ),
+)

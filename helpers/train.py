@@ -1,0 +1,212 @@
+"""Fine-tune a model on a task, from the command line, as the notebooks do it.
+
+    python -m helpers.train --task my_task.yaml --epochs 2
+
+Every field of TrainSettings is an option. The result is a folder: the model, its card, its history,
+and the scoreboard as JSON and as a page. Exit status: 0, or 2 with a sentence that says what to do.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers.data import collate, load_examples, load_task, test_examples, tokenize, too_little
+from helpers.data.task import Task
+from helpers.errors import CourseError
+from helpers.evaluation import (
+    Scoreboard,
+    best_prompt,
+    boards_json,
+    boards_page,
+    predict_with,
+    rival_answers,
+    scoreboard,
+)
+from helpers.inference import choice_accuracy, predict_answers
+from helpers.machine import peak_memory
+from helpers.model import load_model, model_card, provenance, save_model
+from helpers.profiles import profile, runs_folder
+from helpers.training import History, TrainSettings, predicted_cost, train
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+@dataclass
+class RunArguments:
+    """What to train on what."""
+
+    task: str | None = field(
+        default=None, metadata={"help": "name or path of a task file (default: COURSE_TASK)"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "folder or hub id (default: the profile's model)"}
+    )
+    rows: int | None = field(
+        default=None, metadata={"help": "most training rows (default: the profile's)"}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "folder for the result (default: tuned, in the runs)"}
+    )
+    test: bool = field(
+        default=False, metadata={"help": "also open the locked test set, which is counted"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise CourseError(f"--rows is {self.rows}; it must be a whole number from 1.")
+
+
+def untuned_answers(
+    task: Task,
+    training: Dataset,
+    rows: Dataset,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, list[str]]:
+    """What everything simpler answers: the rivals, and the model before tuning, asked zero-shot and
+    with the best prompt. The best prompt is looked for on validation rows."""
+    answers = rival_answers(task, training, rows)
+    answers["zero-shot"] = predict_answers(model, tokenizer, rows)
+    best = best_prompt(model, tokenizer, task)
+    answers["best prompt"] = predict_with(best, model, tokenizer, task, training, rows)
+    return answers
+
+
+def few_enough(task: Task, rows: Dataset) -> Dataset:
+    """The rows that are scored: all, or of free texts, which take long to write, some."""
+    most = len(rows) if task.kind == "classification" else profile().eval_rows
+    return rows.select(range(min(most, len(rows))))
+
+
+def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
+    """The whole road for a task; returns the folder with the result, which appears when all of it
+    is there. A run that was interrupted goes on from its checkpoint.
+
+    Raises CourseError where something is wrong with table, task, settings, model or disk;
+    KeyboardInterrupt when the training was interrupted.
+    """
+    task = load_task(run.task)
+    examples = load_examples(task, run.rows)
+    folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
+    print(task.report())
+    for sentence in too_little(task, examples["train"]):
+        print(sentence)
+    parts = {"validation": few_enough(task, examples["validation"])}
+    if run.test:
+        parts["test"] = few_enough(task, test_examples(task))
+    model, tokenizer = load_model(run.model)
+    sets = tokenize(examples, tokenizer, model.config)
+    lengths = [[len(row["input_ids"]) for row in sets[part]] for part in ("train", "validation")]
+    print(f"{len(sets['train'])} training rows. Training will take", end=" ")
+    print(f"{predicted_cost(model, *lengths, settings)}.", flush=True)
+    answers = {
+        part: untuned_answers(task, examples["train"], rows, model, tokenizer)
+        for part, rows in parts.items()
+    }
+    score = partial(choice_accuracy, tokenizer=tokenizer, examples=examples["validation"])
+    history = train(
+        model,
+        sets["train"],
+        sets["validation"],
+        settings,
+        partial(collate, pad_token_id=tokenizer.pad_token_id),
+        runs_folder(task.name) / "command_line",
+        score if task.kind == "classification" else None,
+        _say,
+    )
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    for part, rows in parts.items():
+        answers[part]["tuned"] = predict_answers(model, tokenizer, rows)
+    boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
+    extras = _extras(task, run, settings, examples["train"], history, boards)
+    save_model(model, tokenizer, folder, extras)
+    for board in boards:
+        print("\n".join(["", "  ".join(board.header), *map(_aligned, board.lines)]))
+        print(board.conclusion())
+    used = sum(one.seconds for one in [*history.steps, *history.evaluations])
+    print(f"\nTraining took {used / 60:.1f} minutes; the process, {peak_memory() / 1e9:.1f} GB.")
+    return folder
+
+
+def _aligned(line: object) -> str:
+    return "  ".join(cell.ljust(22) for cell in line.cells).rstrip()
+
+
+def _say(history: History) -> None:
+    """One line for each evaluation."""
+    if history.evaluations and history.evaluations[-1].step == len(history.steps):
+        last = history.evaluations[-1]
+        right = "" if last.accuracy is None else f", accuracy {last.accuracy:.2f}"
+        left = f", about {history.seconds_left / 60:.1f} minutes left" if history.steps else ""
+        print(f"step {last.step} of {history.total_steps}: ", end="")
+        print(f"validation loss {last.loss:.3f}{right}{left}", flush=True)
+
+
+def _extras(
+    task: Task,
+    run: RunArguments,
+    settings: TrainSettings,
+    training: Dataset,
+    history: History,
+    boards: Sequence[Scoreboard],
+) -> dict[str, str]:
+    """What stands beside the weights: file → text."""
+    facts = {
+        "Data": {"table": task.source, "rows trained on": len(training)},
+        "Settings": asdict(settings),
+        "Run": {
+            "weights kept": f"those of step {history.best.step} of {history.total_steps}",
+            "validation loss": f"{history.best.loss:.3f} nats per labelled token",
+        },
+    }
+    for board in boards:
+        heading = f"{board.metric} on {board.rows} {board.part} rows (95 % intervals)"
+        facts[heading] = {
+            line.candidate: "{:.3f} ({:.3f} to {:.3f})".format(*line.score) for line in board.lines
+        }
+    limits = [
+        "Trained on one task with one template, on the rows of one table. Expect lower scores on "
+        "texts of another kind.",
+        "What it forgot of other tasks was not measured.",
+    ]
+    title = f"A model tuned on the task {task.name}"
+    card = model_card(title, provenance(run.model), facts, training[0]["prompt"], limits)
+    return {
+        "README.md": card,
+        "task.yaml": task.path.read_text(encoding="utf-8"),
+        "history.json": history.to_json(),
+        "scoreboard.json": boards_json(boards),
+        "scoreboard.html": boards_page(title, boards),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    parser = HfArgumentParser(
+        (RunArguments, TrainSettings), prog="python -m helpers.train", description=__doc__
+    )
+    try:
+        run, settings, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True
+        )
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        folder = fine_tune(run, settings)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return INTERRUPTED
+    print(f"Model, card, history and scoreboard are in {folder}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

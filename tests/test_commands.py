@@ -1,0 +1,170 @@
+"""The command lines: train on a task file, and let the result answer a new table."""
+
+import csv
+import json
+
+import pytest
+
+from helpers import predict, train
+from helpers.data import load_task, write_task
+from helpers.data.formats import read_raw
+from helpers.inference import generate_answers, score_choices
+from helpers.profiles import ROOT, runs_folder
+from helpers.results import load_result
+from helpers.training import load_or_train
+from tests.made_up import same_bits, weights
+from tests.tiny import tiny_model, tiny_tokenizer
+
+DATA = ROOT / "data"
+
+
+@pytest.fixture(autouse=True)
+def smoke(tmp_path, monkeypatch):
+    """The smallest sizes, and a folder for results of their own."""
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def task_file(folder, name="mine", **changed):
+    given = {"prompt": ["review_body"], "answer": "department", "instruction": "Which one?"}
+    return write_task(folder / f"{name}.yaml", DATA / "reviews.csv", **given | changed).path
+
+
+def run(program, *arguments) -> int:
+    try:
+        return program.main([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse's own
+        return error.code
+
+
+KINDS = {
+    "classification": {},
+    "summary": {"answer": "review_headline", "choices": False},
+    "generation": {"prompt": ["product_title"], "answer": "review_body", "choices": False},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_becomes_a_model_that_answers_another_table(kind, smoke, capsys):
+    path = task_file(smoke, **KINDS[kind])
+    assert run(train, "--task", path, "--epochs", 1, "--evaluations", 1, "--test") == 0
+    said = capsys.readouterr().out
+    assert "Training will take about" in said and "opened 1 time" in said
+    folder = runs_folder("mine") / "tuned"
+    validation, test = json.loads((folder / "scoreboard.json").read_text(encoding="utf-8"))
+    assert (validation["part"], test["part"]) == ("validation", "test")
+    assert [line["candidate"] for line in test["lines"]][-3:] == [
+        "zero-shot",
+        "best prompt",
+        "tuned",
+    ]
+    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    assert history["stopped"] == "finished" and len(history["steps"]) == 3
+    card, page = ((folder / name).read_text("utf-8") for name in ("README.md", "scoreboard.html"))
+    assert "- epochs: 1" in card and f"- tuned: {test['lines'][-1]['score'][0]:.3f}" in card
+    assert "<td>zero-shot" in page and load_task(folder / "task.yaml").name == "mine"
+
+    with open(DATA / "reviews.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:5]
+    columns = KINDS[kind].get("prompt", ["review_body"])
+    with open(smoke / "new.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        file.write(",".join('""' for _ in columns) + "\n")
+    assert run(predict, "--model", folder, "--table", smoke / "new.csv") == 0
+    answered = read_raw(smoke / "new_answered.csv").frame
+    assert list(answered) == [*columns, "predicted", "probability"] and len(answered) == 6
+    *asked, blank = zip(answered["predicted"], answered["probability"], strict=True)
+    assert blank == ("", "") and "1 rows have nothing" in capsys.readouterr().out
+    assert all(0 <= float(probability) <= 1 for _, probability in asked)
+    if kind == "classification":
+        assert {answer for answer, _ in asked} <= {*load_task(path).choices}
+
+
+def test_the_command_line_trains_as_the_notebooks_do(smoke, monkeypatch):
+    path = task_file(smoke)
+    seen = []
+    monkeypatch.setattr(train, "save_model", lambda model, *_: seen.append(weights(model)))
+    monkeypatch.setattr(train, "untuned_answers", lambda *_: {})
+    assert run(train, "--task", path) == 0
+    assert same_bits(seen[0], weights(load_or_train(load_task(path)).model))
+
+
+def test_the_best_prompt_of_the_board_is_the_one_that_notebook_01_found(smoke):
+    task = load_task(task_file(smoke))
+    assert run(train, "--task", task.path, "--epochs", 1, "--evaluations", 1) == 0
+    assert load_result("mine/prompts")
+    board = json.loads((runs_folder("mine") / "tuned" / "scoreboard.json").read_text("utf-8"))[0]
+    best = max(load_result("mine/prompts"), key=lambda one: sum(one["scores"]))
+    shown = next(one for one in board["lines"] if one["candidate"] == "best prompt")
+    assert shown["score"][0] == pytest.approx(sum(best["scores"]) / len(best["scores"]))
+
+
+def test_an_interrupt_ends_with_a_sentence_and_the_next_run_goes_on(smoke, monkeypatch, capsys):
+    path, real = task_file(smoke), train._say
+
+    def stop(history):
+        real(history)
+        if len(history.steps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_say", stop)
+    assert run(train, "--task", path, "--epochs", 1) == train.INTERRUPTED
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert not (runs_folder("mine") / "tuned").exists()
+    monkeypatch.setattr(train, "_say", real)
+    assert run(train, "--task", path, "--epochs", 1) == 0
+
+
+def test_bad_input_ends_with_one_sentence_and_status_2(smoke, capsys):
+    path = task_file(smoke)
+
+    def refused(program, *arguments, words):
+        assert run(program, *arguments) == 2
+        message = capsys.readouterr().err
+        assert words in message and "Traceback" not in message
+
+    refused(train, "--task", smoke / "none.yaml", words="There is no task")
+    refused(train, "--task", path, "--epochs", 0, words="epochs is 0")
+    refused(train, "--task", path, "--rows", 0, words="--rows is 0")
+    refused(train, "--task", path, "--epoch_s", 1, words="unrecognized arguments")
+    refused(train, "--task", path, "--model", smoke / "none", words="No model could be loaded")
+    refused(predict, "--model", smoke, "--table", "x.csv", words="has no task.yaml")
+    refused(predict, "--table", "x.csv", words="--model")
+    assert not (runs_folder("mine") / "tuned").exists()
+
+
+def test_a_table_that_does_not_fit_is_refused_and_nothing_is_written(smoke, capsys):
+    folder = smoke / "model"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(task_file(smoke).read_text("utf-8"), encoding="utf-8")
+    for text, words in {
+        "body\nhello\n": "uses the field review_body",
+        "review_body,predicted\nhello,x\n": "has a column predicted already",
+        "review_body,n\n,1\n,2\n": "has nothing in review_body",
+    }.items():
+        (smoke / "new.csv").write_text(text, encoding="utf-8")
+        assert run(predict, "--model", folder, "--table", smoke / "new.csv") == 2
+        assert words in capsys.readouterr().err
+    assert not (smoke / "new_answered.csv").exists()
+
+
+def test_each_row_has_its_own_choices():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    questions = [
+        {"prompt": "Is it red?", "choices": ["yes", "no"]},
+        {"prompt": "Which fruit?", "choices": ["apple", "pear", "plum"]},
+        {"prompt": "Say something"},
+        {"prompt": "Is it blue?", "choices": ["yes", "no"]},
+    ]
+    said = predict.answer_all(model, tokenizer, questions)
+    for (answer, sure), question in zip(said, questions, strict=True):
+        if choices := question.get("choices"):
+            scores = score_choices(model, tokenizer, [question["prompt"]], choices)[0]
+            assert answer == choices[int(scores.argmax())]
+            assert sure == pytest.approx(scores.softmax(-1).max().item(), abs=1e-5)
+        else:
+            assert answer == generate_answers(model, tokenizer, [question["prompt"]], 64)[0]
+            assert 0 <= sure < 1  # the whole text of a random model
