@@ -2,12 +2,15 @@
 
     python -m helpers.train --task my_task.yaml --epochs 2
 
+With several processes: torchrun --nproc-per-node 2 -m helpers.train --task my_task.yaml
+
 Every field of TrainSettings is an option. The result is a folder: the model, its card, its history,
 and the scoreboard as JSON and as a page. Exit status: 0, or 2 with a sentence that says what to do.
 """
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +35,7 @@ from helpers.machine import peak_memory
 from helpers.model import load_model, model_card, provenance, save_model
 from helpers.profiles import profile, runs_folder
 from helpers.training import History, TrainSettings, predicted_cost, train
+from helpers.training.processes import join_processes, process_index
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
@@ -90,14 +94,15 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     Raises CourseError where something is wrong with table, task, settings, model or disk;
     KeyboardInterrupt when the training was interrupted.
     """
+    first = process_index() == 0  # of several, it alone answers, scores and writes
     task = load_task(run.task)
     examples = load_examples(task, run.rows)
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
     print(task.report())
     for sentence in too_little(task, examples["train"]):
         print(sentence)
-    parts = {"validation": few_enough(task, examples["validation"])}
-    if run.test:
+    parts = {"validation": few_enough(task, examples["validation"])} if first else {}
+    if run.test and first:
         parts["test"] = few_enough(task, test_examples(task))
     model, tokenizer = load_model(run.model)
     sets = tokenize(examples, tokenizer, model.config)
@@ -124,8 +129,9 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     for part, rows in parts.items():
         answers[part]["tuned"] = predict_answers(model, tokenizer, rows)
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
-    extras = _extras(task, run, settings, examples["train"], history, boards)
-    save_model(model, tokenizer, folder, extras)
+    if first:
+        extras = _extras(task, run, settings, examples["train"], history, boards)
+        save_model(model, tokenizer, folder, extras)
     for board in boards:
         print("\n".join(["", "  ".join(board.header), *map(_aligned, board.lines)]))
         print(board.conclusion())
@@ -192,19 +198,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (RunArguments, TrainSettings), prog="python -m helpers.train", description=__doc__
     )
     try:
+        join_processes()
         run, settings, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True
         )
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        folder = fine_tune(run, settings)
+        with nullcontext() if process_index() == 0 else redirect_stdout(None):
+            folder = fine_tune(run, settings)
+            print(f"Model, card, history and scoreboard are in {folder}.")
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED
-    print(f"Model, card, history and scoreboard are in {folder}.")
     return 0
 
 

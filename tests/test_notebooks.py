@@ -183,7 +183,7 @@ ORDER = {
     "data": "formats table tokenize templates split task describe",
     "model": "load card",
     "inference": "batches few_shot generate score",
-    "training": "settings shared_prefix loss low_memory checkpoint loop footprint run",
+    "training": "settings processes shared_prefix loss low_memory checkpoint loop footprint run",
     "evaluation": "metrics uncertainty baselines prompt_search forgetting scoreboard",
     "display": "tables tokens charts curves diagrams widgets",
 }

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from helpers.files import flush_to_disk, write_whole
 from helpers.training.loss import Rows
+from helpers.training.processes import process_index, wait_for_all
 from helpers.training.settings import History, TrainingError, TrainSettings
 
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
@@ -69,6 +70,9 @@ class RunFolder:
         needed: bytes that must be free. Raises TrainingError when they are not, or when the folder
         cannot be written to or is in use.
         """
+        if process_index():  # the first process holds it for all
+            yield
+            return
         lock = FileLock(self.folder / "run.lock", timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,15 @@ class RunFolder:
 
         What another run left unfinished is deleted, which is printed.
         """
+        if process_index():
+            wait_for_all()  # the first process has put the files in order
+        try:
+            return self._resume(model, optimizer)
+        finally:
+            if not process_index():
+                wait_for_all()
+
+    def _resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> History | None:
         for path in (self.checkpoint, _previous(self.checkpoint)):
             content = _read(path)
             if content is None:
@@ -143,6 +156,8 @@ class RunFolder:
 
     def save_best(self, model: PreTrainedModel, step: int) -> None:
         """Keep these weights as the best so far, after `step` steps."""
+        if process_index():
+            return
         # They are no longer those of a run that was finished here before.
         self.finished.unlink(missing_ok=True)
         _save(self.best, {"run": self.run, "step": step, "weights": _weights(model)})
@@ -152,6 +167,8 @@ class RunFolder:
     ) -> None:
         """Write a checkpoint if one is due: with each new best and now and then, but neither before
         the first step nor after the last."""
+        if process_index():
+            return
         begin = time.perf_counter()
         new_best = history.best is history.evaluations[-1]
         due = begin - self.written >= TRAINING_PER_WRITING * self.writing
@@ -174,6 +191,8 @@ class RunFolder:
 
     def finish(self, history: History) -> None:
         """Note that the run is finished; what was only kept to go on from is then not needed."""
+        if process_index():
+            return
         write_whole(self.finished, json.dumps({"run": self.run, "history": history.to_json()}))
         # A kill may have left parts of files. The best weights before the last ones go last: a
         # checkpoint may still need them.

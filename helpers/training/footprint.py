@@ -28,6 +28,7 @@ from helpers.profiles import ROOT
 from helpers.training.loop import batch_plan, make_optimizer, train, training_step
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.processes import process_count
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
 
@@ -108,7 +109,8 @@ def predicted_cost(
     plan = batch_plan(list(train_lengths), settings)
     weights = model.num_parameters() - model.get_input_embeddings().weight.numel()
     dtype = getattr(torch, settings.precision)
-    speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device)
+    # Several processes measure at the same time, each what the others leave to it.
+    speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device) * process_count()
 
     def tokens(batches: list[list[int]], lengths: Sequence[int]) -> int:
         sizes = [(len(rows), max(lengths[i] for i in rows)) for rows in batches]

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor
 
-from helpers.data.tokenize import check_tokenized, length_grouped_batches
+from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
 from helpers.training.checkpoint import RunFolder, fingerprint
 from helpers.training.loss import (
     Collate,
@@ -30,6 +30,13 @@ from helpers.training.loss import (
     to_device,
 )
 from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.processes import (
+    process_index,
+    share_of_process,
+    sum_gradient,
+    total_of,
+    wait_for_all,
+)
 from helpers.training.settings import (
     EvaluationRecord,
     History,
@@ -62,6 +69,9 @@ def train(
 
     An interrupt (the stop button of the notebook) ends the run early: the history so far is
     returned and the model has the best weights so far.
+
+    Several processes (see processes.py) make the same run together, each with its part of every
+    batch; the first one writes the files. All of them must see the same folder.
 
     Raises TrainingError for empty sets, a loss that is not finite (it names the rows of that step),
     a folder without space or permission or in use; and what `check_tokenized` raises.
@@ -96,7 +106,7 @@ def train(
             for step in range(len(history.steps), len(plan)):
                 begin = time.perf_counter()
                 model.train()
-                torch.manual_seed(settings.seed + step)  # what dropout drops
+                torch.manual_seed(settings.seed + step + 1_000_003 * process_index())  # for dropout
                 rate = learning_rate_at(step, len(plan), settings)
                 set_learning_rate(optimizer, rate)
                 rows = [train_set[index] for index in plan[step]]
@@ -123,9 +133,12 @@ def train(
                 f"and the model has the best weights so far (step {history.best.step}). To go on, "
                 "load the starting model again and train with the same settings."
             )
+        if history.stopped != "interrupted":
+            wait_for_all()  # the first process has written the best weights
         run.load_best(model, history)
         model.eval()
         if history.stopped != "interrupted":
+            wait_for_all()  # all have read them
             run.finish(history)
     if watch:
         watch(history)
@@ -198,13 +211,16 @@ def training_step(
     Raises TrainingError when no token is labelled, or when the loss or the gradient is not finite;
     the weights are then untouched.
     """
-    count = sum(int(labelled_tokens(model, batch["labels"]).sum()) for batch in micro_batches)
-    total = 0.0
+    here = sum(int(labelled_tokens(model, batch["labels"]).sum()) for batch in micro_batches)
+    (count,), total = total_of(here), 0.0
     for batch in micro_batches:
         with autocast(model, settings.precision):
             summed, _ = loss_sum(model, batch)
         total += summed.item()
         (summed / max(1, count)).backward()
+    (total,) = total_of(total)
+    for parameter in model.parameters():
+        sum_gradient(parameter)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
     try:
         check_finite(total, count, norm)
@@ -222,6 +238,9 @@ def _update(
     collate: Collate,
 ) -> tuple[float, float]:
     """One update from these rows, in the way that the settings ask for; see `training_step`."""
+    # A process for which no row is left takes part with one that has no labelled token.
+    nothing = {**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}
+    rows = share_of_process(rows) or [nothing]
     if settings.low_memory:
         return low_memory_step(model, optimizer, to_device(collate(rows), model))
     size = settings.micro_batch_size

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from helpers.data.tokenize import IGNORE
+from helpers.training.processes import share_of_process, total_of
 from helpers.training.settings import TrainingError
 from helpers.training.shared_prefix import can_share, in_one_line, shared_length
 
@@ -142,10 +143,13 @@ def evaluate_loss(
     dataset: rows with input_ids and labels. batch_size: most rows at once. precision: as in
     TrainSettings.
     """
-    sums, counts = _row_sums(model, dataset, collate, batch_size, precision)
-    if not sum(counts):
+    here = share_of_process(list(range(len(dataset))))
+    rows = [dataset[index] for index in here]
+    sums, counts = _row_sums(model, rows, collate, batch_size, precision)
+    total, count = total_of(sum(sums), sum(counts))
+    if not count:
         raise TrainingError("The set has no labelled token, so it has no loss.")
-    return sum(sums) / sum(counts)
+    return total / count
 
 
 def loss_of_each(

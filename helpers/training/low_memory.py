@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from helpers.machine import give_memory_back
 from helpers.training.loss import check_finite, labelled_tokens, loss_sum
+from helpers.training.processes import process_count, sum_gradient, total_of
 from helpers.training.settings import TrainingError
 
 
@@ -26,7 +27,9 @@ def training_memory(model: PreTrainedModel, low_memory: bool) -> Iterator[None]:
     # added to the one of the head, which has the same weights, without a table full of zeros.
     tied = table.weight is model.get_output_embeddings().weight
     decoder_only = not model.config.is_encoder_decoder
-    table.sparse = tied and decoder_only and table.weight.device.type == "cpu"
+    # (Sparse ones cannot be summed over processes.)
+    alone = process_count() == 1
+    table.sparse = tied and decoder_only and alone and table.weight.device.type == "cpu"
     recompute = low_memory and model.supports_gradient_checkpointing
     if recompute:
         _recompute(model, "enable", {"use_reentrant": False})
@@ -65,6 +68,7 @@ def low_memory_step(
 
     def update(parameter: Tensor) -> None:
         nonlocal squares
+        sum_gradient(parameter)
         norm = parameter.grad.norm().item()
         if not math.isfinite(norm):
             raise TrainingError(
@@ -79,14 +83,15 @@ def low_memory_step(
             give_memory_back()
 
     hooks = []
-    count = int(labelled_tokens(model, batch["labels"]).sum())
+    (count,) = total_of(int(labelled_tokens(model, batch["labels"]).sum()))
     try:
         summed, _ = loss_sum(model, batch)
-        check_finite(summed.item(), count)
+        (total,) = total_of(summed.item())
+        check_finite(total, count)
         hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
         (summed / count).backward()
     finally:
         for hook in hooks:
             hook.remove()
         optimizer.zero_grad()
-    return summed.item() / count, math.sqrt(squares)
+    return total / count, math.sqrt(squares)

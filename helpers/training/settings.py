@@ -30,7 +30,7 @@ class TrainSettings:
     """Examples in one optimizer step."""
     micro_batch_size: int = 8
     """Examples that go through the model at once; their gradients add up to those of the batch."""
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     """The largest of the run: it rises to this, then falls to 0."""
     weight_decay: float = 0.01
     """How strongly each step pulls the matrices towards zero."""

@@ -1,0 +1,85 @@
+"""What several processes share, and what each does by itself. With one process it is nothing.
+
+Start them with `torchrun --nproc-per-node 2 -m helpers.train ...`, or with Accelerate:
+`accelerate launch --multi_gpu --num_processes 2 -m helpers.train ...` (on processors, too). Each
+process then holds the whole model and takes every n-th example of a batch. Losses, counts and
+gradients are summed, so that the step is that of the whole batch.
+"""
+
+import os
+import re
+from datetime import timedelta
+from typing import TypeVar
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from helpers.training.settings import TrainingError
+
+Item = TypeVar("Item")
+# How long a process waits for the others: one of them may be searching for a prompt meanwhile.
+PATIENCE = timedelta(hours=3)
+
+
+def join_processes() -> None:
+    """Join the processes that torchrun or Accelerate has started beside this one, if it has.
+
+    Raises TrainingError when a launcher was told to start several and started one, which would
+    train as if nothing were wrong: `accelerate launch --cpu --num_processes 2` does that.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        for parent in psutil.Process().parents():
+            line = " ".join(parent.cmdline())
+            asked = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)[ =](\d+)", line)
+            if asked and int(asked[1]) > 1:
+                raise TrainingError(
+                    f"The launcher was told to start {asked[1]} processes and has started one. "
+                    "Give accelerate --multi_gpu in place of --cpu (it starts processes without a "
+                    f"GPU, too), or use torchrun --nproc-per-node {asked[1]}."
+                )
+        return
+    from accelerate import PartialState  # slow to import, and rarely needed
+
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_index() -> int:
+    """The number of this process, from 0. The first one writes and prints for all."""
+    return dist.get_rank() if process_count() > 1 else 0
+
+
+def share_of_process(items: list[Item]) -> list[Item]:
+    """This process's part of a list: every n-th item, beginning with its own number."""
+    return items[process_index() :: process_count()]
+
+
+def total_of(*numbers: float) -> tuple[float, ...]:
+    """Each number, summed over all processes; float64 in between, so counts stay exact."""
+    if process_count() == 1:
+        return numbers
+    sums = torch.tensor(numbers, dtype=torch.float64, device=_device())
+    dist.all_reduce(sums)
+    pairs = zip(numbers, sums.tolist(), strict=True)
+    return tuple(type(one)(total) for one, total in pairs)
+
+
+def sum_gradient(parameter: torch.Tensor) -> None:
+    """Make a parameter's gradient that of the whole batch: the sum over all processes, in place."""
+    if process_count() > 1 and parameter.grad is not None:
+        dist.all_reduce(parameter.grad)
+
+
+def wait_for_all() -> None:
+    """Go on only when all processes have come here."""
+    if process_count() > 1:
+        dist.barrier()
+
+
+def _device() -> torch.device | str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -1,0 +1,118 @@
+"""Training on several real processes (gloo, on the CPU): the same run as with one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch.distributed as dist
+
+from helpers.data import write_task
+from helpers.profiles import ROOT
+from helpers.training import History
+from helpers.training.processes import process_count, share_of_process, total_of
+from tests.train_together import one_run
+
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch without gloo"
+)
+
+
+def together(folder, processes: int, family="tiny", launcher="torchrun", **settings):
+    """A run of tests/train_together.py. Returns (exit status, history or None, what was said)."""
+    die = settings.pop("die", None)
+    options = {"family": family, "settings": settings, "die": die}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    accelerate = ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    start = {
+        "torchrun": torchrun,
+        "accelerate": [*accelerate, "--multi_gpu", "--num_machines", "1"],
+        "accelerate --cpu": [*accelerate, "--cpu"],
+    }[launcher]
+    command = [sys.executable, *start, "-m", "tests.train_together"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(folder), json.dumps(options)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    file = folder / "result.json"
+    history = History.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+    return done.returncode, history, done.stdout + done.stderr
+
+
+def alone(folder, family="tiny", launcher="", **settings) -> History:
+    """The same run in this process."""
+    return one_run(family, settings, folder)
+
+
+def losses(history: History) -> list[float]:
+    return [one.loss for one in [*history.steps, *history.evaluations]]
+
+
+CASES = {
+    "torchrun": {},
+    "accelerate": {"launcher": "accelerate"},
+    "low memory": {"low_memory": True, "learning_rate": 1e-3},
+    "micro-batches": {"micro_batch_size": 2},
+    "encoder-decoder": {"family": "t5"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_losses_of_one(case, tmp_path):
+    single = alone(tmp_path / "one", **CASES[case])
+    status, pair, said = together(tmp_path / "two", 2, **CASES[case])
+    assert status == 0, said
+    assert len(pair.steps) == len(single.steps) == 12 and pair.stopped == "finished"
+    assert losses(pair) == pytest.approx(losses(single), abs=1e-5, rel=1e-5)
+    assert (tmp_path / "two" / "history.json").exists()
+    assert not (tmp_path / "two" / "checkpoint.pt").exists()
+
+
+def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(tmp_path):
+    folder = tmp_path / "two"
+    status, history, said = together(folder, 2, die=8)
+    assert status != 0 and history is None
+    assert "SIGKILL" in said or "exitcode: -9" in said or "exitcode  : -9" in said
+    assert (folder / "checkpoint.pt").exists()
+    status, history, said = together(folder, 3)
+    assert status == 0, said
+    assert "Going on from the checkpoint" in said
+    single = alone(tmp_path / "one")
+    assert losses(history) == pytest.approx(losses(single), abs=1e-5, rel=1e-5)
+
+
+def test_a_launch_that_starts_one_process_is_refused(tmp_path):
+    status, history, said = together(tmp_path, 2, launcher="accelerate --cpu")
+    assert status != 0 and history is None
+    assert "was told to start 2 processes and has started one" in said
+
+
+def test_with_one_process_nothing_is_shared():
+    assert process_count() == 1
+    assert share_of_process([1, 2, 3]) == [1, 2, 3] and total_of(2, 0.5) == (2, 0.5)
+
+
+def test_the_command_line_works_with_two_processes_and_the_first_one_speaks(tmp_path):
+    given = {"prompt": ["review_body"], "answer": "department", "instruction": "Which one?"}
+    path = write_task(tmp_path / "mine.yaml", ROOT / "data" / "reviews.csv", **given).path
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"COURSE_PROFILE": "smoke", "COURSE_RUNS": str(tmp_path / "runs")}
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m helpers.train --epochs 1"
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--task", str(path), "--test"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("opened 1 time") == 1 and "opened 2 times" not in done.stdout
+    assert done.stdout.count("Model, card, history and scoreboard are in") == 1
+    assert (tmp_path / "runs" / "smoke" / "mine" / "tuned" / "scoreboard.html").exists()
