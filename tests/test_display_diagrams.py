@@ -13,6 +13,7 @@ from matplotlib.textpath import TextPath
 
 from helpers.display import (
     diagrams,
+    draw_all_reduce,
     draw_backward,
     draw_epoch,
     draw_padding,
@@ -80,6 +81,7 @@ DRAWN = [
     (draw_window, (0, 1, 40, 200), 71.4, 2048),
     (draw_window, (0,), 60, 100_000),
     (draw_three_ways,),
+    (draw_all_reduce,),
     (draw_parts, {"train": 1, "validation": 1000, "test": 1}),
 ]
 

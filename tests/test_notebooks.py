@@ -25,6 +25,7 @@ MAIN_ROAD = [
     "08_forgetting",
     "09_bug_museum",
     "10_your_table",
+    "12_scale_up",
 ]
 MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 700_000
 FEWEST_TEXTS_PER_CODE, MOST_TEXTS_PER_CODE = 1.0, 2.2

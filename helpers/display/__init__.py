@@ -21,6 +21,7 @@ from helpers.display.curves import (
     training_curve,
 )
 from helpers.display.diagrams import (
+    draw_all_reduce,
     draw_backward,
     draw_epoch,
     draw_padding,

@@ -398,6 +398,34 @@ def draw_three_ways() -> None:
     pen.show("Three ways to make a model do a task", f"Three ways to a task. {line}.")
 
 
+def draw_all_reduce() -> None:
+    """Draw data parallelism: two processes, each with its rows and the whole model, and the sum of
+    their gradients, from which both make the same step."""
+    pen = _Drawing(258)
+    pen.rect(266, 96, 200, 66, PALE_ORANGE, MARK)
+    pen.text(366, 124, "all-reduce", size=TITLE, bold=True)
+    pen.text(366, 146, "sum of gradients")
+    for number, x in enumerate((LEFT, 502)):
+        pen.box(x, 14, 216, f"Process {number}", f"rows {number}, {number + 2}, {number + 4} …")
+        pen.rect(x + 20, 92, 176, 30, PALE_BLUE)
+        pen.text(x + 108, 112, "the whole model")
+        pen.rect(x + 20, 150, 176, 30, PALE_ORANGE)
+        pen.text(x + 108, 170, "its gradient")
+        pen.rect(x + 20, 212, 176, 30, "white")
+        pen.text(x + 108, 232, "the same step")
+        for top in (64, 122):
+            pen.arrow((x + 108, top), (x + 108, top + 28))
+        inner, edge = (x + 196, 266) if number == 0 else (x + 20, 466)
+        pen.arrow((inner, 165), ((inner + edge) / 2, 165), ((inner + edge) / 2, 146), (edge, 146))
+        below = 320 if number == 0 else 412
+        pen.arrow((below, 162), (below, 227), (inner, 227))
+    pen.show(
+        "Data parallelism",
+        "Two processes. Each has its own rows of the batch and the whole model, and finds its own "
+        "gradient. All-reduce gives both the sum of the gradients, so both make the same step.",
+    )
+
+
 def draw_parts(sizes: Mapping[str, int]) -> None:
     """Draw train, validation and test, in proportion, and what each is for. sizes: part → rows.
 

@@ -1,7 +1,14 @@
 """Train all weights of a model: the loss, the loop, its checkpoints, and what it costs."""
 
 from helpers.training.checkpoint import load_finished
-from helpers.training.footprint import PARTS, Cost, predicted, predicted_cost, train_apart
+from helpers.training.footprint import (
+    PARTS,
+    Cost,
+    measured,
+    predicted,
+    predicted_cost,
+    train_apart,
+)
 from helpers.training.loop import (
     batch_plan,
     learning_rate_at,

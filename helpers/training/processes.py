@@ -6,6 +6,7 @@ process then holds the whole model and takes every n-th example of a batch. Loss
 gradients are summed, so that the step is that of the whole batch.
 """
 
+import atexit
 import os
 import re
 from datetime import timedelta
@@ -42,6 +43,7 @@ def join_processes() -> None:
     from accelerate import PartialState  # slow to import, and rarely needed
 
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    atexit.register(dist.destroy_process_group)  # without it, a process may crash as it ends
 
 
 def process_count() -> int:
