@@ -1,7 +1,9 @@
 """helpers/data/task.py: a YAML file says all; any table comes out as examples, or is refused."""
 
+import dataclasses
 import hashlib
 import json
+from collections import Counter
 from functools import partial
 
 import jinja2
@@ -340,3 +342,13 @@ def test_other_refusals(tmp_path):
     good = task_of(tmp_path, "text,label\na,b\n")
     refused(lambda: good.render(good.load_table(), "nice"), "no template nice", "plain")
     assert issubclass(TaskError, CourseError)
+
+
+def test_the_lively_reviews_share_no_product_with_the_table_and_fit_its_task():
+    task = load_task("opinion")
+    lively = dataclasses.replace(task, table="../reviews_lively.csv")
+    rows, table = lively.load_table(), task.load_table()
+    assert len(rows) == 60 and not lively.report().findings
+    assert Counter(rows["star_rating"]) == dict.fromkeys(range(1, 6), 12)
+    assert not {*rows["product_title"]} & {*table["product_title"]}
+    assert lively.render(rows)[0]["answer"] in task.choices
