@@ -711,7 +711,7 @@ def test_each_question_has_one_right_answer_and_the_quiz_stands_in_its_notebook(
 
 @pytest.mark.parametrize("notebook", sorted({one.notebook for one in EXERCISES}))
 def test_each_notebook_of_the_main_subject_has_two_to_five_exercises_and_a_quiz(notebook):
-    """00 has one exercise to try out, the appendix has one, 09 its specimens."""
+    """00 has one exercise to try out, 10 and the appendix have one, 09 its specimens."""
     names = [exercise.name for exercise in EXERCISES if exercise.notebook == notebook]
-    assert notebook[:2] in ("00", "09", "A_") or 2 <= len(names) <= 5
+    assert notebook[:2] in ("00", "09", "10", "A_") or 2 <= len(names) <= 5
     assert notebook[:2] in ("00", "09") or notebook in quizzes.names()
