@@ -36,7 +36,7 @@ def test_a_tuned_model_is_trained_once_and_then_loaded(smoke, capsys):
     best = first.history.best
     with torch.autocast("cpu", torch.bfloat16, enabled=TrainSettings().precision == "bfloat16"):
         assert choice_accuracy(second.model, second.tokenizer, validation) == best.accuracy
-    assert len(first.history.steps) == 3
+    assert len(first.history.steps) == 6
 
 
 @pytest.mark.parametrize("name", ["headline", "department"])
@@ -57,7 +57,7 @@ def test_an_interrupted_run_gives_no_tuned_model_and_goes_on(monkeypatch):
     monkeypatch.setattr(run, "train", real)
     tuned = load_or_train(task)
     assert tuned.history.stopped == "finished"
-    assert len(tuned.history.steps) == 3
+    assert len(tuned.history.steps) == 6
 
 
 def test_the_loss_is_that_of_the_validation_rows():
