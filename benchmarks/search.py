@@ -9,16 +9,13 @@ best. What is chosen by is the validation loss. Results are kept in the runs fol
 
 import shutil
 import time
-from dataclasses import asdict
-from functools import partial
 from statistics import fmean
 
-from helpers.data import collate, load_examples, load_task, tokenize
-from helpers.inference import choice_accuracy
+from helpers.data import load_examples, load_task, tokenize
 from helpers.model import load_model
 from helpers.profiles import profile, runs_folder
 from helpers.results import cached
-from helpers.training import TrainSettings, train
+from helpers.training import TrainSettings, train_task
 
 RATES, SEEDS = (5e-5, 1e-4, 2e-4), (1, 2)
 
@@ -30,15 +27,12 @@ def main() -> None:
     def trained(settings: TrainSettings) -> dict:
         model, tokenizer = load_model()
         sets = tokenize(examples, tokenizer, model.config)
-        score = partial(choice_accuracy, tokenizer=tokenizer, examples=examples["validation"])
-        make_batch = partial(collate, pad_token_id=tokenizer.pad_token_id)
         begin = time.time()
         shutil.rmtree(folder, ignore_errors=True)
-        parts = model, sets["train"], sets["validation"], settings, make_batch, folder
-        history = train(*parts, score if task.choices else None)
+        history = train_task(model, tokenizer, examples["validation"], sets, settings, folder)
         shutil.rmtree(folder, ignore_errors=True)
-        last = asdict(history.evaluations[-1])
-        return {"loss": last["loss"], "accuracy": last["accuracy"], "seconds": time.time() - begin}
+        last = history.evaluations[-1]
+        return {"loss": last.loss, "accuracy": last.accuracy, "seconds": time.time() - begin}
 
     def tried(rate: float, epochs: int, seed: int) -> float:
         settings = TrainSettings(learning_rate=rate, epochs=epochs, seed=seed, evaluations=1)

@@ -74,6 +74,7 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
         raise refused(table, f"has a column {taken[0]} already. Rename it, or delete it.")
     fields = sorted(task.wording.prompt_fields)
     rows = {i: {**row, "row_id": f"{raw.unit} {i}"} for i, row in raw.frame.iterrows()}
+    # A column that is missing is no empty one: the template will say so.
     blank = [i for i, row in rows.items() if all(is_empty(row.get(name, name)) for name in fields)]
     asked = {i: row for i, row in rows.items() if i not in blank}
     if not asked:

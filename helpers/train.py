@@ -12,14 +12,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.data import collate, load_examples, load_task, test_examples, tokenize, too_little
-from helpers.data.task import Task
+from helpers.data import load_examples, load_task, test_examples, tokenize, too_little
+from helpers.data.task import Task, scored_rows
 from helpers.errors import CourseError
 from helpers.evaluation import (
     Scoreboard,
@@ -30,11 +29,11 @@ from helpers.evaluation import (
     rival_answers,
     scoreboard,
 )
-from helpers.inference import choice_accuracy, predict_answers
+from helpers.inference import predict_answers
 from helpers.machine import peak_memory
 from helpers.model import load_model, model_card, provenance, save_model
-from helpers.profiles import profile, runs_folder
-from helpers.training import History, TrainSettings, predicted_cost, train
+from helpers.profiles import runs_folder
+from helpers.training import History, TrainSettings, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -81,12 +80,6 @@ def untuned_answers(
     return answers
 
 
-def few_enough(task: Task, rows: Dataset) -> Dataset:
-    """The rows that are scored: all, or of free texts, which take long to write, some."""
-    most = len(rows) if task.kind == "classification" else profile().eval_rows
-    return rows.select(range(min(most, len(rows))))
-
-
 def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     """The whole road for a task; returns the folder with the result, which appears when all of it
     is there. A run that was interrupted goes on from its checkpoint.
@@ -101,9 +94,9 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     print(task.report())
     for sentence in too_little(task, examples["train"]):
         print(sentence)
-    parts = {"validation": few_enough(task, examples["validation"])} if first else {}
+    parts = {"validation": scored_rows(task, examples["validation"])} if first else {}
     if run.test and first:
-        parts["test"] = few_enough(task, test_examples(task))
+        parts["test"] = scored_rows(task, test_examples(task))
     model, tokenizer = load_model(run.model)
     sets = tokenize(examples, tokenizer, model.config)
     lengths = [[len(row["input_ids"]) for row in sets[part]] for part in ("train", "validation")]
@@ -113,17 +106,8 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         part: untuned_answers(task, examples["train"], rows, model, tokenizer)
         for part, rows in parts.items()
     }
-    score = partial(choice_accuracy, tokenizer=tokenizer, examples=examples["validation"])
-    history = train(
-        model,
-        sets["train"],
-        sets["validation"],
-        settings,
-        partial(collate, pad_token_id=tokenizer.pad_token_id),
-        runs_folder(task.name) / "command_line",
-        score if task.kind == "classification" else None,
-        _say,
-    )
+    run_folder = runs_folder(task.name) / "command_line"
+    history = train_task(model, tokenizer, examples["validation"], sets, settings, run_folder, _say)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     for part, rows in parts.items():
@@ -133,15 +117,13 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         extras = _extras(task, run, settings, examples["train"], history, boards)
         save_model(model, tokenizer, folder, extras)
     for board in boards:
-        print("\n".join(["", "  ".join(board.header), *map(_aligned, board.lines)]))
+        print()
+        for cells in (board.header, *(line.cells for line in board.lines)):
+            print("  ".join(cell.ljust(22) for cell in cells).rstrip())
         print(board.conclusion())
     used = sum(one.seconds for one in [*history.steps, *history.evaluations])
     print(f"\nTraining took {used / 60:.1f} minutes; the process, {peak_memory() / 1e9:.1f} GB.")
     return folder
-
-
-def _aligned(line: object) -> str:
-    return "  ".join(cell.ljust(22) for cell in line.cells).rstrip()
 
 
 def _say(history: History) -> None:

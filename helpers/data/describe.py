@@ -22,9 +22,10 @@ MOST_LABELS = 30
 # Below this, an answer is too rare to be learned and to be scored in all three parts.
 FEW_ROWS = 10
 
+EMAIL = r"[\w.+-]+@[\w-]+\.[\w.-]*\w"
 _DIGITS = r"\d(?:[ -]?\d)"
 _PERSONAL = {
-    "e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w"),
+    "e-mail address": re.compile(EMAIL),
     "telephone number": re.compile(
         r"(?<![\w.-])(?<!\d )(?:\+|00?)[1-9](?:[ /().-]{0,2}\d){7,13}(?![\w-])"
     ),

@@ -343,6 +343,13 @@ def test_examples(task: Task) -> Dataset:
 test_examples.__test__ = False  # pytest, which collects by name, must not take it for a test
 
 
+def scored_rows(task: Task, rows: Dataset) -> Dataset:
+    """The rows of a part that are scored: all, or of free texts, which take long to write, the
+    first ones, as many as the profile's eval_rows."""
+    most = len(rows) if task.kind == "classification" else min(len(rows), profile().eval_rows)
+    return rows.select(range(most))
+
+
 def _sample(parts: DatasetDict, sizes: Mapping[str, int]) -> DatasetDict:
     sampled = {}
     for name, part in parts.items():

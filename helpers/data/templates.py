@@ -119,7 +119,13 @@ class Template:
             answer = answers[0]
         else:
             answer = self._fill("completion", self.completion, values, where)
-        self._check_texts(prompt, answer, allowed, where)
+        self._check_text(answer, "completion", where)
+        self._check_text(prompt, "prompt", where)
+        if allowed and answer not in allowed:
+            raise TemplateError(
+                f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
+                f"{format_names(allowed)}. Correct the choices, or leave out the row."
+            )
         example = {"prompt": prompt, "completion": separator(prompt) + answer, "answer": answer}
         return example | ({"choices": allowed} if allowed else {})
 
@@ -199,15 +205,6 @@ class Template:
                 f"{where} gives a {part} {problem}: {text[-30:]!r}. Delete the space, or cut it "
                 "off, as in {{ field | trim }}; the one between prompt and completion is put there "
                 "by itself."
-            )
-
-    def _check_texts(self, prompt: str, answer: str, choices: list[str], where: str) -> None:
-        self._check_text(answer, "completion", where)
-        self._check_text(prompt, "prompt", where)
-        if choices and answer not in choices:
-            raise TemplateError(
-                f"{where} gives the completion {answer[:40]!r}, which is none of its choices: "
-                f"{format_names(choices)}. Correct the choices, or leave out the row."
             )
 
 

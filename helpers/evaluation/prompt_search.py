@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.data.task import Task, load_examples
+from helpers.data.task import Task, load_examples, scored_rows
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
@@ -122,9 +122,7 @@ def search_prompts(
     with a line that says why, what cannot be made of all the rows or does not fit into the window.
     """
     examples = load_examples(task)
-    train, validation = examples["train"], examples["validation"]
-    if task.kind == "text":
-        validation = validation.select(range(min(len(validation), profile().eval_rows)))
+    train, validation = examples["train"], scored_rows(task, examples["validation"])
     rendered = _render_all(task, train, validation)
 
     def try_all() -> list[dict]:

@@ -32,9 +32,8 @@ class Line:
     def cells(self) -> list[str]:
         """What a table shows of it."""
         change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*self.change) if self.change else ""
-        return [self.candidate, "{:.2f} ({:.2f} to {:.2f})".format(*self.score), change] + [
-            self.verdict
-        ]
+        score = "{:.2f} ({:.2f} to {:.2f})".format(*self.score)
+        return [self.candidate, score, change, self.verdict]
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,8 @@ class Scoreboard:
     @property
     def header(self) -> list[str]:
         """The names of a line's cells."""
-        return [f"{self.metric}, {self.rows} {self.part} rows", "score", "tuned minus it"] + [
-            "tuned is"
-        ]
+        what = f"{self.metric}, {self.rows} {self.part} rows"
+        return [what, "score", "tuned minus it", "tuned is"]
 
     def conclusion(self) -> str:
         """What follows: is the model clearly better than all that is simpler, or not?"""

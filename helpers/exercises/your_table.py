@@ -2,14 +2,13 @@
 
 import re
 
+from helpers.data.describe import EMAIL
 from helpers.exercises.exercise import Case, Exercise, Mistake
-
-_ADDRESS = r"[\w.+-]+@[\w-]+\.[\w.-]*\w"
 
 
 def redact(text: str) -> str:
     """The text with "[e-mail]" in the place of each e-mail address."""
-    return re.sub(_ADDRESS, "[e-mail]", text)
+    return re.sub(EMAIL, "[e-mail]", text)
 
 
 def _cases() -> list[Case]:
@@ -32,7 +31,7 @@ REDACT = Exercise(
     cases=_cases,
     mistakes=(
         Mistake(
-            lambda text: re.sub(_ADDRESS, "[e-mail]", text, count=1),
+            lambda text: re.sub(EMAIL, "[e-mail]", text, count=1),
             "Only the first address of a text is replaced. A text may hold several.",
         ),
         Mistake(
@@ -45,7 +44,7 @@ REDACT = Exercise(
             "with it, and an @ that stands alone is no address.",
         ),
         Mistake(
-            lambda text: re.sub(_ADDRESS, "", text),
+            lambda text: re.sub(EMAIL, "", text),
             "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
             "one.",
         ),

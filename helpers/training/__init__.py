@@ -27,7 +27,7 @@ from helpers.training.loss import (
     per_token_loss,
 )
 from helpers.training.low_memory import training_memory
-from helpers.training.run import TunedModel, load_or_train
+from helpers.training.run import TunedModel, load_or_train, train_task
 from helpers.training.settings import (
     EvaluationRecord,
     History,

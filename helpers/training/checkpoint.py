@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from helpers.files import flush_to_disk, write_whole
 from helpers.training.loss import Rows
-from helpers.training.processes import process_index, wait_for_all
+from helpers.training.processes import process_index
 from helpers.training.settings import History, TrainingError, TrainSettings
 
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
@@ -120,15 +120,6 @@ class RunFolder:
 
         What another run left unfinished is deleted, which is printed.
         """
-        if process_index():
-            wait_for_all()  # the first process has put the files in order
-        try:
-            return self._resume(model, optimizer)
-        finally:
-            if not process_index():
-                wait_for_all()
-
-    def _resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> History | None:
         for path in (self.checkpoint, _previous(self.checkpoint)):
             content = _read(path)
             if content is None:

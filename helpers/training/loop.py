@@ -31,6 +31,7 @@ from helpers.training.loss import (
 )
 from helpers.training.low_memory import low_memory_step, training_memory
 from helpers.training.processes import (
+    first_process_first,
     process_index,
     share_of_process,
     sum_gradient,
@@ -99,7 +100,8 @@ def train(
             watch(history)
 
     with run.opened(_disk_space(model, settings)), training_memory(model, settings.low_memory):
-        history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
+        with first_process_first():
+            history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
         try:
             if not history.evaluations:
                 evaluate(0)
@@ -239,8 +241,7 @@ def _update(
 ) -> tuple[float, float]:
     """One update from these rows, in the way that the settings ask for; see `training_step`."""
     # A process for which no row is left takes part with one that has no labelled token.
-    nothing = {**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}
-    rows = share_of_process(rows) or [nothing]
+    rows = share_of_process(rows) or [{**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}]
     if settings.low_memory:
         return low_memory_step(model, optimizer, to_device(collate(rows), model))
     size = settings.micro_batch_size

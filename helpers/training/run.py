@@ -1,9 +1,12 @@
 """A whole training run on a course task, and the tuned model that it gives."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task, load_examples
@@ -31,11 +34,37 @@ class TunedModel:
         return hashlib.sha256(self.history.to_json().encode()).hexdigest()[:16]
 
 
+def train_task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    validation: Dataset,
+    sets: DatasetDict,
+    settings: TrainSettings,
+    folder: Path,
+    watch: Callable[[History], None] | None = None,
+) -> History:
+    """`train` with what a task brings: its padding and, where it has choices, at each evaluation
+    the constrained accuracy on the validation rows.
+
+    validation: rendered rows. sets: tokenized, with train and validation. The rest: see `train`.
+    """
+    score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
+    return train(
+        model,
+        sets["train"],
+        sets["validation"],
+        settings,
+        partial(collate, pad_token_id=tokenizer.pad_token_id),
+        folder,
+        score if "choices" in validation.column_names else None,
+        watch,
+    )
+
+
 def load_or_train(task: Task) -> TunedModel:
     """The starting model tuned on a task with the default settings: from disk, or trained now, as
     notebook 04 does it.
 
-    Where the task has choices, each evaluation has the constrained accuracy on the validation rows.
     Raises CourseError when that training is interrupted.
     """
     model, tokenizer = load_model()
@@ -48,17 +77,7 @@ def load_or_train(task: Task) -> TunedModel:
             f"No finished run for the task {task.name!r} on disk: training one now, with notebook "
             "04's settings."
         )
-        validation = examples["validation"]
-        score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
-        history = train(
-            model,
-            sets["train"],
-            sets["validation"],
-            settings,
-            partial(collate, pad_token_id=tokenizer.pad_token_id),
-            folder,
-            score if "choices" in validation.column_names else None,
-        )
+        history = train_task(model, tokenizer, examples["validation"], sets, settings, folder)
         if history.stopped == "interrupted":
             raise CourseError(
                 "The run was interrupted, so there is no tuned model yet. Run this cell again: "
