@@ -156,7 +156,7 @@ def stub_that_raises(numbers):
         stub_that_names_things,
         stub_that_raises,
     ],
-    ids=str,
+    ids=lambda attempt: getattr(attempt, "__name__", str(attempt)),
 )
 def test_what_nobody_wrote_is_not_tried_yet(made_up, capsys, attempt, folder):
     assert said(capsys, "doubled", attempt) == "not tried yet"
