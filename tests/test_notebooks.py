@@ -25,6 +25,7 @@ MAIN_ROAD = [
     "08_forgetting",
     "09_bug_museum",
     "10_your_table",
+    "11_at_work",
     "12_scale_up",
 ]
 MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 750_000
@@ -182,7 +183,7 @@ HELPERS = ROOT / "helpers"
 ORDER = {
     "": "errors files machine profiles results",
     "data": "formats table tokenize templates split task describe",
-    "model": "load card",
+    "model": "load card export",
     "inference": "batches few_shot generate score",
     "training": "settings processes shared_prefix loss low_memory checkpoint loop footprint run",
     "evaluation": "metrics uncertainty baselines prompt_search forgetting scoreboard",

@@ -97,7 +97,7 @@ def test_constraints_pin_every_requirement_within_its_range():
     pinned = requirements("constraints.txt")
     for name, wanted in {
         **requirements("requirements.txt"),
-        **requirements("requirements-bench.txt"),
+        **requirements("requirements-work.txt"),
         **requirements("requirements-dev.txt"),
     }.items():
         version = str(pinned[name].specifier).removeprefix("==")

@@ -35,6 +35,9 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
     for package in PACKAGES
     for path in (ROOT / "tests").glob(f"test_{package}_*.py")
 )
+# Two tests at once, with one thread each: most of them load more than they compute. The notebooks
+# run one after the other, since they build on the results of those before.
+AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 
@@ -114,7 +117,7 @@ def test(arguments: list[str]) -> int:
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "-x"]
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
-        or status(PYTHON, "-m", "pytest", *arguments, **environment)
+        or status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **environment, **ONE_THREAD)
         or status(PYTHON, "-m", "pytest", *nbval, "--durations=15", *notebooks, **environment)
     )
 
@@ -127,7 +130,14 @@ def test_oldest(arguments: list[str]) -> int:
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_CACHE": str(RESULTS / "cache"), "COURSE_PROFILE": "smoke"}
     return status(OLDEST_PYTHON, "-m", "helpers.model", **environment) or status(
-        OLDEST_PYTHON, "-m", "pytest", *(arguments or OLDEST_TESTS), "--durations=15", **environment
+        OLDEST_PYTHON,
+        "-m",
+        "pytest",
+        *AT_ONCE,
+        *(arguments or OLDEST_TESTS),
+        "--durations=15",
+        **environment,
+        **ONE_THREAD,
     )
 
 
@@ -181,7 +191,6 @@ def run(*command: str) -> None:
 
 TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
 TARGETS |= {"setup": lambda _: 0, "constraints": constraints}
-REQUIREMENTS = {"test": "requirements-dev.txt", "bench": "requirements-bench.txt"}
 
 
 def main(arguments: list[str]) -> int:
@@ -190,7 +199,7 @@ def main(arguments: list[str]) -> int:
         return 2
     target, rest = arguments[0], arguments[1:]
     try:
-        set_up(REQUIREMENTS.get(target, "requirements.txt"))
+        set_up("requirements-dev.txt" if target == "test" else "requirements-work.txt")
         if target in ("test-oldest", "constraints"):
             return TARGETS[target](rest)
         # helpers/model explains by itself what fails.

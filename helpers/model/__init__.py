@@ -8,6 +8,7 @@ from helpers.model.card import (
     relative_change,
     weight_changes,
 )
+from helpers.model.export import publish, write_gguf
 from helpers.model.load import (
     ModelError,
     load_model,

@@ -148,7 +148,8 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool)
 
     model.train()
     activations = _activations(model, batch, low_memory)
-    hooks = [p.register_post_accumulate_grad_hook(count) for p in model.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(count) for parameter in trained]
     with training_memory(model, low_memory):
         if low_memory:
             low_memory_step(model, optimizer, batch)

@@ -1,0 +1,128 @@
+"""The exercises of notebook 11: the default that was left on, and sampling from the likeliest."""
+
+from helpers.exercises.exercise import Case, Exercise, Mistake
+
+CULPRIT = Exercise(
+    name="culprit",
+    notebook="11_at_work",
+    title="Which default was it?",
+    minutes=6,
+    difficulty=2,
+    reference="learning_rate",
+    mistakes=(
+        Mistake(
+            "train_sampling_strategy",
+            "With another order of the rows the very first loss would be that of other rows.",
+        ),
+        Mistake(
+            "completion_only_loss",
+            "If the prompt counted as well, the very first loss would be another one. (TRL leaves "
+            "it out by itself when there are columns prompt and completion.)",
+        ),
+        Mistake(
+            "bf16",
+            "With 16 bits the first loss would already differ a little, and later ones not by much "
+            "more.",
+        ),
+        Mistake(
+            "max_length",
+            "TRL cuts at 1,024 tokens, and these rows are much shorter.",
+        ),
+        Mistake(
+            "gradient_checkpointing",
+            "That computes activations twice, to save memory. The losses are the same.",
+        ),
+        Mistake(
+            "lr_scheduler_type",
+            "The first steps of both schedules are nearly the same, so the losses would part later "
+            "and by less. Try trl_run(leave_out=...).",
+        ),
+    ),
+    hints=(
+        "The first loss is computed before any weight has moved. So rows, labels and model are the "
+        "same; something in the step must differ. How large is the step?",
+        "Of the settings that decide how far the weights move, one has a default in TRL that is a "
+        'tenth of ours. Leave each of them out: `trl_run(leave_out="learning_rate")[1]`.',
+    ),
+)
+
+
+def top_p(probabilities: list[float], p: float) -> list[float]:
+    """The likeliest probabilities that together reach p, scaled to a sum of 1; 0 for all others."""
+    kept, total = set(), 0.0
+    for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
+        kept.add(i)
+        total += probabilities[i]
+        if total >= p:
+            break
+    return [value / total if i in kept else 0 for i, value in enumerate(probabilities)]
+
+
+def _top_p_cases() -> list[Case]:
+    return [
+        Case(([1.0], 0.5), "One token: it is kept, and stays 1."),
+        Case(([0.5, 0.25, 0.25], 0.5), "The first token reaches p by itself."),
+        Case(([0.5, 0.25, 0.125, 0.125], 0.625), "Two tokens are needed, and are scaled to 1."),
+        Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not stand first."),
+        Case(([0.25, 0.5, 0.25], 1.0), "With p = 1 all are kept."),
+    ]
+
+
+def _without_scaling(probabilities: list[float], p: float) -> list[float]:
+    kept = top_p(probabilities, p)
+    return [value if ours else 0 for value, ours in zip(probabilities, kept, strict=True)]
+
+
+def _one_too_few(probabilities: list[float], p: float) -> list[float]:
+    """Stops before p is reached."""
+    kept, total = set(), 0.0
+    for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
+        if kept and total + probabilities[i] > p:
+            break
+        kept.add(i)
+        total += probabilities[i]
+    return [value / total if i in kept else 0 for i, value in enumerate(probabilities)]
+
+
+def _in_given_order(probabilities: list[float], p: float) -> list[float]:
+    total, kept = 0.0, []
+    for value in probabilities:
+        kept.append(value if total < p else 0)
+        total += value
+    return [value / sum(kept) for value in kept]
+
+
+TOP_P = Exercise(
+    name="top_p",
+    notebook="11_at_work",
+    title="Keep the likeliest",
+    minutes=8,
+    difficulty=2,
+    reference=top_p,
+    cases=_top_p_cases,
+    mistakes=(
+        Mistake(
+            _without_scaling,
+            "The right tokens are kept, but they no longer add up to 1. Divide by their sum.",
+        ),
+        Mistake(
+            _one_too_few,
+            "The tokens kept do not reach p yet. The one that takes the sum there is kept.",
+        ),
+        Mistake(
+            _in_given_order,
+            "Tokens are kept in the order of the list. Begin with the likeliest one.",
+        ),
+        Mistake(
+            lambda probabilities, p: [value if value >= p else 0 for value in probabilities],
+            "Each token is held against p by itself. It is their sum, from the likeliest on, that "
+            "has to reach p.",
+        ),
+    ),
+    hints=(
+        "Go through the tokens from the likeliest on, add up, and stop as soon as the sum reaches "
+        "p. What has been passed is kept, and divided by that sum.",
+        "`for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):` gives the "
+        "positions from the likeliest on.",
+    ),
+)
