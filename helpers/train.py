@@ -101,7 +101,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     sets = tokenize(examples, tokenizer, model.config)
     lengths = [[len(row["input_ids"]) for row in sets[part]] for part in ("train", "validation")]
     print(f"{len(sets['train'])} training rows. Training will take", end=" ")
-    print(f"{predicted_cost(model, *lengths, settings)}.", flush=True)
+    print(f"{predicted_cost(model, *lengths, settings, bool(task.choices))}.", flush=True)
     answers = {
         part: untuned_answers(task, examples["train"], rows, model, tokenizer)
         for part, rows in parts.items()

@@ -98,15 +98,16 @@ def test_the_predicted_time_is_operations_over_speed(monkeypatch):
     settings = TrainSettings(
         epochs=2, batch_size=4, evaluations=1, precision="float32", low_memory=False
     )
-    cost = predicted_cost(model, [10] * 8, [5] * 6, settings)
+    cost = predicted_cost(model, [10] * 8, [5] * 6, settings, answers=True)
     rate = footprint.SHARE_OF_SPEED * 1e9
     assert cost.seconds == pytest.approx(6 * weights * 2 * 8 * 10 / rate)
     # Three evaluations (before the first step too), each for the loss and for the answers.
     assert cost.evaluating == pytest.approx(3 * 2 * 2 * weights * 6 * 5 / rate)
-    shared = predicted_cost(model, [10] * 8, [5] * 6, settings, shared=4)
-    assert shared.seconds == pytest.approx(6 * weights * 2 * 2 * (4 + 4 * 6) / rate)
+    without = predicted_cost(model, [10] * 8, [5] * 6, settings, answers=False)
+    assert without.seconds == cost.seconds
+    assert without.evaluating == pytest.approx(cost.evaluating / 2)
     parts = predicted(model, False, 4, 10, 0)
     assert cost.memory == sum(parts.values()) + footprint.PROCESS
     small = dataclasses.replace(settings, low_memory=True)
-    assert predicted_cost(model, [10] * 8, [5] * 6, small).memory < cost.memory
+    assert predicted_cost(model, [10] * 8, [5] * 6, small, True).memory < cost.memory
     assert "minutes" in str(cost) and "GB of memory" in str(cost)

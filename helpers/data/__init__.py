@@ -18,7 +18,14 @@ from helpers.data.table import (
     same_text,
     share_of_common_words,
 )
-from helpers.data.task import Task, TaskError, load_examples, load_task, test_examples
+from helpers.data.task import (
+    Task,
+    TaskError,
+    load_examples,
+    load_task,
+    scored_rows,
+    test_examples,
+)
 from helpers.data.templates import (
     NoExample,
     Template,

@@ -95,12 +95,12 @@ def predicted_cost(
     train_lengths: Sequence[int],
     validation_lengths: Sequence[int],
     settings: TrainSettings,
-    shared: int = 0,
+    answers: bool,
 ) -> Cost:
     """What `train` will take here, before anything runs; times are right within a factor of two.
 
-    train_lengths, validation_lengths: tokens of each example. shared: tokens that all examples
-    begin with. The machine's speed is measured for two seconds.
+    train_lengths, validation_lengths: tokens of each example. answers: whether each evaluation
+    also has the model answer (tasks with choices). The machine's speed is measured for two seconds.
 
     Arithmetic: 2 operations for each weight and token forward, 4 backward, 2 more where the
     low-memory mode computes activations again; weights that are only looked up do not count.
@@ -113,16 +113,15 @@ def predicted_cost(
     speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device) * process_count()
 
     def tokens(batches: list[list[int]], lengths: Sequence[int]) -> int:
-        sizes = [(len(rows), max(lengths[i] for i in rows)) for rows in batches]
-        return sum(shared + n * (longest - shared) for n, longest in sizes)
+        return sum(len(rows) * max(lengths[i] for i in rows) for rows in batches)
 
     once = [[i] for i in range(len(validation_lengths))]
     evaluations = settings.epochs * settings.evaluations + 1
     seconds = (8 if settings.low_memory else 6) * weights * tokens(plan, train_lengths) / speed
-    # Each for the loss, and once more for the answers.
-    evaluating = 2 * evaluations * 2 * weights * tokens(once, validation_lengths) / speed
+    readings = evaluations * (2 if answers else 1)  # for the loss, and for the answers
+    evaluating = readings * 2 * weights * tokens(once, validation_lengths) / speed
     widest = max(plan, key=lambda rows: len(rows) * max(train_lengths[i] for i in rows))
-    shape = len(widest), max(train_lengths[i] for i in widest), shared
+    shape = len(widest), max(train_lengths[i] for i in widest), 0
     return Cost(
         seconds, evaluating, sum(predicted(model, settings.low_memory, *shape).values()) + PROCESS
     )
