@@ -5,7 +5,9 @@
 All train the same model on the same rows in batches of 8, with the same learning rate, weight decay
 and clipping. They differ in precision of the multiplications, order of the rows and activation
 checkpointing (which TRL has on by itself), and each line of the table says how. Besides, only the
-course's loop reads once what all rows of a batch begin with.
+course's loop reads once what all rows of a batch begin with. Two lines are the course's loop in
+other circumstances: with an adapter (LoRA) in the place of all weights, and in two processes that
+share the cores.
 
 An order is made for the whole training set, by the code that the line is about. Of its batches a
 few are timed, evenly spaced from the narrowest to the widest, so that padding weighs as much as in
@@ -16,6 +18,7 @@ so that a machine that slows down slows all. Speed is in real tokens, without pa
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -44,6 +47,7 @@ from helpers.machine import matrix_speed, native_precision, peak_memory
 from helpers.model.load import load_model
 from helpers.training.loop import make_optimizer, training_step
 from helpers.training.low_memory import training_memory
+from helpers.training.processes import join_processes, process_index, share_of_process
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
 
@@ -91,6 +95,7 @@ def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -
     """Seconds of each step of the course's loop."""
     seconds, settings = [], replace(SETTINGS, precision=precision)
     padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    data = [share_of_process(rows) for rows in data]
     optimizer = make_optimizer(model, settings)
     model.train()
     with training_memory(model, low_memory=False):
@@ -99,6 +104,14 @@ def ours(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -
             training_step(model, optimizer, [padded(rows)], settings)
             seconds.append(time.perf_counter() - begin)
     return seconds
+
+
+def lora(model: PreTrainedModel, tokenizer, data: list[Batch], precision: str) -> list[float]:
+    """Seconds of each step of the course's loop, with notebook 11's adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    return ours(model, tokenizer, data, precision)
 
 
 class _Clock(TrainerCallback):
@@ -180,17 +193,21 @@ def _trl(model: PreTrainedModel, tokenizer, data: list[Batch], settings: dict) -
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: how to run it, in which order, and how it multiplies."""
+    """One line of the table: how to run it, in which order, how it multiplies, and in how many
+    processes."""
 
     run: Callable
     order: Callable
     precision: str
+    processes: int = 1
 
 
 OURS = {FP32: "ours, fp32", BF16: "ours, bf16"}
 LINES = {
     OURS[FP32]: Line(ours, by_length, FP32),
     OURS[BF16]: Line(ours, by_length, BF16),
+    "ours, LoRA, fp32": Line(lora, by_length, FP32),
+    "ours, two processes, fp32": Line(ours, by_length, FP32, processes=2),
     "Trainer, our batches, fp32": Line(trainer, by_length, FP32),
     "Trainer, shuffled, fp32": Line(trainer, shuffled, FP32),
     "Trainer, group_by_length, fp32": Line(trainer, grouped, FP32),
@@ -201,12 +218,17 @@ LINES = {
 
 
 def measure(name: str) -> dict[str, float]:
-    """Run one line in this process: its tokens per second, peak memory in GB, and GFLOP/s."""
+    """Run one line in this process: its tokens per second, peak memory in GB, and GFLOP/s.
+
+    Of several processes each runs its part; tokens and GFLOP/s are those of all of them, the peak
+    is this one's.
+    """
     line = LINES[name]
+    join_processes()
     model, tokenizer = load_model(device="cpu")
     data = batches(line.order, model, tokenizer)
     seconds = sum(line.run(model, tokenizer, data, line.precision)[1:])
-    work = sum(operations(model, batch, line.run is ours) for batch in data[1:])
+    work = sum(operations(model, batch, line.run in (ours, lora)) for batch in data[1:])
     return {
         "tokens": sum(len(row["input_ids"]) for batch in data[1:] for row in batch) / seconds,
         "peak": peak_memory() / 1e9,
@@ -217,29 +239,34 @@ def measure(name: str) -> dict[str, float]:
 def operations(model: PreTrainedModel, batch: Batch, prefix_once: bool) -> int:
     """The arithmetic that training on a batch needs, in floating-point operations.
 
-    2 for each weight of a matrix that a token passes forward, and 4 backward. The head is needed
-    at the labelled tokens only, and no padding is. prefix_once: what all rows begin with passes
-    once. Attention between the tokens, some per cent at these lengths, is left out.
+    2 for each weight of a matrix that a token passes forward, and 4 backward, of which a frozen
+    weight needs 2. The head is needed at the labelled tokens only, and no padding is. prefix_once:
+    what all rows begin with passes once. Attention between the tokens, some per cent at these
+    lengths, is left out.
     Source: Kaplan et al., Scaling Laws for Neural Language Models, 2020, section 2.1.
     """
+
+    def needed(weight: torch.Tensor) -> int:
+        return (6 if weight.requires_grad else 4) * weight.numel()
+
     layers = [m for m in model.base_model.modules() if isinstance(m, nn.Linear)]
-    body = sum(layer.weight.numel() for layer in layers)
-    head = model.get_output_embeddings().weight.numel()
+    body = sum(needed(layer.weight) for layer in layers)
+    head = needed(model.get_output_embeddings().weight)
     tokens = sum(len(row["input_ids"]) for row in batch)
     if prefix_once:
         tokens -= (len(batch) - 1) * shared_length(collate(batch, pad_token_id=0))
     labelled = sum(label != IGNORE for row in batch for label in row["labels"])
-    return 6 * (body * tokens + head * labelled)
+    return body * tokens + head * labelled
 
 
 def in_its_own_process(name: str) -> dict[str, float]:
-    """What `measure` finds, in a new process of this group."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::FutureWarning", "-m", "benchmarks.loop", name],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    """What `measure` finds, in a new process of this group, or in several."""
+    python, environment = [sys.executable, "-W", "ignore::FutureWarning"], dict(os.environ)
+    if (count := LINES[name].processes) > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // count))
+    command = [*python, "-m", "benchmarks.loop", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -298,6 +325,8 @@ def report(
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
+        found = measure(sys.argv[1])
+        if process_index() == 0:
+            print(json.dumps(found))
     else:
         main()

@@ -34,7 +34,7 @@ def test_training_the_real_model_stays_small_under_a_hard_limit(tmp_path, monkey
     import resource
 
     monkeypatch.setenv("COURSE_PROFILE", "laptop")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # each thread reserves memory of its own
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # each thread reserves memory of its own
     examples = load_examples(load_task("opinion"))
     # The longest rows need the most; the parts are measured on the first eight.
     by_length = sorted(examples["train"], key=lambda row: len(row["prompt"]))
