@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from helpers.data.task import load_examples, load_task
 from helpers.training import footprint
@@ -75,6 +76,17 @@ def test_parts_are_as_large_as_predicted(low_memory, shared):
     assert found["optimizer state"] == pytest.approx(expected["optimizer state"], rel=0.05)
     # The prediction leaves out what stands outside the layers: little, but for such a small model.
     assert found["activations"] == pytest.approx(expected["activations"], rel=0.15)
+
+
+def test_frozen_weights_have_neither_gradient_nor_optimizer_state():
+    """As with an adapter, which leaves the weights beside it as they are."""
+    model = tiny_model()
+    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    assert trained < 0.2 * sum(p.nbytes for p in model.parameters())
+    found = measured(model, batch_with(0), False)
+    assert found["gradients"] == trained
+    assert found["optimizer state"] == pytest.approx(2 * trained, rel=0.05)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no shell scripts")
