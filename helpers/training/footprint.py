@@ -112,14 +112,11 @@ def predicted_cost(
     # Several processes measure at the same time, each what the others leave to it.
     speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device) * process_count()
 
-    def tokens(batches: list[list[int]], lengths: Sequence[int]) -> int:
-        return sum(len(rows) * max(lengths[i] for i in rows) for rows in batches)
-
-    once = [[i] for i in range(len(validation_lengths))]
+    padded = sum(len(rows) * max(train_lengths[i] for i in rows) for rows in plan)
     evaluations = settings.epochs * settings.evaluations + 1
-    seconds = (8 if settings.low_memory else 6) * weights * tokens(plan, train_lengths) / speed
+    seconds = (8 if settings.low_memory else 6) * weights * padded / speed
     readings = evaluations * (2 if answers else 1)  # for the loss, and for the answers
-    evaluating = readings * 2 * weights * tokens(once, validation_lengths) / speed
+    evaluating = readings * 2 * weights * sum(validation_lengths) / speed
     widest = max(plan, key=lambda rows: len(rows) * max(train_lengths[i] for i in rows))
     shape = len(widest), max(train_lengths[i] for i in widest), 0
     return Cost(
