@@ -88,7 +88,7 @@ def test_axe_finds_nothing_serious(visit, name, colours):
     page.screenshot(path=SCREENSHOTS / f"site_{Path(name).name}_{colours}.png")
     found = [
         f"{one['impact']} {one['id']}: {one['help']}: {node['html'][:200]}"
-        for one in Axe().run(page).response["violations"]
+        for one in Axe().run(page, options={"preload": False}).response["violations"]
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
