@@ -98,6 +98,7 @@ def test_constraints_pin_every_requirement_within_its_range():
     for name, wanted in {
         **requirements("requirements.txt"),
         **requirements("requirements-work.txt"),
+        **requirements("requirements-book.txt"),
         **requirements("requirements-dev.txt"),
     }.items():
         version = str(pinned[name].specifier).removeprefix("==")
