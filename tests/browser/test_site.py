@@ -21,7 +21,7 @@ SCREENSHOTS = Path(__file__).resolve().parent.parent.parent / "test-screenshots"
 PAGES = [
     "index",
     "notebooks/00_start_here",
-    "notebooks/02_template",
+    "notebooks/01_prompt",
     "notebooks/04_fine_tune",
     "docs/glossary",
 ]
