@@ -146,17 +146,18 @@ def linked_road() -> str:
     svg.attrib |= {"role": "group", "aria-labelledby": "road"}
     svg.remove(svg.find(f"{{{SVG}}}desc"))
     svg.find(f"{{{SVG}}}title").set("id", "road")
-    for frame in svg.findall(f"{{{SVG}}}rect[@height='{BOX_HEIGHT}']"):
-        link, place = ElementTree.Element("a"), list(svg).index(frame)
+    frames = svg.findall(f"{{{SVG}}}rect[@height='{BOX_HEIGHT}']")
+    # Row by row: in this order the Tab key goes through them.
+    for frame in sorted(frames, key=lambda frame: (float(frame.get("y")), float(frame.get("x")))):
+        link = ElementTree.SubElement(svg, "a")
         for part in [part for part in svg if inside(part, frame)]:
             svg.remove(part)
             link.append(part)
         words = [text.text for text in link.iter(f"{{{SVG}}}text")]
         stage = words.pop(0) if words[0] in STAGES else TWO
         link.set("href", f"notebooks/{STAGES[stage]}.html")
-        # Its words alone would be read as one.
+        # Without it, the lines in the box would be read as one word.
         link.set("aria-label", f"{stage}: {' '.join(words)} (notebook {STAGES[stage][:2]})")
-        svg.insert(place, link)
     return f'<div class="road">{ElementTree.tostring(svg, encoding="unicode")}</div>'
 
 
