@@ -154,10 +154,10 @@ def linked_road() -> str:
             svg.remove(part)
             link.append(part)
         words = [text.text for text in link.iter(f"{{{SVG}}}text")]
-        stage = words.pop(0) if words[0] in STAGES else TWO
-        link.set("href", f"notebooks/{STAGES[stage]}.html")
+        name = words.pop(0) if words[0] in STAGES else TWO
+        link.set("href", f"notebooks/{STAGES[name]}.html")
         # Without it, the lines in the box would be read as one word.
-        link.set("aria-label", f"{stage}: {' '.join(words)} (notebook {STAGES[stage][:2]})")
+        link.set("aria-label", f"{name}: {' '.join(words)} (notebook {STAGES[name][:2]})")
     return f'<div class="road">{ElementTree.tostring(svg, encoding="unicode")}</div>'
 
 
