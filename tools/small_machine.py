@@ -23,6 +23,7 @@ LIMIT = 2 * 2**30  # bytes, as Binder counts them
 RESERVED = 2 * LIMIT
 GROUPS = Path("/sys/fs/cgroup")
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "-q", "-x"]
+ONE_CORE = {"COURSE_PROFILE": "quick", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def in_use(group: Path) -> int:
     return int(numbers.get("total_rss") or numbers["anon"])
 
 
+def killed(group: Path) -> bool:
+    """Whether the system has ended a process of the group because it held too much."""
+    file = next(f for n in ("memory.oom_control", "memory.events") if (f := group / n).exists())
+    numbers = dict(line.split() for line in file.read_text().splitlines())
+    return int(numbers["oom_kill"]) > 0
+
+
 def run(name: str, group: Path | None, core: int) -> Use:
     """Run one notebook beside a JupyterLab that has nothing to do."""
 
@@ -70,7 +78,7 @@ def run(name: str, group: Path | None, core: int) -> Use:
         else:
             resource.setrlimit(resource.RLIMIT_DATA, (RESERVED, RESERVED))
 
-    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "preexec_fn": enter}
+    settings = {"cwd": ROOT, "env": os.environ | ONE_CORE, "preexec_fn": enter}
     server = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
     tests = [sys.executable, "-m", "pytest", *NBVAL, f"notebooks/{name}.ipynb"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -81,6 +89,8 @@ def run(name: str, group: Path | None, core: int) -> Use:
         while running.poll() is None:
             if group:
                 peak = max(peak or 0, in_use(group))
+                if killed(group):  # the tests would wait for the kernel until their time is up
+                    running.kill()
             time.sleep(0.1)
         beside.terminate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
