@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _GLIBC = platform.libc_ver()[0] == "glibc"
 
 
@@ -67,11 +67,12 @@ def usable_memory() -> int:
     process itself (ulimit). What other programs use of it is not counted.
     """
     limits = [psutil.virtual_memory().total]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int((CGROUPS / file).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
+    for folder in _control_groups():
+        for file in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                limits.append(int((folder / file).read_text()))
+            except (OSError, ValueError):  # not there, or "max"
+                continue
     if sys.platform != "win32":
         import resource
 
@@ -80,6 +81,18 @@ def usable_memory() -> int:
             if limit != resource.RLIM_INFINITY:
                 limits.append(limit)
     return min(limits)
+
+
+def _control_groups() -> list[Path]:
+    """Where limits on memory stand: a container shows its own at the top, a service or a job its
+    own in a folder below."""
+    folders = [CGROUPS, CGROUPS / "memory"]
+    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
+    for line in lines:
+        _, kind, path = line.split(":", 2)
+        if kind in ("", "memory"):  # of version 2, of version 1
+            folders.append(CGROUPS / kind / path.lstrip("/"))
+    return folders
 
 
 def peak_memory() -> int:

@@ -31,7 +31,7 @@ from helpers.evaluation import (
 )
 from helpers.inference import predict_answers
 from helpers.machine import peak_memory
-from helpers.model import load_model, model_card, provenance, save_model
+from helpers.model import card_metadata, load_model, model_card, provenance, save_model
 from helpers.profiles import runs_folder
 from helpers.training import History, TrainSettings, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
@@ -153,18 +153,21 @@ def _extras(
             "validation loss": f"{history.best.loss:.3f} nats per labelled token",
         },
     }
+    tuned = {}
     for board in boards:
         heading = f"{board.metric} on {board.rows} {board.part} rows (95 % intervals)"
         facts[heading] = {
             line.candidate: "{:.3f} ({:.3f} to {:.3f})".format(*line.score) for line in board.lines
         }
+        tuned[f"{board.rows} {board.part} rows"] = board.metric, board.tuned
     limits = [
         "Trained on one task with one template, on the rows of one table. Expect lower scores on "
         "texts of another kind.",
         "What it forgot of other tasks was not measured.",
     ]
     title = f"A model tuned on the task {task.name}"
-    card = model_card(title, provenance(run.model), facts, training[0]["prompt"], limits)
+    metadata = card_metadata(task, title, tuned)
+    card = model_card(title, provenance(run.model), facts, training[0]["prompt"], limits, metadata)
     return {
         "README.md": card,
         "task.yaml": task.path.read_text(encoding="utf-8"),

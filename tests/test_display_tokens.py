@@ -1,5 +1,7 @@
 """Tokens as cells and as a table, with marks, losses and the prompt mask."""
 
+import re
+
 from helpers.display import Token, show_tokens, tokens
 from helpers.display.tokens import _loss_of_tokens, _token_cells, _token_table
 
@@ -24,6 +26,22 @@ def test_tokens_are_cells_with_text_id_symbol_and_loss():
     # The highest loss is the darkest, with white letters; half of it is neither.
     assert "rgb(0, 114, 178); color: white" in cells[2]
     assert "rgb(191, 220, 236); color: black" in cells[3]
+
+
+def test_letters_stand_out_from_every_shade():
+    page = _token_cells([Token("a", 1, True, {"": float(loss)}) for loss in range(101)])
+    cells = re.findall(r"rgb\((\d+), (\d+), (\d+)\); color: (\w+)", page)
+    assert {letters for *_, letters in cells} == {"black", "white"} and len(cells) == 101
+    for *background, letters in cells:
+        light = luminance(map(int, background))
+        assert (light + 0.05) / 0.05 >= 4.5 if letters == "black" else 1.05 / (light + 0.05) >= 4.5
+
+
+def luminance(colour):
+    """Relative luminance of an sRGB colour, as WCAG 2 defines it."""
+    shares = (part / 255 for part in colour)
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():

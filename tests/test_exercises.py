@@ -15,6 +15,7 @@ import yaml
 from datasets import Dataset
 
 from helpers.errors import CourseError
+from helpers.evaluation import wilson_interval
 from helpers.exercises import (
     answer,
     check,
@@ -410,6 +411,13 @@ def test_modules_and_optimizers_are_compared_by_what_they_hold():
     assert same_value(model, other) and same_value(optimizer, other_optimizer)
     model.weight.data += 1
     assert not same_value(model, other)
+
+
+def test_the_course_s_own_function_is_not_taken_for_the_learner_s(capsys, folder):
+    """Notebook 06 imports it under the same name below the exercise."""
+    check("wilson_interval", wilson_interval)
+    assert "not tried yet: this is the course's own" in capsys.readouterr().out
+    assert record.load() == {}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_a_gpu_is_asked_for_its_generation_not_for_what_it_can_emulate(
 def control_group(tmp_path, monkeypatch):
     """Lets a test write the limits that the system would show; here there are none else."""
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(
         machine.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64 * GIGABYTE})
     )
@@ -61,7 +62,7 @@ def control_group(tmp_path, monkeypatch):
 
     def limit(file: str, content: str) -> None:
         path = Path(tmp_path, file)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
 
     return limit
@@ -82,6 +83,19 @@ def control_group(tmp_path, monkeypatch):
 def test_limits_of_the_control_group_are_seen(control_group, file, content, usable):
     control_group(file, content)
     assert machine.usable_memory() == usable
+
+
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("0::/jobs/mine\n", "jobs/mine/memory.max"),
+        ("7:cpu:/\n4:memory:/jobs/mine\n", "memory/jobs/mine/memory.limit_in_bytes"),
+    ],
+)
+def test_limits_of_a_group_below_are_seen(control_group, own, file):
+    control_group("own", own)
+    control_group(file, "1500000000\n")
+    assert machine.usable_memory() == 1_500_000_000
 
 
 @pytest.mark.parametrize("kind", [resource.RLIMIT_AS, resource.RLIMIT_DATA])

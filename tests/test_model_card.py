@@ -7,9 +7,11 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
+from helpers.data import load_task
 from helpers.model import (
     ModelError,
     by_layer,
+    card_metadata,
     card_scores,
     differing_tensors,
     load_model,
@@ -29,6 +31,7 @@ def test_a_model_card_says_what_it_was_given_and_nothing_else():
     card = model_card("New one", STARTING, facts, "Review: ...\n\nRating:", ["Reviews only."])
     front, _, rest = card.removeprefix("---\n").partition("\n---\n")
     assert yaml.safe_load(front) == {
+        "base_model": "Small-1",
         "license": "mit",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -112,3 +115,19 @@ def test_no_change_is_lost_in_any_family(name):
     # Two layers on each side; T5 has its table of relative positions in the first one only.
     once = [kind for kind, layers in layered.items() if set(layers) != {0, 1}]
     assert all("relative_attention_bias" in kind for kind in once)
+
+
+def test_what_hubs_read_of_the_scores_is_read_back_by_the_hub_s_own_library():
+    task = load_task("opinion")
+    scores = {"195 test rows": ("accuracy", (0.8615, 0.806, 0.9034))}
+    card = model_card("New", STARTING, {}, "?", [], card_metadata(task, "New", scores))
+    data = ModelCard(card).data
+    (result,) = data.eval_results
+    assert (data.model_name, data.datasets, data.base_model) == ("New", ["reviews.csv"], "Small-1")
+    assert (result.dataset_name, result.metric_type) == ("opinion, 195 test rows", "accuracy")
+    assert result.metric_value == round(0.8615, 3)
+    assert result.metric_name == "accuracy (95 % interval 0.806 to 0.903)"
+
+
+def test_a_model_without_scores_has_no_results():
+    assert card_metadata(load_task("opinion"), "New", {}) == {"datasets": ["reviews.csv"]}

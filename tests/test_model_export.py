@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, constants
 from transformers import AutoModelForCausalLM
 
 from helpers.data.tokenize import prompt_ids
@@ -130,6 +130,19 @@ def test_publishing_sends_just_these_files_to_a_private_repository(saved, hub):
     assert sent["folder_path"] == saved and sent["allow_patterns"] == files
 
 
+def test_a_hub_that_does_not_take_it_is_told_in_a_sentence(saved, monkeypatch):
+    """Here the Hub cannot be asked: the tests are offline."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="did not take the model.*\n.*hf auth login"):
+        publish(saved, "me/mine", dry_run=False)
+
+
+def test_a_name_that_the_hub_does_not_admit_is_refused(saved, hub):
+    with pytest.raises(ModelError, match="admits no such name"):
+        publish(saved, "my name/my model")
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize("missing", ["README.md", "tokenizer.json"])
 def test_a_folder_that_lacks_a_file_is_refused(saved, hub, missing):
     (saved / missing).unlink()
@@ -140,7 +153,7 @@ def test_a_folder_that_lacks_a_file_is_refused(saved, hub, missing):
 
 @pytest.mark.parametrize(
     ("silent", "named"),
-    [("base_model", "base_model"), ("datasets", "datasets"), ("eval_results", "model-index")],
+    [("datasets", "datasets"), ("eval_results", "model-index")],
 )
 def test_a_card_that_keeps_silent_is_refused(saved, hub, silent, named):
     said = {key: value for key, value in COMPLETE.items() if key != silent}

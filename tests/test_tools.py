@@ -83,6 +83,14 @@ def test_unknown_target_prints_how_to_use_it(capsys):
     assert "python tools/make.py lab" in capsys.readouterr().out
 
 
+def test_the_site_is_built_without_the_model_and_without_running_a_notebook(monkeypatch):
+    asked = []
+    monkeypatch.setattr(make, "set_up", asked.append)
+    monkeypatch.setattr(make, "status", lambda *command: asked.append(command) or 0)
+    assert make.main(["book"]) == 0
+    assert asked == ["requirements-book.txt", (make.PYTHON, "tools/book.py")]
+
+
 # ---- requirements, constraints, and the places that repeat a version
 
 
@@ -98,6 +106,7 @@ def test_constraints_pin_every_requirement_within_its_range():
     for name, wanted in {
         **requirements("requirements.txt"),
         **requirements("requirements-work.txt"),
+        **requirements("requirements-book.txt"),
         **requirements("requirements-dev.txt"),
     }.items():
         version = str(pinned[name].specifier).removeprefix("==")

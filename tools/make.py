@@ -2,6 +2,7 @@
 
     python tools/make.py lab            open JupyterLab on the first notebook
     python tools/make.py course         run every notebook and write executed/index.html
+    python tools/make.py book           build the course as a web site, in site/
     python tools/make.py test           run everything that must pass
     python tools/make.py test-oldest    what must also pass with the oldest versions admitted
     python tools/make.py bench          compare the speed of training and answering
@@ -109,6 +110,11 @@ def course(arguments: list[str]) -> int:
     return status(PYTHON, "tools/run_course.py", *arguments)
 
 
+def book(_: list[str]) -> int:
+    """Build the site out of the notebooks as they are; none is run."""
+    return status(PYTHON, "tools/book.py")
+
+
 def test(arguments: list[str]) -> int:
     """Everything that must pass: ruff, the unit tests, every cell of every notebook."""
     shutil.rmtree(RESULTS, ignore_errors=True)
@@ -190,7 +196,8 @@ def run(*command: str) -> None:
 
 
 TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
-TARGETS |= {"setup": lambda _: 0, "constraints": constraints}
+TARGETS |= {"book": book, "setup": lambda _: 0, "constraints": constraints}
+REQUIREMENTS = {"test": "requirements-dev.txt", "book": "requirements-book.txt"}
 
 
 def main(arguments: list[str]) -> int:
@@ -199,8 +206,8 @@ def main(arguments: list[str]) -> int:
         return 2
     target, rest = arguments[0], arguments[1:]
     try:
-        set_up("requirements-dev.txt" if target == "test" else "requirements-work.txt")
-        if target in ("test-oldest", "constraints"):
+        set_up(REQUIREMENTS.get(target, "requirements-work.txt"))
+        if target in ("book", "test-oldest", "constraints"):  # they need no starting model
             return TARGETS[target](rest)
         # helpers/model explains by itself what fails.
         return status(PYTHON, "-m", "helpers.model") or TARGETS[target](rest)

@@ -71,6 +71,8 @@ def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> st
         background = "#eeeeee" if loss is None else "rgb({}, {}, {})".format(*mixed)
         if token.labelled and not measured:
             background = "#fbe3b3"
+        # Up to this shade black letters have the stronger contrast; both have at least 4.5 to 1.
+        letters = "white" if shade > 0.93 else "black"
         border = "2px solid black" if token.labelled else "1px dashed #888888"
         says = f"position {position}, token {token.text!r}, id {token.id}, {_mark(token)}"
         if measured:
@@ -80,7 +82,7 @@ def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> st
         cells.append(
             f'<span title="{html.escape(says)}" style="display: inline-block; margin: 2px; '
             f"padding: 1px 5px; text-align: center; line-height: 1.35; border: {border}; "
-            f'background: {background}; color: {"white" if shade > 0.55 else "black"}">'
+            f'background: {background}; color: {letters}">'
             f'<strong>{visible}</strong><br><span style="font-size: 75%">{token.id}</span><br>'
             f"{_mark(token)[0]}{number}</span>"
         )

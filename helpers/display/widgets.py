@@ -278,7 +278,7 @@ class BudgetMeter(_Controls):
     def _content(self) -> tuple[str, str]:
         shots = self.shots.value
         budget, known = self._budgets[shots], self._measured.get(shots, {})
-        parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "white")}
+        parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "black")}
         lines = [
             f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
             + ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)

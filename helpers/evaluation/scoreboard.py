@@ -46,6 +46,11 @@ class Scoreboard:
     lines: tuple[Line, ...]
 
     @property
+    def tuned(self) -> tuple[float, float, float]:
+        """The tuned model's score, with its interval."""
+        return next(line.score for line in self.lines if line.candidate == TUNED)
+
+    @property
     def header(self) -> list[str]:
         """The names of a line's cells."""
         what = f"{self.metric}, {self.rows} {self.part} rows"

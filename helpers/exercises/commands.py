@@ -17,6 +17,8 @@ from helpers.exercises.verdict import NOT_TRIED, NOT_YET, RIGHT, WIDTH, Verdict,
 
 # What is said of a specimen, which is broken before anybody has touched it.
 MENDED, BROKEN = "✓ mended", "✗ still broken"
+# Below an exercise, the notebooks import the course's own function under the same name.
+OURS = "this is the course's own function. Run the cell with yours again, and then this one."
 _hints_shown: Counter[str] = Counter()
 
 
@@ -32,6 +34,8 @@ def check(name: str, attempt: Any) -> None:
     """
     exercise = find(name)
     verdict = assess(exercise, attempt)
+    if getattr(attempt, "__module__", "").startswith("helpers."):
+        verdict = Verdict(NOT_TRIED, f"{NOT_TRIED}: {OURS}")
     text = in_words(exercise, verdict)
     if verdict.state != NOT_TRIED:
         record.note(name, verdict.state == RIGHT)

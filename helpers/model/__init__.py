@@ -2,6 +2,7 @@
 
 from helpers.model.card import (
     by_layer,
+    card_metadata,
     card_scores,
     differing_tensors,
     model_card,

@@ -4,12 +4,17 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from transformers import PreTrainedModel
 
 from helpers.model.load import ModelError
+
+if TYPE_CHECKING:
+    from helpers.data.task import Task
 
 
 def model_card(
@@ -28,13 +33,13 @@ def model_card(
     prompt: an example of what the model is asked, word for word.
     limits: sentences on what it is not for.
     metadata: more for the front matter that the Hugging Face Hub reads, by huggingface_hub's names
-    (ModelCardData): datasets, metrics, tags.
+    (ModelCardData): what `card_metadata` gives, metrics, tags.
     Everything in the card comes from these arguments.
     """
     front = {
         "license": starting["licence"].lower(),
         "language": starting.get("language"),
-        "base_model": starting.get("hub_id"),
+        "base_model": starting.get("hub_id", starting["model"]),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         **(metadata or {}),
@@ -53,6 +58,29 @@ def model_card(
     parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
     parts.append("\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)]))
     return "\n\n".join(parts) + "\n"
+
+
+def card_metadata(
+    task: "Task", title: str, scores: Mapping[str, tuple[str, Sequence[float]]]
+) -> dict[str, object]:
+    """What model hubs read in a card's front matter on data and scores.
+
+    title: the model's name there. scores: {"195 test rows": (metric, (score, low, high))}; may be
+    empty. Scores are rounded to three digits.
+    """
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="csv",
+            dataset_name=f"{task.name}, {rows}",
+            metric_type=metric,
+            metric_value=round(score, 3),
+            metric_name=f"{metric} (95 % interval {low:.3f} to {high:.3f})",
+        )
+        for rows, (metric, (score, low, high)) in scores.items()
+    ]
+    named = {"model_name": title, "eval_results": results} if results else {}
+    return {"datasets": [Path(str(task.source)).name], **named}
 
 
 def card_scores(

@@ -11,7 +11,9 @@ from gguf import (
     TokenType,
     get_tensor_name_map,
 )
+from httpx import HTTPError
 from huggingface_hub import HfApi, metadata_load
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.model.load import SPECIAL_IDS, ModelError
@@ -128,10 +130,15 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
     dry_run: look at everything, send nothing, need no network.
     Returns the names of the files.
 
-    Raises ModelError when a file is missing, or the card does not say what the model was made
-    from, with which data, under which licence and how good it is.
+    Raises ModelError when a file is missing, when the card does not say what the model was made
+    from, with which data, under which licence and how good it is, and when the Hub does not take
+    it.
     """
     folder = Path(folder)
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ModelError(f"The Hub admits no such name: {error} Give another one.") from error
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ModelError(
@@ -141,11 +148,19 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
     card = metadata_load(folder / "README.md") or {}
     if silent := [key for key in CARD if not card.get(key)]:
         raise ModelError(
-            f"The card says nothing about {', '.join(silent)}. Give them to model_card as metadata."
+            f"The card says nothing about {', '.join(silent)}. Score the model, and give what "
+            "card_metadata makes of the scores to model_card."
         )
     files = sorted(file.name for file in folder.iterdir() if file.is_file())
     if not dry_run:
         api = HfApi()
-        api.create_repo(repository, private=True, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
+        try:
+            api.create_repo(repository, private=True, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
+        except (OSError, HTTPError) as error:
+            raise ModelError(
+                f"The Hub did not take the model: {error}\nNothing is lost, all of it is still in "
+                f"{folder}. Log in with `hf auth login`, see that the network can be reached (and "
+                "that HF_HUB_OFFLINE is not set), and call publish again."
+            ) from error
     return files

@@ -1,0 +1,120 @@
+"""The site in a real browser: no barrier, no request to another host, and it fits on a phone."""
+
+import functools
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sphinx_book_theme", reason="needs requirements-dev.txt, as make test has it")
+pytest.importorskip("axe_playwright_python", reason="needs requirements-dev.txt")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from tools import book
+
+pytestmark = pytest.mark.browser
+SCREENSHOTS = Path(__file__).resolve().parent.parent.parent / "test-screenshots"
+PAGES = [
+    "index",
+    "notebooks/00_start_here",
+    "notebooks/01_prompt",
+    "notebooks/04_fine_tune",
+    "docs/glossary",
+]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The address of the site, built anew and served on this machine."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("book") / "site"
+    assert book.build(folder) == 0
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("No browser: neither chromium nor google-chrome is installed.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(site, chromium):
+    """Open a page of the site; at the end, none asked another host or complained in the console."""
+    complaints, contexts = [], []
+
+    def own(url):
+        return url.startswith((site, "data:"))
+
+    def open_page(name, colours="light", viewport=DESKTOP):
+        contexts.append(chromium.new_context(color_scheme=colours, viewport=viewport))
+        page = contexts[-1].new_page()
+        page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: own(request.url) or complaints.append(request.url))
+        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(visit, name, colours):
+    page = visit(name, colours)
+    assert page.evaluate("document.documentElement.dataset.theme") == colours
+    page.screenshot(path=SCREENSHOTS / f"site_{Path(name).name}_{colours}.png")
+    found = [
+        f"{one['impact']} {one['id']}: {one['help']}: {node['html'][:200]}"
+        for one in Axe().run(page, options={"preload": False}).response["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_phone_shows_every_page_without_pushing_it_aside(visit, site):
+    page = visit("index", viewport=PHONE)
+    links = page.locator("nav.bd-links a").evaluate_all("links => links.map(link => link.href)")
+    assert len(links) > len(PAGES)
+    wide = []
+    for address in links:
+        page.goto(address)
+        name = Path(address.partition("#")[0]).stem
+        page.screenshot(path=SCREENSHOTS / f"site_{name}_phone.png")
+        if page.evaluate("document.documentElement.scrollWidth") > PHONE["width"]:
+            wide.append(name)
+    assert not wide
+
+
+def test_the_road_and_the_search_lead_to_notebooks(visit):
+    page = visit("index")
+    page.get_by_role("link", name="Gradient: how each weight moves the loss").click()
+    page.wait_for_url("**/notebooks/04_fine_tune.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("perplexity")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=perplexity**")
+    page.locator("#search-results a", has_text="Glossary").first.wait_for()
