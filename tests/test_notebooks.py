@@ -119,14 +119,14 @@ def test_prose_states_no_measured_number(path):
 
 
 @each_notebook
-def test_first_cells_are_title_badges_and_the_agreed_start(path):
+def test_first_cells_are_the_title_and_the_agreed_start(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
     assert cells(path, "code")[0].source == sync_notebooks.setup_cell(path.stem)
 
 
-def test_badges_and_first_cells_hold_the_address_in_pyproject():
+def test_links_and_first_cells_hold_the_address_in_pyproject():
     files = [str(path.relative_to(ROOT)) for path in sync_notebooks.outdated()]
     assert files == [], "run: python tools/sync_notebooks.py"
 
@@ -164,6 +164,31 @@ def test_nothing_tells_whose_machine_it_was(path):
     assert [place for place in places if re.search(place, text)] == []
     host = socket.gethostname()
     assert len(host) < 6 or host not in text
+
+
+# A picture that is fetched: ![alternative](https://…), or src="https://…" in HTML.
+FETCHED = re.compile(r"""!\[[^\]]*\]\(<?(?:https?:)?//|\bsrc=\\*["']?(?:https?:)?//""", re.I)
+
+
+@pytest.mark.parametrize(
+    ("text", "fetched"),
+    [
+        ("[![Open](https://a.org/b.svg)](https://a.org)", True),
+        ("![a](//a.org/b.png)", True),
+        ('<img alt="a" src="http://a.org/b.png">', True),
+        ("[words](https://a.org/b.png)", False),
+        ("![a](../docs/b.png)", False),
+        ('<img src="data:image/png;base64,AA//BB">', False),
+    ],
+)
+def test_a_picture_that_is_fetched_is_found(text, fetched):
+    assert bool(FETCHED.search(text)) == fetched
+
+
+@each_notebook
+def test_no_picture_is_fetched_from_another_host(path):
+    """Notebook 00 says that the network is never used again after the set-up."""
+    assert FETCHED.findall(path.read_text(encoding="utf-8")) == []
 
 
 @each_notebook

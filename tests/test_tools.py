@@ -1,4 +1,4 @@
-"""The set-up, the runner and the badges, on small stand-ins."""
+"""The set-up, the runner and the links, on small stand-ins."""
 
 import base64
 import importlib
@@ -242,14 +242,14 @@ def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
     )
 
 
-# ---- badges and the first code cell
+# ---- links to Colab and Binder, and the first code cell
 
 
-def test_badges_are_put_in_once_and_brought_up_to_date():
-    once = sync_notebooks.with_badges("# Title\nGoal: a thing.\n", "04_fine_tune")
+def test_links_are_put_in_once_and_brought_up_to_date():
+    once = sync_notebooks.with_links("# Title\nGoal: a thing.\n", "04_fine_tune")
     assert once.splitlines()[0] == "# Title" and once.endswith("Goal: a thing.\n")
-    assert sync_notebooks.with_badges(once, "04_fine_tune") == once
-    other = sync_notebooks.with_badges(once, "05_validate")
+    assert sync_notebooks.with_links(once, "04_fine_tune") == once
+    other = sync_notebooks.with_links(once, "05_validate")
     assert "05_validate" in other and "04_fine_tune" not in other
 
 

@@ -6,7 +6,8 @@
     python tools/make.py test           run everything that must pass
     python tools/make.py test-oldest    what must also pass with the oldest versions admitted
     python tools/make.py bench          compare the speed of training and answering
-    python tools/make.py setup          nothing more than what each of them does first: make .venv,
+    python tools/make.py check          say what this machine can run and what is missing
+    python tools/make.py setup          nothing more than what all but check do first: make .venv,
                                         install its packages and fetch the starting model
     python tools/make.py constraints    renew constraints.txt
 
@@ -183,6 +184,11 @@ def constraints(arguments: list[str]) -> int:
     return 0
 
 
+def check(arguments: list[str]) -> int:
+    """Say what this machine can run, in an interpreter that may have nothing installed."""
+    return status(sys.executable, "tools/check.py")
+
+
 def output(*command: str) -> str:
     """What a command printed; "" when there is no such command or it failed."""
     try:
@@ -210,7 +216,7 @@ def run(*command: str) -> None:
 
 
 TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
-TARGETS |= {"book": book, "setup": lambda _: 0, "constraints": constraints}
+TARGETS |= {"book": book, "check": check, "setup": lambda _: 0, "constraints": constraints}
 REQUIREMENTS = {"test": "requirements-dev.txt", "book": "requirements-book.txt"}
 
 
@@ -219,6 +225,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     target, rest = arguments[0], arguments[1:]
+    if target == "check":  # before any set-up, too
+        return check(rest)
     try:
         set_up(REQUIREMENTS.get(target, "requirements-work.txt"))
         if target in ("book", "test-oldest", "constraints"):  # they need no starting model

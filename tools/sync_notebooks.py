@@ -1,5 +1,5 @@
-"""Write into README and notebooks what has one source: badges, first code cells, minutes, and what
-nbgrader has to know about exercises.
+"""Write into README and notebooks what has one source: the line with the links to Colab and Binder,
+first code cells, minutes, and what nbgrader has to know about exercises.
 
     python tools/sync_notebooks.py            bring all of them up to date
     python tools/sync_notebooks.py --check    change nothing; status 1 when something is out of date
@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NOTEBOOK = "00_start_here"
-BADGES = re.compile(r"^\[!\[Open in Colab\].*$", re.MULTILINE)
+LINKS = re.compile(r"^\[Open in Colab\].*$", re.MULTILINE)
 CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
 SETUP = "from helpers import setup_notebook"
 SETUP_CELL = """\
@@ -40,24 +40,26 @@ def setup_cell(name: str) -> str:
     return SETUP_CELL.format(address=address(), setup=SETUP, name=name).strip()
 
 
-def badges(name: str) -> str:
-    """One line of Markdown: open notebook `name` in Colab or on Binder."""
+def links(name: str) -> str:
+    """One line of Markdown: open notebook `name` in Colab or on Binder.
+
+    In words and not as badges: a picture of another host is fetched, or missing, each time that a
+    notebook is opened, and Colab does not find one of the repository in a copy of the notebook.
+    """
     repository = urlparse(address()).path.strip("/")
     colab, binder = "https://colab.research.google.com", "https://mybinder.org"
     notebook = f"notebooks/{name}.ipynb"
     return (
-        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
-        f"({colab}/github/{repository}/blob/main/{notebook}) "
-        f"[![Open on Binder]({binder}/badge_logo.svg)]"
-        f"({binder}/v2/gh/{repository}/HEAD?urlpath=lab/tree/{notebook})"
+        f"[Open in Colab]({colab}/github/{repository}/blob/main/{notebook}) · "
+        f"[Open on Binder]({binder}/v2/gh/{repository}/HEAD?urlpath=lab/tree/{notebook})"
     )
 
 
-def with_badges(markdown: str, name: str) -> str:
-    """`markdown` with its badge line brought up to date, or put in below the title."""
-    line = badges(name)
-    if BADGES.search(markdown):
-        return BADGES.sub(line, markdown, count=1)
+def with_links(markdown: str, name: str) -> str:
+    """`markdown` with its line of links brought up to date, or put in below the title."""
+    line = links(name)
+    if LINKS.search(markdown):
+        return LINKS.sub(line, markdown, count=1)
     title, _, rest = markdown.partition("\n")
     return f"{title}\n\n{line}\n{rest}".rstrip("\n") + ("\n" if markdown.endswith("\n") else "")
 
@@ -100,7 +102,7 @@ def mark_for_grading(cells: list[dict]) -> None:
 
 
 def updated_notebook(text: str, name: str) -> str:
-    """The notebook file `text` with badges in its first cell, the agreed first code cell, and its
+    """The notebook file `text` with links in its first cell, the agreed first code cell, and its
     exercises marked for grading.
     """
     notebook = json.loads(text)
@@ -112,7 +114,7 @@ def updated_notebook(text: str, name: str) -> str:
             "all other code cells and run this again."
         )
     top = "".join(cells[0]["source"])
-    for cell, source in ((cells[0], with_badges(top, name)), (code, setup_cell(name))):
+    for cell, source in ((cells[0], with_links(top, name)), (code, setup_cell(name))):
         if "".join(cell["source"]) != source:
             cell["source"] = source.splitlines(keepends=True)
     mark_for_grading(cells)
@@ -124,7 +126,7 @@ def updated_notebook(text: str, name: str) -> str:
 def outdated() -> dict[Path, str]:
     """Files that differ from what they should be → the text that they should have."""
     readme = ROOT / "README.md"
-    text = with_badges(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)
+    text = with_links(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)
     wanted = {readme: with_minutes(text)}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
