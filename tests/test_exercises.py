@@ -597,7 +597,10 @@ def test_the_exercises_come_in_the_order_of_the_notebooks_each_under_a_name_of_i
 @each_exercise
 def test_the_solution_is_right_and_can_be_read(exercise, capsys):
     right = commands.word_for(exercise, verdict.RIGHT)
-    assert said(capsys, exercise.name, solved(exercise)) == right
+    attempt = solved(exercise)
+    if callable(attempt):  # the learner's own, and not the course's
+        attempt = partial(attempt)
+    assert said(capsys, exercise.name, attempt) == right
     solution(exercise.name)
     source = capsys.readouterr().out
     ast.parse(source)
