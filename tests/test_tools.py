@@ -58,12 +58,14 @@ def test_torch_without_gpu_libraries_is_asked_for_first(commands):
 
 def test_what_pip_knows_about_mirrors_is_told_to_uv(monkeypatch):
     listed = "global.index-url='https://a/simple'\n:env:.find-links='/b /c'\nglobal.cert='/d'\n"
+    listed += "user.proxy='http://e:1'\nglobal.timeout='60'\n"
     monkeypatch.setattr(make, "output", lambda *command: listed)
-    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
-    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "SSL_CERT_FILE", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     settings = make.pip_settings()
     assert settings["UV_DEFAULT_INDEX"] == "https://a/simple"
     assert settings["UV_FIND_LINKS"] == "/b,/c"
+    assert (settings["SSL_CERT_FILE"], settings["ALL_PROXY"]) == ("/d", "http://e:1")
 
 
 def test_a_set_up_that_fails_says_what_to_do(monkeypatch, capsys):

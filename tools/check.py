@@ -30,8 +30,8 @@ MOST_HOURS = 4  # for all notebooks in the profile `laptop`; where it takes long
 MODEL, MODEL_MEGABYTES = "smollm2-135m-v2", 750
 TRIED_PACKAGE = "filelock"  # a small one that the set-up needs anyway
 ROOT = Path(__file__).resolve().parent.parent
-# What pip's lines hold → what is the matter. Only these words are printed: the lines themselves may
-# hold addresses with passwords.
+# What pip's lines hold, and what is the matter. Only these words are printed: the lines themselves
+# may hold addresses with passwords.
 CAUSES = {
     "CERTIFICATE": "does not trust a certificate (a proxy's, or the clock is wrong)",
     "SSL": "cannot agree on an encrypted connection",
@@ -256,12 +256,12 @@ def usable_memory() -> int | None:
 
 
 def measured_minutes() -> dict:
-    """Profile → its minutes on the reference machine, and that machine's speed."""
+    """Profile to its minutes on the reference machine, and that machine's speed."""
     return json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
 
 
 def minutes(gflops: float) -> dict[str, dict[str, float]]:
-    """Profile → notebook → minutes here: those measured, by how much faster this machine is."""
+    """Profile to notebook to minutes here: those measured, by how much faster this machine is."""
     return {
         profile: {name: one * times["gflops"] / gflops for name, one in times["minutes"].items()}
         for profile, times in measured_minutes().items()
@@ -289,9 +289,9 @@ def times(profile: str, here: dict | None) -> str:
     whose = "here, roughly" if here else "on the reference machine; for this one after the set-up"
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     each = {name.split("_")[0]: taken[profile].get(name) for name in names}
-    parts = [f"{name} {max(1, round(one)) if one else '?'}" for name, one in each.items()]
+    parts = [f"{name}: {max(1, round(one)) if one else '?'}" for name, one in each.items()]
     whole = round(sum(one for one in each.values() if one))
-    return f"Minutes {whose} ({whole} in all):\n  {' · '.join(parts)}"
+    return f"Minutes {whose} ({whole} in all):\n  {', '.join(parts)}"
 
 
 def cache_folder() -> Path:

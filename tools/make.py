@@ -83,8 +83,10 @@ def install(python: str, torch: str, *rest: str) -> None:
 
 
 def pip_settings() -> dict[str, str]:
-    """The environment for uv, which does not read what pip has been told about mirrors."""
+    """The environment for uv, which does not read what pip has been told about mirrors, proxies and
+    certificates."""
     names = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS"}
+    names |= {"proxy": "ALL_PROXY", "cert": "SSL_CERT_FILE"}
     environment = {}
     for line in output(PYTHON, "-m", "pip", "config", "list").splitlines():
         key, _, value = line.partition("=")
