@@ -73,20 +73,24 @@ def test_what_stands_in_the_way_gives_status_1_and_a_remedy(machine, capsys, cha
 
 
 @pytest.mark.parametrize(
-    ("system", "machine_name", "libc", "stops"),
+    ("system", "machine_name", "version", "stops"),
     [
-        ("Darwin", "x86_64", "", True),
-        ("Darwin", "arm64", "", False),
+        ("Darwin", "x86_64", "15.1", True),
+        ("Darwin", "arm64", "15.1", False),
+        ("Darwin", "arm64", "13.7", True),
         ("Linux", "x86_64", "musl", True),
+        ("Linux", "aarch64", "glibc", False),
         ("Windows", "AMD64", "", False),
+        ("Windows", "ARM64", "", True),
     ],
 )
 def test_systems_without_pytorch_are_told(
-    machine, monkeypatch, capsys, system, machine_name, libc, stops
+    machine, monkeypatch, capsys, system, machine_name, version, stops
 ):
     monkeypatch.setattr(check.platform, "system", lambda: system)
     monkeypatch.setattr(check.platform, "machine", lambda: machine_name)
-    monkeypatch.setattr(check.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(check.platform, "libc_ver", lambda: (version, ""))
+    monkeypatch.setattr(check.platform, "mac_ver", lambda: (version, (), ""))
     assert check.main() == stops
 
 

@@ -129,11 +129,16 @@ def python_line(ready: bool) -> Line:
 
 
 def system_line() -> Line:
-    """PyTorch comes as a ready-made package for these systems only."""
+    """Whether there is a ready-made package of PyTorch: for Linux with glibc, Apple silicon with
+    macOS 14 or newer, and Windows with an Intel or AMD processor."""
     system, machine = platform.system(), platform.machine().lower()
     name = f"{system} on {machine}"
     if system == "Darwin" and machine == "x86_64":
         return STOP, "system", name, "PyTorch has no package for Intel Macs: take Colab (README.md)"
+    if system == "Darwin" and int(platform.mac_ver()[0].partition(".")[0] or 14) < 14:
+        return STOP, "system", f"macOS {platform.mac_ver()[0]}", "update to macOS 14 or newer"
+    if system == "Windows" and machine == "arm64":
+        return STOP, "system", name, "PyTorch has no package for it: take Colab (README.md)"
     if system == "Linux" and platform.libc_ver()[0] not in ("glibc", ""):
         advice = "PyTorch's packages need glibc, as in Debian, Ubuntu or Fedora; or take Colab"
         return STOP, "system", f"{name}, without glibc", advice
