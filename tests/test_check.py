@@ -35,6 +35,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(check.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(check.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(check, "network_line", lambda: (*there.network, "a fact", "do this"))
+    monkeypatch.setattr(check.os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     there.model = model
     return there
 
@@ -92,6 +93,12 @@ def test_systems_without_pytorch_are_told(
     monkeypatch.setattr(check.platform, "libc_ver", lambda: (version, ""))
     monkeypatch.setattr(check.platform, "mac_ver", lambda: (version, (), ""))
     assert check.main() == stops
+
+
+def test_a_busy_machine_is_told_that_its_speed_is_not_its_own(machine, monkeypatch, capsys):
+    monkeypatch.setattr(check.os, "getloadavg", lambda: (99.0, 0.0, 0.0), raising=False)
+    assert check.main() == 0
+    assert "cores: other programs are computing" in capsys.readouterr().out
 
 
 def test_an_old_python_is_told(machine, monkeypatch, capsys):

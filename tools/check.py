@@ -177,6 +177,9 @@ def cores_line(found: dict | None) -> Line:
         speed = f", {found['gflops']:.0f} GFLOP/s right now (32-bit matrices)"
     else:
         speed = "; the speed is measured after the set-up"
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > count / 2:
+        advice = "other programs are computing, so the minutes are too many: close them, check again"
+        return NEXT, "cores", f"{count}{speed}", advice
     return OK, "cores", f"{count}{speed}", ""
 
 
