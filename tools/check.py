@@ -178,7 +178,7 @@ def cores_line(found: dict | None) -> Line:
     else:
         speed = "; the speed is measured after the set-up"
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > count / 2:
-        advice = "other programs are computing, so the minutes are too many: close them, check again"
+        advice = "other programs are computing, so the minutes are too many: close them and retry"
         return NEXT, "cores", f"{count}{speed}", advice
     return OK, "cores", f"{count}{speed}", ""
 
