@@ -4,7 +4,7 @@ data → model → inference → training → evaluation → display → exercis
 it and none that comes after it. The modules beside the packages are used by all of them.
 """
 
-__all__ = ["setup_notebook"]
+__all__ = ["setup_notebook"]  # noqa: F822 - __getattr__ has it
 
 
 def __getattr__(name: str) -> object:

@@ -87,7 +87,7 @@ def _control_groups() -> list[Path]:
     """Where limits on memory stand: a container shows its own at the top, a service or a job its
     own in a folder below."""
     folders = [CGROUPS, CGROUPS / "memory"]
-    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
+    lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines() if OWN_GROUPS.exists() else []
     for line in lines:
         _, kind, path = line.split(":", 2)
         if kind in ("", "memory"):  # of version 2, of version 1
@@ -101,7 +101,7 @@ def peak_memory() -> int:
         return psutil.Process().memory_info().peak_wset
     if sys.platform == "linux":
         # Not ru_maxrss: a new program takes that over from the process that started it.
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     import resource
 

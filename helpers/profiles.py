@@ -15,6 +15,7 @@ from helpers.errors import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = ROOT / "data" / "minutes.json"
+DRIVE = Path("/content/drive")  # where Colab shows Google Drive
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,16 @@ def setup_notebook(name: str) -> None:
     Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
     Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
     bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
-    after a helper was edited. On Colab, it first installs what is missing there.
+    after a helper was edited. On Colab and Kaggle, it first installs what is missing there.
+
+    Raises CourseError when COURSE_RUNS lies in Google Drive and Drive cannot be mounted.
     """
-    if "google.colab" in sys.modules:
+    colab = "google.colab" in sys.modules
+    if colab or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "-r"]
         subprocess.run([*install, ROOT / "requirements-colab.txt"], check=True)
+    if colab:
+        _use_drive()
     import datasets
     import torch
     import transformers
@@ -105,6 +111,27 @@ def setup_notebook(name: str) -> None:
         sys.path.insert(0, str(ROOT))
     os.chdir(ROOT / "notebooks")
     print(f"Notebook {name}, profile {profile().name!r}, {predicted_minutes(name)}.")
+
+
+def _use_drive() -> None:
+    """On Colab, mount Google Drive if COURSE_RUNS lies in it; without COURSE_RUNS, say how to."""
+    runs = os.environ.get("COURSE_RUNS")
+    if not runs:
+        print(
+            "When Colab ends this runtime, your results and progress are lost. To keep them in "
+            "Google Drive, run this line in a cell of its own, then this cell again:\n"
+            f"%env COURSE_RUNS={DRIVE}/MyDrive/first-fine-tune"
+        )
+    elif Path(runs).is_relative_to(DRIVE) and not (DRIVE / "MyDrive").exists():
+        from google.colab import drive
+
+        try:
+            drive.mount(str(DRIVE))
+        except Exception as error:  # Colab raises several kinds, of its own
+            raise CourseError(
+                f"Google Drive could not be mounted: {error}. Run this cell again and allow it, or "
+                "run '%env COURSE_RUNS=' in a cell of its own to keep the results in this runtime."
+            ) from error
 
 
 def predicted_minutes(name: str) -> str:

@@ -67,6 +67,26 @@ def test_one_training_step_lowers_the_loss_of_the_real_model():
     assert norm > 0 and total.item() / count < before
 
 
+def test_the_first_cell_fetches_the_course_on_kaggle_too(
+    tmp_path, monkeypatch, course_at_its_address
+):
+    """Kaggle has no google.colab; its kernels start in a folder that holds nothing of ours."""
+    for name, value in {**course_at_its_address, "KAGGLE_KERNEL_RUN_TYPE": "Interactive"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # all that Kaggle lacks is here already
+    path = ROOT / "notebooks" / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    where = nbformat.v4.new_code_cell("import helpers; print(helpers.__file__)")
+    notebook.cells = [first, where]
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    course = tmp_path / "course" / "helpers" / "__init__.py"
+    assert notebook.cells[1].outputs[0].text.strip() == str(course)
+    assert "Drive" not in str(first.outputs)
+
+
 @pytest.mark.parametrize(("path", "task"), RUNS, ids=[f"{path.stem}-{task}" for path, task in RUNS])
 def test_notebook_runs_from_its_file_alone(
     path, task, tmp_path, monkeypatch, course_at_its_address

@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import datasets
 import pytest
@@ -72,6 +73,62 @@ def test_minutes_are_scaled_to_this_machine(tmp_path, monkeypatch):
     assert profiles.predicted_minutes("05_validate") == "not timed with these sizes"
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     assert profiles.predicted_minutes("04_fine_tune") == "not timed with these sizes"
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A stand-in for google.colab, whose Drive holds what lies in tmp_path; counts the mounts."""
+    drive = ModuleType("google.colab.drive")
+    drive.mounts, drive.refuses = [], False
+
+    def mount(place):
+        if drive.refuses:
+            raise ValueError("mount failed")
+        drive.mounts.append(place)
+        (Path(place) / "MyDrive").mkdir(parents=True)
+
+    drive.mount = mount
+    package = ModuleType("google.colab")
+    package.drive = drive
+    monkeypatch.setitem(sys.modules, "google.colab", package)
+    monkeypatch.setattr(profiles, "DRIVE", tmp_path / "drive")
+    installed = []
+    monkeypatch.setattr(profiles.subprocess, "run", lambda command, **_: installed.append(command))
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    monkeypatch.chdir(tmp_path)
+    return SimpleNamespace(drive=drive, installed=installed)
+
+
+def test_on_colab_one_line_keeps_the_results_in_drive(colab, monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("COURSE_RUNS")
+    helpers.setup_notebook("00_start_here")
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("%env")]
+    assert colab.drive.mounts == [] and colab.installed
+    # What %env does with that line.
+    monkeypatch.setenv(*line.removeprefix("%env ").split("="))
+    helpers.setup_notebook("00_start_here")
+    helpers.setup_notebook("01_prompt")  # mounted already
+    assert colab.drive.mounts == [str(tmp_path / "drive")]
+    assert "%env" not in capsys.readouterr().out
+    cached("thing", 1, Counter(5))
+    kept = tmp_path / "drive" / "MyDrive" / "first-fine-tune" / "smoke" / "thing.json"
+    assert json.loads(kept.read_text(encoding="utf-8"))["result"] == 5
+
+
+def test_on_colab_a_drive_that_is_refused_is_told_and_nothing_is_written(
+    colab, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "drive" / "MyDrive" / "mine"))
+    colab.drive.refuses = True
+    words = "could not be mounted: mount failed", "%env COURSE_RUNS="
+    refusal(CourseError, lambda: helpers.setup_notebook("00_start_here"), *words)
+    assert not (tmp_path / "drive").exists()
+
+
+def test_on_colab_other_folders_need_no_drive(colab, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "elsewhere"))
+    helpers.setup_notebook("00_start_here")
+    assert colab.drive.mounts == [] and "%env" not in capsys.readouterr().out
 
 
 def test_a_notebook_is_set_up_from_any_folder(tmp_path, monkeypatch, capsys):

@@ -35,6 +35,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(check.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(check.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(check, "network_line", lambda: (*there.network, "a fact", "do this"))
+    monkeypatch.setattr(check.os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     there.model = model
     return there
 
@@ -73,21 +74,31 @@ def test_what_stands_in_the_way_gives_status_1_and_a_remedy(machine, capsys, cha
 
 
 @pytest.mark.parametrize(
-    ("system", "machine_name", "libc", "stops"),
+    ("system", "machine_name", "version", "stops"),
     [
-        ("Darwin", "x86_64", "", True),
-        ("Darwin", "arm64", "", False),
+        ("Darwin", "x86_64", "15.1", True),
+        ("Darwin", "arm64", "15.1", False),
+        ("Darwin", "arm64", "13.7", True),
         ("Linux", "x86_64", "musl", True),
+        ("Linux", "aarch64", "glibc", False),
         ("Windows", "AMD64", "", False),
+        ("Windows", "ARM64", "", True),
     ],
 )
 def test_systems_without_pytorch_are_told(
-    machine, monkeypatch, capsys, system, machine_name, libc, stops
+    machine, monkeypatch, capsys, system, machine_name, version, stops
 ):
     monkeypatch.setattr(check.platform, "system", lambda: system)
     monkeypatch.setattr(check.platform, "machine", lambda: machine_name)
-    monkeypatch.setattr(check.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(check.platform, "libc_ver", lambda: (version, ""))
+    monkeypatch.setattr(check.platform, "mac_ver", lambda: (version, (), ""))
     assert check.main() == stops
+
+
+def test_a_busy_machine_is_told_that_its_speed_is_not_its_own(machine, monkeypatch, capsys):
+    monkeypatch.setattr(check.os, "getloadavg", lambda: (99.0, 0.0, 0.0), raising=False)
+    assert check.main() == 0
+    assert "cores: other programs are computing" in capsys.readouterr().out
 
 
 def test_an_old_python_is_told(machine, monkeypatch, capsys):
@@ -99,6 +110,7 @@ def test_an_old_python_is_told(machine, monkeypatch, capsys):
 def test_an_old_python_can_read_the_file():
     source = (ROOT / "tools" / "check.py").read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 8))
+    assert source.isascii()  # consoles of old Windows print nothing else
     names = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
     modules = {getattr(n, "module", None) or n.names[0].name for n in names}
     assert {name.partition(".")[0] for name in modules} <= sys.stdlib_module_names
@@ -188,4 +200,4 @@ def test_make_check_sets_nothing_up(monkeypatch):
 def test_every_notebook_that_was_timed_is_named():
     whole = json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))["laptop"]
     said = check.times("laptop", None)
-    assert all(f"{name.split('_')[0]} " in said for name in whole["minutes"])
+    assert all(f"{name.split('_')[0]}: " in said for name in whole["minutes"])

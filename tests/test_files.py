@@ -26,7 +26,8 @@ def no_space(*_, **__):
 
 
 def unharmed(path: Path) -> bool:
-    return path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == [path.name]
+    names = [one.name for one in path.parent.iterdir()]
+    return path.read_text(encoding="utf-8") == "old" and names == [path.name]
 
 
 def test_a_text_comes_back_as_it_was(tmp_path):

@@ -63,7 +63,7 @@ def control_group(tmp_path, monkeypatch):
     def limit(file: str, content: str) -> None:
         path = Path(tmp_path, file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
 
     return limit
 

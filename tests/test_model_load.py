@@ -348,7 +348,7 @@ def test_killed_at_any_moment_the_next_run_goes_on(cache, monkeypatch, pip, mome
 
 def test_two_processes_prepare_it_once(cache, tmp_path, monkeypatch):
     def slow_pip(command, **_):
-        with open(tmp_path / "fetched", "a") as file:
+        with open(tmp_path / "fetched", "a", encoding="utf-8") as file:
             file.write("x")
         time.sleep(0.5)
         return fake_pip()(command)

@@ -58,12 +58,14 @@ def test_torch_without_gpu_libraries_is_asked_for_first(commands):
 
 def test_what_pip_knows_about_mirrors_is_told_to_uv(monkeypatch):
     listed = "global.index-url='https://a/simple'\n:env:.find-links='/b /c'\nglobal.cert='/d'\n"
+    listed += "user.proxy='http://e:1'\nglobal.timeout='60'\n"
     monkeypatch.setattr(make, "output", lambda *command: listed)
-    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
-    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "SSL_CERT_FILE", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     settings = make.pip_settings()
     assert settings["UV_DEFAULT_INDEX"] == "https://a/simple"
     assert settings["UV_FIND_LINKS"] == "/b,/c"
+    assert (settings["SSL_CERT_FILE"], settings["ALL_PROXY"]) == ("/d", "http://e:1")
 
 
 def test_a_set_up_that_fails_says_what_to_do(monkeypatch, capsys):
@@ -113,6 +115,14 @@ def test_constraints_pin_every_requirement_within_its_range():
         assert wanted.specifier.contains(version), name
 
 
+def test_constraints_hold_for_each_system():
+    pinned = requirements("constraints.txt")
+    terminals = {"win32": "pywinpty", "linux": "ptyprocess", "darwin": "appnope"}
+    for system, name in terminals.items():
+        one = {"sys_platform": system, "os_name": "nt" if system == "win32" else "posix"}
+        assert pinned[name].marker.evaluate(one), name
+
+
 def test_one_version_of_torch_everywhere():
     assert str(requirements("constraints.txt")["torch"]) == make.TORCH
     assert make.TORCH in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
@@ -125,15 +135,21 @@ def test_what_colab_installs_stands_in_the_requirements():
 
 
 def test_constraints_leave_out_local_builds_and_gpu_libraries(tmp_path, monkeypatch):
-    compiled = "torch==2.13.0+cpu\nnvidia-cublas==1\ncuda-toolkit==13\ntriton==3\nsix==1.17.0\n"
-    done = subprocess.CompletedProcess([], 0, compiled)
-    monkeypatch.setattr(make.subprocess, "run", lambda *_, **__: done)
+    compiled = "torch==2.13.0+cpu ; os_name == 'nt'\nnvidia-cublas==1\ncuda-toolkit==1\ntriton==3\n"
+    asked = []
+
+    def run(command, **_):
+        asked.extend(command)
+        (tmp_path / "constraints.txt").write_text(compiled + "six==1.17.0\n")
+
+    monkeypatch.setattr(make.subprocess, "run", run)
     monkeypatch.setattr(make, "pip_settings", dict)
     monkeypatch.setattr(make, "ROOT", tmp_path)
     (tmp_path / "requirements-dev.txt").touch()
-    make.constraints([])
+    make.constraints(["--upgrade"])
+    assert {"--universal", "--upgrade"} <= set(asked)
     lines = (tmp_path / "constraints.txt").read_text().splitlines()
-    assert lines[1:] == ["torch==2.13.0", "six==1.17.0"]
+    assert lines[1:] == ["torch==2.13.0 ; os_name == 'nt'", "six==1.17.0"]
 
 
 def test_the_oldest_environment_has_the_lowest_torch():

@@ -77,7 +77,7 @@ def run_to_the_end(folder: Path, settings, doom=None) -> None:
     model = tiny_model()
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.1  # so that what is dropped counts as well
-    with open(f"{folder}.said", "w") as said, contextlib.redirect_stdout(said):
+    with open(f"{folder}.said", "w", encoding="utf-8") as said, contextlib.redirect_stdout(said):
         _, history = learn(folder, settings, model)
     if doom:
         doom()
@@ -106,7 +106,7 @@ def counting(folder: Path, settings) -> None:
     numbers = [0]
     count_writing(lambda number, _: numbers.append(number))
     run_to_the_end(folder, settings)
-    Path(f"{folder}.count").write_text(str(numbers[-1]))
+    Path(f"{folder}.count").write_text(str(numbers[-1]), encoding="utf-8")
 
 
 def dying_in_writing(folder: Path, settings, last: int) -> None:
@@ -138,7 +138,7 @@ def undisturbed(tmp_path_factory):
         begin = time.perf_counter()
         assert how_it_ended(another_process(partial(counting, folder, settings))) == 0
         seconds = time.perf_counter() - begin
-        ends[low_memory] = folder, int(Path(f"{folder}.count").read_text()), seconds
+        ends[low_memory] = folder, int(Path(f"{folder}.count").read_text(encoding="utf-8")), seconds
     return ends
 
 
@@ -165,7 +165,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bits(undisturbed, tmp_path, l
 
     was_there = list(folder.glob("checkpoint*.pt"))
     assert how_it_ended(another_process(partial(run_to_the_end, folder, settings))) == 0
-    said = Path(f"{folder}.said").read_text()
+    said = Path(f"{folder}.said").read_text(encoding="utf-8")
     assert ("Going on from the checkpoint of step" in said) == bool(was_there)
     assert "damaged" not in said and "deleted" not in said  # a kill damages nothing
     ours, theirs = torch.load(f"{folder}.end"), torch.load(f"{whole}.end")
@@ -312,7 +312,7 @@ def one_bit_of_a_tensor(path: Path, _: Path) -> None:
 
 
 def text(path: Path, _: Path) -> None:
-    path.write_text("Not a model at all.")
+    path.write_text("Not a model at all.", encoding="utf-8")
 
 
 def of_another_program(path: Path, _: Path) -> None:

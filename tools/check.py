@@ -30,8 +30,8 @@ MOST_HOURS = 4  # for all notebooks in the profile `laptop`; where it takes long
 MODEL, MODEL_MEGABYTES = "smollm2-135m-v2", 750
 TRIED_PACKAGE = "filelock"  # a small one that the set-up needs anyway
 ROOT = Path(__file__).resolve().parent.parent
-# What pip's lines hold → what is the matter. Only these words are printed: the lines themselves may
-# hold addresses with passwords.
+# What pip's lines hold, and what is the matter. Only these words are printed: the lines themselves
+# may hold addresses with passwords.
 CAUSES = {
     "CERTIFICATE": "does not trust a certificate (a proxy's, or the clock is wrong)",
     "SSL": "cannot agree on an encrypted connection",
@@ -129,11 +129,16 @@ def python_line(ready: bool) -> Line:
 
 
 def system_line() -> Line:
-    """PyTorch comes as a ready-made package for these systems only."""
+    """Whether there is a ready-made package of PyTorch: for Linux with glibc, Apple silicon with
+    macOS 14 or newer, and Windows with an Intel or AMD processor."""
     system, machine = platform.system(), platform.machine().lower()
     name = f"{system} on {machine}"
     if system == "Darwin" and machine == "x86_64":
         return STOP, "system", name, "PyTorch has no package for Intel Macs: take Colab (README.md)"
+    if system == "Darwin" and int(platform.mac_ver()[0].partition(".")[0] or 14) < 14:
+        return STOP, "system", f"macOS {platform.mac_ver()[0]}", "update to macOS 14 or newer"
+    if system == "Windows" and machine == "arm64":
+        return STOP, "system", name, "PyTorch has no package for it: take Colab (README.md)"
     if system == "Linux" and platform.libc_ver()[0] not in ("glibc", ""):
         advice = "PyTorch's packages need glibc, as in Debian, Ubuntu or Fedora; or take Colab"
         return STOP, "system", f"{name}, without glibc", advice
@@ -172,6 +177,9 @@ def cores_line(found: dict | None) -> Line:
         speed = f", {found['gflops']:.0f} GFLOP/s right now (32-bit matrices)"
     else:
         speed = "; the speed is measured after the set-up"
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > count / 2:
+        advice = "other programs are computing, so the minutes are too many: close them and retry"
+        return NEXT, "cores", f"{count}{speed}", advice
     return OK, "cores", f"{count}{speed}", ""
 
 
@@ -256,12 +264,12 @@ def usable_memory() -> int | None:
 
 
 def measured_minutes() -> dict:
-    """Profile → its minutes on the reference machine, and that machine's speed."""
+    """Profile to its minutes on the reference machine, and that machine's speed."""
     return json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
 
 
 def minutes(gflops: float) -> dict[str, dict[str, float]]:
-    """Profile → notebook → minutes here: those measured, by how much faster this machine is."""
+    """Profile to notebook to minutes here: those measured, by how much faster this machine is."""
     return {
         profile: {name: one * times["gflops"] / gflops for name, one in times["minutes"].items()}
         for profile, times in measured_minutes().items()
@@ -289,9 +297,9 @@ def times(profile: str, here: dict | None) -> str:
     whose = "here, roughly" if here else "on the reference machine; for this one after the set-up"
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     each = {name.split("_")[0]: taken[profile].get(name) for name in names}
-    parts = [f"{name} {max(1, round(one)) if one else '?'}" for name, one in each.items()]
+    parts = [f"{name}: {max(1, round(one)) if one else '?'}" for name, one in each.items()]
     whole = round(sum(one for one in each.values() if one))
-    return f"Minutes {whose} ({whole} in all):\n  {' · '.join(parts)}"
+    return f"Minutes {whose} ({whole} in all):\n  {', '.join(parts)}"
 
 
 def cache_folder() -> Path:

@@ -9,12 +9,13 @@
     python tools/make.py check          say what this machine can run and what is missing
     python tools/make.py setup          nothing more than what all but check do first: make .venv,
                                         install its packages and fetch the starting model
-    python tools/make.py constraints    renew constraints.txt
+    python tools/make.py constraints    write constraints.txt anew; with --upgrade, newest versions
 
 What follows on the line goes to the last step: `course 04 --publish` or `test -k split`.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,8 +86,10 @@ def install(python: str, torch: str, *rest: str) -> None:
 
 
 def pip_settings() -> dict[str, str]:
-    """The environment for uv, which does not read what pip has been told about mirrors."""
+    """The environment for uv, which does not read what pip has been told about mirrors, proxies and
+    certificates."""
     names = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS"}
+    names |= {"proxy": "ALL_PROXY", "cert": "SSL_CERT_FILE"}
     environment = {}
     for line in output(PYTHON, "-m", "pip", "config", "list").splitlines():
         key, _, value = line.partition("=")
@@ -169,18 +172,22 @@ def bench(arguments: list[str]) -> int:
 
 
 def constraints(arguments: list[str]) -> int:
-    """Write constraints.txt: what uv chooses today for requirements-dev.txt.
+    """Write constraints.txt: what uv chooses for requirements-dev.txt, for each system and each
+    Python that is admitted. Versions in it stay; `constraints --upgrade` takes the newest.
 
-    Left out is what holds on some machines only: GPU libraries and the names of local builds.
+    Left out are GPU libraries, which depend on the build of torch, and the names of local builds.
     """
-    command = [PYTHON, "-m", "uv", "pip", "compile", "-q", "--no-annotate", "--no-header", "-"]
+    path = ROOT / "constraints.txt"
+    command = [PYTHON, "-m", "uv", "pip", "compile", "-q", "--no-annotate", "--no-header"]
+    command += ["--universal", "--python-version", "{}.{}".format(*OLDEST), "-o", path.name]
     asked = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8") + TORCH
     options = {"cwd": ROOT, "env": pip_settings(), "input": asked, "text": True, "check": True}
-    compiled = subprocess.run(command, stdout=subprocess.PIPE, **options).stdout.splitlines()
+    subprocess.run([*command, *arguments, "-"], stdout=subprocess.DEVNULL, **options)
     gpu = ("nvidia-", "cuda-", "triton")
-    lines = [line.partition("+")[0] for line in compiled if not line.startswith(gpu)]
+    compiled = path.read_text(encoding="utf-8").splitlines()
+    lines = [re.sub(r"\+[\w.]+", "", line) for line in compiled if not line.startswith(gpu)]
     header = "# requirements-dev.txt in the versions tested together. Generated: make constraints"
-    (ROOT / "constraints.txt").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    path.write_text("\n".join([header, *lines, ""]), encoding="utf-8", newline="\n")
     return 0
 
 

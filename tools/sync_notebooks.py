@@ -21,8 +21,8 @@ LINKS = re.compile(r"^\[Open in Colab\].*$", re.MULTILINE)
 CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
 SETUP = "from helpers import setup_notebook"
 SETUP_CELL = """\
-import os, sys
-if "google.colab" in sys.modules and not any(map(os.path.exists, ["../helpers", "course"])):
+import os, sys; alone = not any(map(os.path.exists, ["../helpers", "course"]))
+if alone and {{"google.colab", "KAGGLE_KERNEL_RUN_TYPE"}} & {{*sys.modules, *os.environ}}:
     !git clone -q --depth 1 {address} course
 sys.path[:0] = ["..", ".", "course"]  # the course's folder, wherever Jupyter was started
 {setup}; setup_notebook("{name}")

@@ -1,0 +1,12 @@
+# The course in a container, for a server or for machines on which nothing may be installed:
+#   docker build -t first-fine-tune .
+#   docker run --rm -it -p 127.0.0.1:8888:8888 -v first-fine-tune-runs:/home/learner/course/runs first-fine-tune
+# Open the address that it prints. The volume keeps results and progress.
+FROM python:3.12-slim
+RUN useradd --create-home learner && install -d -o learner /home/learner/course/runs
+USER learner
+WORKDIR /home/learner/course
+COPY --chown=learner . .
+RUN python tools/make.py setup
+EXPOSE 8888
+CMD ["python", "tools/make.py", "lab", "--no-browser", "--ServerApp.ip=0.0.0.0"]

@@ -1,0 +1,44 @@
+"""The files for ready-made places agree with the rest of the repository."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from tools import make, sync_notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_container_and_codespace_use_a_python_that_is_admitted_and_our_set_up():
+    image = json.loads(read(".devcontainer/devcontainer.json"))
+    assert image["postCreateCommand"] == "python tools/make.py setup"
+    for version in re.findall(r"python:3\.(\d+)", read("Dockerfile") + image["image"]):
+        assert make.OLDEST[1] <= int(version) <= make.NEWEST_TESTED[1]
+    assert "RUN python tools/make.py setup" in read("Dockerfile")
+
+
+def test_citation_and_changelog_name_this_version():
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == version and f"## {version}" in read("CHANGELOG.md")
+    assert citation["repository-code"] == sync_notebooks.address()
+
+
+def test_hooks_call_programs_of_this_repository():
+    for hook in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"][0]["hooks"]:
+        paths = re.findall(r"(?:tools|tests)/\w+\.py", hook["entry"])
+        assert all((ROOT / path).exists() for path in paths)
+        assert paths or "ruff" in hook["entry"]
+
+
+def test_issue_templates_are_valid_yaml_with_a_question():
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        template = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= template.keys()
