@@ -38,6 +38,7 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
 # Two tests at once, with one thread each: most of them load more than they compute. The notebooks
 # run one after the other, since they build on the results of those before.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
+BROWSER = ["tests/browser", "-m", "browser", "-ra", "--durations=15"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 
@@ -91,12 +92,17 @@ def pip_settings() -> dict[str, str]:
     return environment | os.environ
 
 
-def lab(arguments: list[str]) -> int:
-    """Open JupyterLab on the first notebook; ends when JupyterLab does."""
+def lab_command(arguments: list[str]) -> list[str]:
+    """The command that opens JupyterLab on the first notebook."""
     command = [PYTHON, "-m", "jupyterlab", "--ServerApp.root_dir=."]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container, root is the only user there is
-    server = subprocess.Popen([*command, "notebooks/00_start_here.ipynb", *arguments], cwd=ROOT)
+    return [*command, "notebooks/00_start_here.ipynb", *arguments]
+
+
+def lab(arguments: list[str]) -> int:
+    """Open JupyterLab on the first notebook; ends when JupyterLab does."""
+    server = subprocess.Popen(lab_command(arguments), cwd=ROOT)
     while True:
         try:
             return server.wait()
@@ -110,7 +116,7 @@ def course(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, the unit tests, every cell of every notebook."""
+    """Everything that must pass: ruff, the unit tests, every cell of every notebook, the browser."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     notebooks = sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -119,6 +125,8 @@ def test(arguments: list[str]) -> int:
         status(PYTHON, "-m", "ruff", "check", ".")
         or status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **environment, **ONE_THREAD)
         or status(PYTHON, "-m", "pytest", *nbval, "--durations=15", *notebooks, **environment)
+        # After the notebooks, whose runs it finds: so 07 has a tuned model here as well.
+        or status(PYTHON, "-m", "pytest", *AT_ONCE, *BROWSER, **environment, **ONE_THREAD)
     )
 
 
