@@ -95,6 +95,8 @@ def pip_settings() -> dict[str, str]:
 def lab_command(arguments: list[str]) -> list[str]:
     """The command that opens JupyterLab on the first notebook."""
     command = [PYTHON, "-m", "jupyterlab", "--ServerApp.root_dir=."]
+    # Else a question whether to fetch news lies over the lower end of the first notebook.
+    command.append("--LabApp.news_url=None")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container, root is the only user there is
     return [*command, "notebooks/00_start_here.ipynb", *arguments]
@@ -116,7 +118,7 @@ def course(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, the unit tests, every cell of every notebook, the browser."""
+    """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     notebooks = sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))

@@ -14,9 +14,7 @@ from tools import make
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "test-screenshots"
-NOT_THE_COURSE = shutil.ignore_patterns(
-    ".*", "runs", "executed", "test-screenshots", "__pycache__"
-)
+NOT_THE_COURSE = shutil.ignore_patterns(".*", "runs", "executed", "test-screenshots", "__pycache__")
 # Badges are pictures of other hosts, the only ones; the tests do not fetch them.
 BADGES = ("colab.research.google.com", "mybinder.org")
 SECONDS = 240  # for the longest cell, on a busy machine
@@ -27,17 +25,24 @@ window.course = {
     panel: () => window.jupyterapp.shell.currentWidget,
     cells: () => [...course.panel().content.widgets].filter(cell => cell.model.type === 'code'),
     label: () => course.panel().content.widgets.forEach(c => c.node.dataset.cell = c.model.id),
+    counts: () => course.cells().map(cell => cell.model.executionCount),
     outputs: cell => cell.model.outputs.toJSON(),
     errors: () => course.cells().flatMap(cell => course.outputs(cell)
         .filter(one => one.output_type === 'error' || one.name === 'stderr')
         .map(one => `${cell.model.id}: ${one.ename || 'stderr'}: ${one.evalue || one.text}`)),
     failed: () => course.cells().some(
         cell => course.outputs(cell).some(one => one.output_type === 'error')),
+    showScreen: number => {  // true: it was the last
+        const all = document.querySelector('.jp-WindowedPanel-outer');
+        all.scrollTop = number * (all.clientHeight - 60);
+        const last = course.panel().content.widgets.at(-1).node;
+        return last.getBoundingClientRect().bottom <= all.getBoundingClientRect().bottom;
+    },
     kernel: () => course.panel()?.sessionContext?.session?.kernel?.status,
     idle: () => course.kernel() === 'idle'
         && course.cells().every(cell => cell.model.executionState !== 'running'),
     ran: () => course.idle() && (course.failed()
-        || course.cells().every(cell => cell.model.executionCount !== null)),
+        || !course.counts().includes(null)),
 };
 """
 
@@ -56,7 +61,8 @@ class Lab:
         environment = os.environ | no_settings
         environment |= {"COURSE_PROFILE": profile, "COURSE_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
         environment |= {"JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
-        environment.pop("PYTHONPATH", None) if "PYTHONPATH" in environment else None
+        # Notebooks have to find the helpers by themselves, as they do on a learner's machine.
+        environment.pop("PYTHONPATH", None)
         added = ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"]
         command = [sys.executable, *make.lab_command(added)[1:]]
         with (folder / "log").open("w") as log:
@@ -91,7 +97,6 @@ class Notebook:
 
     def __init__(self, page, lab: Lab, name: str) -> None:
         self.page, self.lab, self.name, self.trouble = page, lab, name, []
-        self._shots = 0
         page.set_default_timeout(30_000)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.trouble.append(f"page: {error}"))
@@ -109,7 +114,8 @@ class Notebook:
     def _away(self, route) -> None:
         host = urlparse(route.request.url).hostname
         if host in BADGES:
-            route.fulfill(content_type="image/svg+xml", body="<svg xmlns='http://www.w3.org/2000/svg'/>")
+            badge = '<svg xmlns="http://www.w3.org/2000/svg" width="117" height="20"/>'
+            route.fulfill(content_type="image/svg+xml", body=badge)
         else:
             self.trouble.append(f"request to {route.request.url}")
             route.abort()
@@ -123,9 +129,15 @@ class Notebook:
 
     def run_all(self) -> None:
         """Run, Run All Cells; returns when all have run, or one has failed."""
+        self.start_all()
+        self.wait_until_ran()
+
+    def start_all(self) -> None:
+        """Run, Run All Cells; does not wait."""
+        self.page.bring_to_front()
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-        self.wait_until_ran()
+        self.page.wait_for_function("() => course.counts().includes(null)")
 
     def press_toolbar(self, button: str) -> None:
         self.page.locator(f'.jp-NotebookPanel-toolbar [data-jp-item-name="{button}"]').click()
@@ -155,6 +167,15 @@ class Notebook:
         (found,) = self.page.evaluate(find + ".includes(text)).map(cell => cell.model.id)", text)
         return found
 
+    def source(self, id_: str) -> str:
+        find = "id => course.cells().find(cell => cell.model.id === id)"
+        return self.page.evaluate(find + ".model.sharedModel.getSource()", id_)
+
+    def after(self, id_: str) -> str:
+        """The id of the next code cell."""
+        ids = self.page.evaluate("() => course.cells().map(cell => cell.model.id)")
+        return ids[ids.index(id_) + 1]
+
     def errors(self) -> list[str]:
         """Error outputs, and what was written to stderr."""
         return self.page.evaluate("() => course.errors()")
@@ -164,7 +185,7 @@ class Notebook:
 
     def counts(self) -> list[int]:
         """The numbers that stand before the code cells."""
-        return self.page.evaluate("() => course.cells().map(cell => cell.model.executionCount)")
+        return self.page.evaluate("() => course.counts()")
 
     def screenshot(self, what: str) -> None:
         SCREENSHOTS.mkdir(exist_ok=True)
@@ -172,11 +193,8 @@ class Notebook:
 
     def screenshots(self, what: str) -> None:
         """The whole notebook, screen by screen."""
-        scroll = "(n) => { const at = document.querySelector('.jp-WindowedPanel-outer'); "
-        scroll += "at.scrollTop = n * (at.clientHeight - 60); "
-        scroll += "return at.scrollTop + at.clientHeight >= at.scrollHeight - 1; }"
         number, end = 0, False
         while not end:
-            end = self.page.evaluate(scroll, number)
+            end = self.page.evaluate("number => course.showScreen(number)", number)
             self.screenshot(f"{what}-{number:02}")
             number += 1
