@@ -95,8 +95,6 @@ def pip_settings() -> dict[str, str]:
 def lab_command(arguments: list[str]) -> list[str]:
     """The command that opens JupyterLab on the first notebook."""
     command = [PYTHON, "-m", "jupyterlab", "--ServerApp.root_dir=."]
-    # Else a question whether to fetch news lies over the lower end of the first notebook.
-    command.append("--LabApp.news_url=None")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container, root is the only user there is
     return [*command, "notebooks/00_start_here.ipynb", *arguments]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlparse
 
+from helpers.files import write_whole
 from tools import make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,9 @@ class Lab:
         environment |= {"JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
         # Notebooks have to find the helpers by themselves, as they do on a learner's machine.
         environment.pop("PYTHONPATH", None)
+        # Someone who has said No to JupyterLab's question about news.
+        asked = "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        write_whole(folder / "JUPYTER_CONFIG_DIR" / asked, '{"fetchNews": "false"}')
         added = ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"]
         command = [sys.executable, *make.lab_command(added)[1:]]
         with (folder / "log").open("w") as log:

@@ -31,47 +31,30 @@ def quiz(notebook: Notebook) -> None:
     expect(replies.nth(1)).to_have_text(re.compile("^b is "))
 
 
-def budget_meter(notebook: Notebook) -> None:
-    """The slider of 01: what it says follows it."""
-    here = notebook.output(notebook.with_source("BudgetMeter("))
-    _slider(notebook, here, re.compile(r"^(\d+) shots? in a window of "))
-
-
-def distribution_slider(notebook: Notebook) -> None:
-    """The slider of 04 over the steps of the run: text and picture follow it."""
-    here = notebook.output(notebook.with_source("DistributionSlider("))
-    picture = here.locator(".widget-html-content img")
-    before = picture.get_attribute("src")
-    _slider(notebook, here, re.compile(r"^Step (\d+): the right token "))
-    assert picture.get_attribute("src") != before
-
-
-def _slider(notebook: Notebook, here, says: re.Pattern) -> None:
-    handle, line = here.get_by_role("slider"), here.locator(".jupyter-widgets").get_by_text(says)
-
-    def number() -> int:
-        return int(says.search(line.first.inner_text())[1])
-
+def slider(notebook: Notebook) -> None:
+    """The slider of 01 over numbers of shots, and of 04 over steps: what is below follows it."""
+    here = notebook.output(notebook.with_source(SLIDERS[notebook.name]))
+    handle, result = here.get_by_role("slider"), here.locator(".widget-html-content").last
     handle.scroll_into_view_if_needed()
     track = here.locator(".noUi-target").bounding_box()
-    middle = track["y"] + track["height"] / 2
-    places = []
-    for share in (0.999, 0.001):
-        notebook.page.mouse.click(track["x"] + share * track["width"], middle)
-        notebook.page.wait_for_timeout(300)
-        places.append(number())
-    first = min(places)
-    assert places[1] == first < places[0]
+
+    def click(share: float) -> None:
+        y = track["y"] + track["height"] / 2
+        notebook.page.mouse.click(track["x"] + share * track["width"], y)
+
+    with changes(result):
+        click(0.999)
+    last = result.inner_html()
+    with changes(result):
+        click(0.001)
     handle.focus()
-    press(notebook, "ArrowRight")
-    notebook.page.wait_for_timeout(300)
-    assert number() > first
-    press(notebook, "ArrowLeft")
-    notebook.page.wait_for_timeout(300)
-    assert number() == first
-    press(notebook, "End")
-    notebook.page.wait_for_timeout(300)
-    assert number() == places[0]
+    for key in ("ArrowRight", "ArrowLeft", "End"):
+        with changes(result):
+            press(notebook, key)
+    assert result.inner_html() == last
+
+
+SLIDERS = {"01_prompt": "BudgetMeter(", "04_fine_tune": "slider = DistributionSlider("}
 
 
 def template_playground(notebook: Notebook) -> None:
@@ -128,13 +111,12 @@ def _buttons(notebook: Notebook, group, result) -> None:
 
 
 def _list(notebook: Notebook, choice, result) -> None:
-    """A closed list: another entry is picked, then the first one by typing how it begins."""
-    texts = choice.locator("option").all_inner_texts()
+    """A list: one entry is picked, then the next by keyboard, which opens the list with Space."""
     with changes(result):
         choice.select_option(index=2)
+    choice.focus()
     with changes(result):
-        choice.focus()
-        notebook.page.keyboard.type(texts[0].split(":")[0])
+        press(notebook, "Space", "ArrowDown", "Enter")
 
 
 def side_by_side(notebook: Notebook) -> None:
@@ -184,9 +166,9 @@ def task_form(notebook: Notebook) -> None:
 
 
 OF_NOTEBOOK = {
-    "01_prompt": [budget_meter],
+    "01_prompt": [slider],
     "02_template": [template_playground],
-    "04_fine_tune": [distribution_slider, loss_microscope],
+    "04_fine_tune": [slider, loss_microscope],
     "07_instruct_model": [side_by_side],
     "10_your_table": [task_form],
     "11_at_work": [side_by_side],
