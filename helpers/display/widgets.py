@@ -191,7 +191,9 @@ class _Controls(_Still):
 
     def _draw(self, _: dict | None = None) -> None:
         try:
-            self.text, self.result.value = self._content()
+            self.text, page = self._content()
+            # ipywidgets gives each line of an HTML widget the height of a button.
+            self.result.value = f'<div style="line-height: normal">{page}</div>'
         except Exception as error:
             self.text = _in_words(error)
             self.result.value = escape(self.text)

@@ -1,6 +1,7 @@
 """Each notebook in a real browser: Run All, then its widgets."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import widgets
 from tests.browser.lab import ROOT, Notebook
@@ -23,5 +24,7 @@ def test_run_all_and_the_widgets(name, open_notebook):
 def runs_cleanly(notebook: Notebook) -> None:
     notebook.run_all()
     notebook.screenshots("ran")
+    printed = notebook.page.locator(".jp-RenderedText pre").first
+    expect(printed).to_have_css("word-break", "normal")  # no line ends within a word
     assert notebook.errors() == []
     assert notebook.trouble == []
