@@ -48,6 +48,11 @@ window.course = {
 """
 
 
+def made_runs(profile: str) -> Path:
+    """What notebooks have kept in COURSE_RUNS; `make test` has run all of them in quick before."""
+    return Path(os.environ.get("COURSE_RUNS") or "nowhere") / profile
+
+
 class Lab:
     """A server: the command of `make lab`, with what a user could add to it."""
 
@@ -55,9 +60,8 @@ class Lab:
         self.course = folder / "course"  # so that nothing that happens here is saved in ours
         shutil.copytree(ROOT, self.course, ignore=NOT_THE_COURSE)
         runs = folder / "runs"
-        # The tuned model that `make test` has just made.
-        if profile != "smoke" and (made := os.environ.get("COURSE_RUNS")) and Path(made).is_dir():
-            shutil.copytree(made, runs)
+        if (made := made_runs(profile)).is_dir():
+            shutil.copytree(made, runs / profile)
         no_settings = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
         environment = os.environ | no_settings
         environment |= {"COURSE_PROFILE": profile, "COURSE_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
