@@ -32,6 +32,7 @@ def test_stopped_in_training_then_restarted(open_notebook):
     notebook.screenshot("stopped")
     assert notebook.errors() == []
 
+    notebook.write(settings, source)
     notebook.press_toolbar("restart-and-run")
     notebook.page.locator(".jp-Dialog button.jp-mod-accept").click()
     notebook.page.wait_for_function("() => course.counts().includes(null)")
