@@ -38,7 +38,6 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
 # Two tests at once, with one thread each: most of them load more than they compute. The notebooks
 # run one after the other, since they build on the results of those before.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
-BROWSER = ["tests/browser", "-m", "browser", "-ra", "--durations=15"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 
@@ -120,13 +119,14 @@ def test(arguments: list[str]) -> int:
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     notebooks = sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
+    browser = ["tests/browser", "-rs", "--durations=15"]
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "-x"]
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
         or status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **environment, **ONE_THREAD)
         or status(PYTHON, "-m", "pytest", *nbval, "--durations=15", *notebooks, **environment)
         # After the notebooks, whose runs it finds: so 07 has a tuned model here as well.
-        or status(PYTHON, "-m", "pytest", *AT_ONCE, *BROWSER, **environment, **ONE_THREAD)
+        or status(PYTHON, "-m", "pytest", *AT_ONCE, *browser, **environment, **ONE_THREAD)
     )
 
 

@@ -4,11 +4,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import widgets
-from tests.browser.lab import ROOT, Notebook, made_runs
+from tests.browser.lab import ROOT, Notebook, finished_run
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-
-
 # With the real model: those that take less than a minute where 04 has been run.
 REAL = ["00_start_here", "02_template", "07_instruct_model"]
 RUNS = [(name, "smoke") for name in NOTEBOOKS] + [(name, "quick") for name in REAL]
@@ -16,9 +14,8 @@ RUNS = [(name, "smoke") for name in NOTEBOOKS] + [(name, "quick") for name in RE
 
 @pytest.mark.parametrize(("name", "profile"), RUNS)
 def test_run_all_and_the_widgets(name, profile, open_notebook):
-    if (name, profile) == ("07_instruct_model", "quick"):
-        if not list(made_runs("quick").glob("opinion/history.json")):
-            pytest.skip("07 would train for minutes: COURSE_RUNS has no finished run in quick.")
+    if (name, profile) == ("07_instruct_model", "quick") and not finished_run("quick"):
+        pytest.skip("07 would train for minutes: COURSE_RUNS has no finished run in quick.")
     notebook = open_notebook(name, profile)
     runs_cleanly(notebook)
     if name != "00_start_here":
