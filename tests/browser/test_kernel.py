@@ -55,7 +55,9 @@ def test_one_notebook_in_two_tabs(open_notebook):
         quiz = tab.output(tab.with_source('quiz("03_split")'))
         quiz.get_by_role("button", name="b", exact=True).first.click()
         expect(quiz.get_by_text(re.compile("^b is (right|wrong): "))).to_have_count(1)
-    assert first.trouble == second.trouble == []
+    # JupyterLab logs each message about a widget that only the other tab has.
+    trouble = [*first.trouble, *second.trouble]
+    assert [one for one in trouble if not one.startswith("console: Comm not found")] == []
 
 
 def test_two_notebooks_want_to_train_the_same_model(open_notebook):
