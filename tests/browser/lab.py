@@ -18,7 +18,7 @@ SCREENSHOTS = ROOT / "test-screenshots"
 NOT_THE_COURSE = shutil.ignore_patterns(".*", "runs", "executed", "test-screenshots", "__pycache__")
 # Badges are pictures of other hosts, the only ones; the tests do not fetch them.
 BADGES = ("colab.research.google.com", "mybinder.org")
-SECONDS = 240  # for the longest cell, on a busy machine
+SECONDS = 400  # for the longest notebook, on a busy machine
 
 # Functions for the page. JupyterLab gives the cells' ids to nobody, so they are written to the DOM.
 SCRIPT = """
@@ -59,6 +59,7 @@ class Lab:
     """A server: the command of `make lab`, with what a user could add to it."""
 
     def __init__(self, folder: Path, profile: str) -> None:
+        self.profile = profile
         self.course = folder / "course"  # so that nothing that happens here is saved in ours
         shutil.copytree(ROOT, self.course, ignore=NOT_THE_COURSE)
         runs = folder / "runs"
@@ -200,7 +201,8 @@ class Notebook:
 
     def screenshot(self, what: str) -> None:
         SCREENSHOTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{self.name}-{what}.png")
+        path = SCREENSHOTS / f"{self.name}-{self.lab.profile}-{what}.png"
+        self.page.screenshot(path=path)
 
     def screenshots(self, what: str) -> None:
         """The whole notebook, screen by screen."""
