@@ -125,7 +125,6 @@ def test(arguments: list[str]) -> int:
         status(PYTHON, "-m", "ruff", "check", ".")
         or status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **environment, **ONE_THREAD)
         or status(PYTHON, "-m", "pytest", *nbval, "--durations=15", *notebooks, **environment)
-        # After the notebooks, whose runs it finds: so 07 has a tuned model here as well.
         or status(PYTHON, "-m", "pytest", *AT_ONCE, *browser, **environment, **ONE_THREAD)
     )
 
