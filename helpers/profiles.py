@@ -16,6 +16,8 @@ from helpers.errors import CourseError
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = ROOT / "data" / "minutes.json"
 DRIVE = Path("/content/drive")  # where Colab shows Google Drive
+# JupyterLab breaks a printed line anywhere, also within a word.
+WHOLE_WORDS = "<style>.jp-RenderedText pre { word-break: normal }</style>"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def setup_notebook(name: str) -> None:
     Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
     Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
     bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
-    after a helper was edited. On Colab and Kaggle, it first installs what is missing there.
+    after a helper was edited. In JupyterLab, printed lines break between words. On Colab and
+    Kaggle, it first installs what is missing there.
 
     Raises CourseError when COURSE_RUNS lies in Google Drive and Drive cannot be mounted.
     """
@@ -101,6 +104,8 @@ def setup_notebook(name: str) -> None:
     import datasets
     import torch
     import transformers
+    from IPython import get_ipython
+    from IPython.display import display
 
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -111,6 +116,8 @@ def setup_notebook(name: str) -> None:
         sys.path.insert(0, str(ROOT))
     os.chdir(ROOT / "notebooks")
     print(f"Notebook {name}, profile {profile().name!r}, {predicted_minutes(name)}.")
+    if get_ipython():
+        display({"text/html": WHOLE_WORDS, "text/plain": ""}, raw=True)
 
 
 def _use_drive() -> None:

@@ -1,4 +1,7 @@
-"""How hypothesis draws its examples: the same ones each time, however slow the machine is."""
+"""How hypothesis draws its examples: the same ones each time, however slow the machine is.
+
+And what is only collected when it is named: tests/browser takes minutes and needs a browser.
+"""
 
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +13,5 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("course")
+
+collect_ignore = ["browser"]

@@ -399,8 +399,10 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path):
         True,
         ("dialogue",),
     )
+    assert form.group.label == "none"  # a list shows nothing for a value that is None
     form.button.click()
     assert form.task == load_task(path) and form.task.kind == "classification"
+    assert form.task.group is None
     assert "name: mine" in form.result.value
     form.answer.value = "summary"
     assert form.choices.value is False  # follows the column

@@ -98,12 +98,17 @@ def pip_settings() -> dict[str, str]:
     return environment | os.environ
 
 
-def lab(arguments: list[str]) -> int:
-    """Open JupyterLab on the first notebook; ends when JupyterLab does."""
+def lab_command(arguments: list[str]) -> list[str]:
+    """The command that opens JupyterLab on the first notebook."""
     command = [PYTHON, "-m", "jupyterlab", "--ServerApp.root_dir=."]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container, root is the only user there is
-    server = subprocess.Popen([*command, "notebooks/00_start_here.ipynb", *arguments], cwd=ROOT)
+    return [*command, "notebooks/00_start_here.ipynb", *arguments]
+
+
+def lab(arguments: list[str]) -> int:
+    """Open JupyterLab on the first notebook; ends when JupyterLab does."""
+    server = subprocess.Popen(lab_command(arguments), cwd=ROOT)
     while True:
         try:
             return server.wait()
@@ -122,12 +127,13 @@ def book(_: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, the unit tests, every cell of every notebook."""
+    """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     in_order = dict.fromkeys([*BEGIN_WITH, *names])
     notebooks = [f"notebooks/{name}.ipynb" for name in in_order]
+    browser = ["tests/browser", "-rs", "--durations=15"]
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
@@ -143,6 +149,7 @@ def test(arguments: list[str]) -> int:
             **environment,
             **ONE_THREAD,
         )
+        or status(PYTHON, "-m", "pytest", *AT_ONCE, *browser, **environment, **ONE_THREAD)
     )
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pandas
 from IPython.display import display
 
-_CELL = "text-align: left; vertical-align: top; white-space: pre-wrap; max-width: 40em"
+# Padding too, for tables in widgets: there Jupyter's own style gives them none.
+_CELL = "text-align: left; vertical-align: top; white-space: pre-wrap; max-width: 40em; "
+_CELL += "overflow-wrap: break-word; padding: 0.4em 0.5em"
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

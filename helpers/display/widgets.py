@@ -38,6 +38,11 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, CourseError) else f"{type(error).__name__}: {error}"
 
 
+def _lines(page: str) -> str:
+    """HTML in lines of normal height: in ipywidgets' own HTML each is as high as a button."""
+    return f'<div style="line-height: normal">{page}</div>'
+
+
 class _Still(ipywidgets.VBox):
     """A widget that is stored together with what it shows at that moment, for pages that cannot
     run widgets (GitHub, nbviewer).
@@ -114,7 +119,7 @@ class SideBySide(_Still):
 
     def _table(self) -> str:
         header = ["prompt", "form", *self._answer_functions]
-        return table_output(header, self._answered)["text/html"] if self._answered else ""
+        return _lines(table_output(header, self._answered)["text/html"]) if self._answered else ""
 
 
 class TaskForm(_Still):
@@ -145,8 +150,9 @@ class TaskForm(_Still):
             options=names, value=tuple(first["prompt"]), description="model reads", **wide
         )
         self.group = ipywidgets.Dropdown(
-            options=[("none", None), *((name, name) for name in names)],
-            value=first["group"],
+            # "", since a list shows nothing where its value is None.
+            options=[("none", ""), *((name, name) for name in names)],
+            value=first["group"] or "",
             description="belong together",
             **wide,
         )
@@ -171,7 +177,7 @@ class TaskForm(_Still):
                 answer=self.answer.value,
                 instruction=self.instruction.value,
                 choices=self.choices.value,
-                group=self.group.value,
+                group=self.group.value or None,
             )
             self.text = self.task.path.read_text(encoding="utf-8")
         except Exception as error:
@@ -191,7 +197,8 @@ class _Controls(_Still):
 
     def _draw(self, _: dict | None = None) -> None:
         try:
-            self.text, self.result.value = self._content()
+            self.text, page = self._content()
+            self.result.value = _lines(page)
         except Exception as error:
             self.text = _in_words(error)
             self.result.value = escape(self.text)

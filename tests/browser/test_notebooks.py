@@ -1,0 +1,33 @@
+"""Each notebook in a real browser: Run All, then its widgets."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import widgets
+from tests.browser.lab import ROOT, Notebook
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+# With the real model: those that take less than a minute without a tuned one.
+REAL = ["00_start_here", "02_template"]
+RUNS = [(name, "smoke") for name in NOTEBOOKS] + [(name, "quick") for name in REAL]
+
+
+@pytest.mark.parametrize(("name", "profile"), RUNS)
+def test_run_all_and_the_widgets(name, profile, open_notebook):
+    notebook = open_notebook(name, profile)
+    runs_cleanly(notebook)
+    if name != "00_start_here":
+        widgets.quiz(notebook)
+    for use in widgets.OF_NOTEBOOK.get(name, []):
+        use(notebook)
+        notebook.screenshot(use.__name__)
+    assert notebook.trouble == []
+
+
+def runs_cleanly(notebook: Notebook) -> None:
+    notebook.run_all()
+    notebook.screenshots("ran")
+    printed = notebook.page.locator(".jp-RenderedText pre").first
+    expect(printed).to_have_css("word-break", "normal")  # no line ends within a word
+    assert notebook.errors() == []
+    assert notebook.trouble == []
