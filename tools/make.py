@@ -9,6 +9,14 @@
                                         install its packages and fetch the starting model
     python tools/make.py constraints    renew constraints.txt
 
+For a class (teaching/README.md):
+
+    python tools/make.py teaching       the instructors' notes; slides and a test to print
+    python tools/make.py handout        the notebooks without outputs, and all exercises in one
+    python tools/make.py solutions      the same, solved and run
+    python tools/make.py grade FOLDER   points for the notebooks that were handed in
+    python tools/make.py wheelhouse     all that `lab` installs, for a room without a network
+
 What follows on the line goes to the last step: `course 04 --publish` or `test -k split`.
 """
 
@@ -16,6 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
@@ -80,6 +89,23 @@ def install(python: str, torch: str, *rest: str) -> None:
     run(*uv, *rest)
 
 
+def use_wheelhouse() -> None:
+    """Have pip and uv take everything from a folder of wheels, if there is one, and ask no network.
+
+    The folder is COURSE_WHEELHOUSE or wheelhouse/; `make wheelhouse` fills it.
+    """
+    named = os.environ.get("COURSE_WHEELHOUSE")
+    folder = Path(named or ROOT / "wheelhouse").absolute()
+    if folder.is_dir():
+        print(f"== Installing from {folder} alone.", flush=True)
+        # As an address, since pip takes a space for the end of a path.
+        links = folder.as_uri()
+        os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": links}
+        os.environ |= {"UV_OFFLINE": "1", "UV_FIND_LINKS": links}
+    elif named:
+        raise SetupError(f"COURSE_WHEELHOUSE names {folder}, and there is no such folder.")
+
+
 def pip_settings() -> dict[str, str]:
     """The environment for uv, which does not read what pip has been told about mirrors."""
     names = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS"}
@@ -141,6 +167,16 @@ def test_oldest(arguments: list[str]) -> int:
     )
 
 
+def teaching(arguments: list[str]) -> int:
+    """Bring the instructors' notes up to date; make slides and a test to print."""
+    return status(PYTHON, "-m", "tools.teaching", *arguments)
+
+
+def class_work(target: str) -> Callable[[list[str]], int]:
+    """A target that tools/classroom.py does."""
+    return lambda arguments: status(PYTHON, "-m", "tools.classroom", target, *arguments)
+
+
 def bench(arguments: list[str]) -> int:
     """Compare training and answering with the usual ways; `bench answers` does only one of them."""
     names = arguments or ["loop", "answers"]
@@ -190,7 +226,8 @@ def run(*command: str) -> None:
 
 
 TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
-TARGETS |= {"setup": lambda _: 0, "constraints": constraints}
+TARGETS |= {"setup": lambda _: 0, "constraints": constraints, "teaching": teaching}
+TARGETS |= {name: class_work(name) for name in ("handout", "solutions", "grade", "wheelhouse")}
 
 
 def main(arguments: list[str]) -> int:
@@ -199,7 +236,10 @@ def main(arguments: list[str]) -> int:
         return 2
     target, rest = arguments[0], arguments[1:]
     try:
-        set_up("requirements-dev.txt" if target == "test" else "requirements-work.txt")
+        needs_more = target in ("test", "grade")
+        if not needs_more and target not in ("test-oldest", "constraints", "wheelhouse"):
+            use_wheelhouse()
+        set_up("requirements-dev.txt" if needs_more else "requirements-work.txt")
         if target in ("test-oldest", "constraints"):
             return TARGETS[target](rest)
         # helpers/model explains by itself what fails.
