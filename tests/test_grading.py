@@ -23,7 +23,9 @@ def course(tmp_path, monkeypatch):
     """A course folder of nbgrader's with the settings of grading/, apart from it."""
     folder = tmp_path / "course"
     folder.mkdir()
-    shutil.copy(ROOT / "grading" / "nbgrader_config.py", folder)
+    # nbgrader reads the settings of the folder that it runs in: here, those of grading/.
+    settings = f'load_subconfig("nbgrader_config.py", path={str(ROOT / "grading")!r})\n'
+    (folder / "nbgrader_config.py").write_text(settings, encoding="utf-8")
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     monkeypatch.delenv("COURSE_GRADING", raising=False)
     return folder

@@ -219,7 +219,8 @@ def write_class_table(course: Path) -> None:
     fewest = solved_by.sort_values("sum").head(5)
     most = points.drop_duplicates(["notebook", "exercise"]).groupby("notebook").size()
     print("\nPoints of", ", ".join(f"{most[name]} in {name}" for name in most.index))
-    print(table.drop(index="All").rename(columns={"All": "all"}).fillna("–").to_string())
+    table = table.drop(index="All").rename(columns={"All": "all"})
+    print(table.map(lambda score: "–" if pandas.isna(score) else f"{score:g}").to_string())
     print("\nSolved by fewest:")
     for (name, exercise), (right, tried) in fewest.iterrows():
         print(f"  {name}: {exercise}, by {right} of {tried}")
