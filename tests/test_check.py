@@ -166,7 +166,7 @@ def test_the_probe_finds_this_environment(monkeypatch):
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
         ("ProxyError('Cannot connect to proxy.', NewConnectionError", "proxy"),
         ("NewConnectionError: [Errno -2] Name or service not known", "no host"),
-        ("ReadTimeoutError(\"HTTPSConnectionPool: Read timed out.\")", "no answer"),
+        ('ReadTimeoutError("HTTPSConnectionPool: Read timed out.")', "no answer"),
         ("No module named pip", "not installed"),
         ("ERROR: No matching distribution found for filelock", "found no filelock"),
     ],

@@ -1,140 +1,164 @@
-"""nbgrader itself grades the exercises: full points when solved, none when nobody touched them."""
+"""What a class gets and hands in: copies of the notebooks, solutions, and points from nbgrader."""
 
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat import NotebookNode
 
 from helpers.exercises import registry
-from tools import sync_notebooks
+from tools import classroom, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK_IMPORT = "from helpers.exercises import check"
+ALL = classroom.course_notebooks()
 
 
-def read(name: str) -> NotebookNode:
-    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course folder of nbgrader's with the settings of grading/, apart from it."""
+    folder = tmp_path / "course"
+    folder.mkdir()
+    # nbgrader reads the settings of the folder that it runs in: here, those of grading/.
+    settings = f'load_subconfig("nbgrader_config.py", path={str(ROOT / "grading")!r})\n'
+    (folder / "nbgrader_config.py").write_text(settings, encoding="utf-8")
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    monkeypatch.delenv("COURSE_GRADING", raising=False)
+    return folder
 
 
-def is_graded(cell: NotebookNode) -> bool:
-    return "nbgrader" in cell.metadata
+def points(course: Path) -> dict[str, list[float]]:
+    """Student → points and number of exercises, by grades.csv."""
+    with open(course / "grades.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        sums = found.setdefault(row["student"], [0, 0])
+        sums[0], sums[1] = sums[0] + float(row["points"]), sums[1] + 1
+    return found
 
 
-def all_exercises() -> NotebookNode:
-    """One notebook with a set-up cell and the exercise cells of every notebook."""
-    notebook = read("03_split")
-    start = next(cell for cell in notebook.cells if sync_notebooks.SETUP in cell.source)
-    cells = [start, nbformat.v4.new_code_cell(CHECK_IMPORT, id="import")]
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells += [cell for cell in read(path.stem).cells if is_graded(cell)]
-    notebook.cells = cells
-    return notebook
-
-
-def solved(notebook: NotebookNode) -> NotebookNode:
-    """A copy with each stub replaced by the exercise's solution."""
-    copy = nbformat.from_dict(notebook)
-    for cell in copy.cells:
-        if is_graded(cell) and cell.metadata.nbgrader.solution:
-            exercise = registry.find(cell.metadata.nbgrader.grade_id)
-            if exercise.answer:
-                cell.source = exercise.answer
-            elif callable(exercise.reference):
-                made_in = exercise.reference.__module__
-                made_as = exercise.reference.__name__
-                cell.source = f"from {made_in} import {made_as} as {exercise.name}"
-            else:
-                cell.source = f"{exercise.name} = {exercise.reference!r}"
-    return copy
-
-
-class Course:
-    """A course folder of nbgrader's with one assignment in it."""
-
-    def __init__(self, folder: Path, name: str, notebook: NotebookNode) -> None:
-        self.folder, self.name = folder, name
-        # nbgrader reads the settings of the folder that it runs in: here, those of grading/.
-        settings = f'load_subconfig("nbgrader_config.py", path={str(ROOT / "grading")!r})\n'
-        (folder / "nbgrader_config.py").write_text(settings, encoding="utf-8")
-        self.put(notebook, "source")
-        self.nbgrader("generate_assignment", name)
-
-    def put(self, notebook: NotebookNode, *where: str) -> Path:
-        path = self.folder.joinpath(*where, self.name, f"{self.name}.ipynb")
-        path.parent.mkdir(parents=True)
-        nbformat.write(notebook, path)
-        return path
-
-    def nbgrader(self, *arguments: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if k != "COURSE_GRADING"}
-        done = subprocess.run(
-            [sys.executable, "-m", "nbgrader", *arguments],
-            cwd=self.folder,
-            env=environment | {"COURSE_PROFILE": "smoke", "COURSE_RUNS": str(self.folder / "runs")},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout + done.stderr
-
-    def grade(self, **submissions: NotebookNode) -> dict[str, tuple[float, float]]:
-        """Student → points and most points there are."""
-        for student, notebook in submissions.items():
-            self.put(notebook, "submitted", student)
-        self.nbgrader("autograde", self.name)
-        self.nbgrader("export", "--to=grades.csv")
-        with open(self.folder / "grades.csv", encoding="utf-8", newline="") as file:
-            return {
-                row["student_id"]: (float(row["score"]), float(row["max_score"]))
-                for row in csv.DictReader(file)
-            }
-
-
-def with_points(cells: list[NotebookNode]) -> int:
-    return sum(is_graded(cell) and cell.metadata.nbgrader.grade for cell in cells)
-
-
-def test_every_exercise_earns_its_point_when_solved_and_none_otherwise(tmp_path):
-    notebook = all_exercises()
-    most = with_points(notebook.cells)
-    assert most > 3
-    one_wrong = solved(notebook)
-    stub = next(cell for cell in one_wrong.cells if is_graded(cell))
+def test_make_grade_counts_a_class_and_keeps_students_apart(tmp_path, course, capsys):
+    """Full points when solved, none when nobody touched them, whatever was done to the checks."""
+    exercises = ALL["exercises"]
+    one_wrong = classroom.solved(exercises)
+    stub = next(cell for cell in one_wrong.cells if classroom.is_stub(cell))
     stub.source = f"def {stub.metadata.nbgrader.grade_id}(*anything):\n    return object()"
-    # Untouched, with its checks rewritten: whoever does that gets the right ones back.
-    cheated = all_exercises()
+    # Where the results go, and whether another student's progress is there.
+    look = "from helpers.exercises import record; print('BEFORE', record.load())"
+    one_wrong.cells.insert(3, nbformat.v4.new_code_cell(look))
+    cheated = nbformat.from_dict(exercises)
     for cell in cheated.cells:
-        if is_graded(cell) and cell.metadata.nbgrader.grade:
+        if classroom.is_graded(cell) and not classroom.is_stub(cell):
             cell.source = "pass"
-    course = Course(tmp_path, "all", notebook)
-    points = course.grade(one_wrong=one_wrong, cheated=cheated)
-    assert points == {"one_wrong": (most - 1, most), "cheated": (0, most)}
-
-
-def test_a_whole_notebook_is_graded_as_it_is_handed_out(tmp_path):
-    notebook = read("03_split")
-    most = with_points(notebook.cells)
-    course = Course(tmp_path, "03_split", notebook)
+    whole = classroom.solved(ALL["03_split"])
+    for student, name, notebook in (
+        ("anna", "03_split", whole),
+        ("ben", "exercises", cheated),
+        ("cleo", "exercises", one_wrong),
+    ):
+        (tmp_path / "handed in" / student).mkdir(parents=True)
+        nbformat.write(notebook, tmp_path / "handed in" / student / f"{name}.ipynb")
+    assert classroom.grade([str(tmp_path / "handed in")], course) == 0
+    most = len(registry.exercises())
+    in_03 = sum(one.notebook == "03_split" for one in registry.exercises().values())
+    assert points(course) == {
+        "anna": [in_03, in_03],
+        "ben": [0, most],
+        "cleo": [most - 1, most],
+    }
+    shown = capsys.readouterr().out
+    assert f"Points of {in_03} in 03_split, {most} in exercises" in shown
+    assert re.search(rf"cleo +– +{most - 1}", shown)
+    graded = course / "autograded" / "cleo" / "exercises" / "exercises.ipynb"
+    assert "BEFORE {}" in graded.read_text(encoding="utf-8")
+    ran = nbformat.read(course / "autograded/anna/03_split/03_split.ipynb", 4)
+    outputs = [output for cell in ran.cells for output in cell.get("outputs", [])]
+    assert [one.evalue for one in outputs if one.output_type == "error"] == []
+    assert (course / "feedback" / "anna" / "03_split" / "03_split.html").exists()
+    assert list(course.glob("runs-*")) == []
     # What students get has its stubs, and no solutions.
-    released = nbformat.read(tmp_path / "release/03_split/03_split.ipynb", as_version=4)
-    assert [c.source for c in released.cells] == [c.source for c in notebook.cells]
-    assert course.grade(solved=solved(notebook)) == {"solved": (most, most)}
-    graded = tmp_path / "autograded/solved/03_split/03_split.ipynb"
-    outputs = [o for c in nbformat.read(graded, 4).cells for o in c.get("outputs", [])]
-    assert [o.evalue for o in outputs if o.output_type == "error"] == []
+    released = nbformat.read(course / "release/03_split/03_split.ipynb", as_version=4)
+    assert [c.source for c in released.cells] == [c.source for c in ALL["03_split"].cells]
+
+
+def test_what_is_no_notebook_of_the_course_is_refused_by_name(tmp_path, course, capsys):
+    assert classroom.grade([str(tmp_path)], course) == 2
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "03_split (1).ipynb").write_text("{}")
+    assert classroom.grade([str(tmp_path)], course) == 2
+    assert "03_split (1).ipynb has another name" in capsys.readouterr().err
+
+
+def test_a_notebook_that_cannot_be_graded_does_not_stop_the_others(
+    tmp_path, course, monkeypatch, capsys
+):
+    calls = []
+
+    def nbgrader(course, command, name, *rest, **environment):
+        calls.append((command, *rest))
+        return "ERROR: damaged" if "ben" in rest else ""
+
+    monkeypatch.setattr(classroom, "nbgrader", nbgrader)
+    monkeypatch.setattr(classroom, "write_class_table", lambda course: None)
+    for student in ("anna", "ben", "cleo"):
+        (tmp_path / "in" / student).mkdir(parents=True)
+        nbformat.write(ALL["03_split"], tmp_path / "in" / student / "03_split.ipynb")
+    assert classroom.grade([str(tmp_path / "in")], course) == 1
+    shown = capsys.readouterr().out
+    assert "ben  03_split  not graded: ERROR: damaged" in shown
+    assert "cleo  03_split  graded" in shown
+
+
+def test_handed_out_notebooks_hold_no_output_and_no_solution(tmp_path, monkeypatch):
+    monkeypatch.setattr(classroom, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    for path in (ROOT / "notebooks").glob("0[03]*.ipynb"):
+        shutil.copy(path, tmp_path / "notebooks")
+    assert classroom.handout([]) == 0
+    names = {"00_start_here", "03_split", "exercises"}
+    assert {path.stem for path in (tmp_path / "handout").iterdir()} == names
+    text = (tmp_path / "handout" / "03_split.ipynb").read_text(encoding="utf-8")
+    assert classroom.solution_that_runs(registry.find("rows_needed"))[-80:] not in text
+    for name in names:
+        notebook = nbformat.read(tmp_path / "handout" / f"{name}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_the_notebook_of_all_exercises_has_each_with_its_text():
+    cells = ALL["exercises"].cells
+    stubs = [number for number, cell in enumerate(cells) if classroom.is_stub(cell)]
+    found = [cells[number].metadata.nbgrader.grade_id for number in stubs]
+    assert sorted(found) == sorted(registry.exercises())
+    assert all(cells[number - 1].cell_type == "markdown" for number in stubs)
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_solutions_are_run(tmp_path, monkeypatch):
+    ran = []
+
+    def run_notebook(path, folder):
+        ran.append(nbformat.read(path, as_version=4))
+        return classroom.run_course.Outcome(path.stem, "passed", 1.0)
+
+    monkeypatch.setattr(classroom, "fresh", lambda name: tmp_path)
+    monkeypatch.setattr(classroom.run_course, "run_notebook", run_notebook)
+    assert classroom.solutions(["03", "exer"]) == 0
+    assert (tmp_path / "index.html").exists() and len(ran) == 2
+    stubs = [cell.source for cell in ran[0].cells if classroom.is_stub(cell)]
+    assert stubs and not any("..." in source for source in stubs)
 
 
 def test_validate_says_what_a_student_would_lose(tmp_path):
-    notebook = all_exercises()
-    notebook.cells = notebook.cells[:8]
+    notebook = nbformat.from_dict(ALL["exercises"])
+    notebook.cells = notebook.cells[:7]
     for copy, words in (
-        (solved(notebook), "Success! Your notebook passes all the tests."),
+        (classroom.solved(notebook), "Success! Your notebook passes all the tests."),
         (notebook, "not tried yet"),
     ):
         path = tmp_path / "notebook.ipynb"

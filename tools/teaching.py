@@ -1,0 +1,164 @@
+"""Bring the instructors' guide and notes up to date, and make slides and a test to print.
+
+    python -m tools.teaching            teaching/README.md and notes.md; in teaching/print/ slides,
+                                        both forms of the test and its key
+    python -m tools.teaching --check    change nothing; status 1 when guide or notes are out of date
+
+What a person has to say stands in teaching/notes.yaml, the form in teaching/templates/. All else
+has another source: the notebooks and their stored outputs, data/minutes.json,
+data/example_run.json, the checks' mistakes, and the quizzes.
+"""
+
+import json
+import re
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import nbformat
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from helpers.exercises.quizzes import LETTERS, load_quiz, names
+from helpers.exercises.registry import exercises
+
+ROOT = Path(__file__).resolve().parent.parent
+TEACHING = ROOT / "teaching"
+
+
+def read(name: str) -> NotebookNode:
+    """One of the course's notebooks, with its stored outputs."""
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def cell_of(notebook: NotebookNode, cell_id: str) -> NotebookNode:
+    """The cell with this id. Raises LookupError when the notebook no longer has it."""
+    for cell in notebook.cells:
+        if cell.id == cell_id:
+            return cell
+    raise LookupError(f"teaching/notes.yaml names the cell {cell_id}, which is no longer there")
+
+
+def printed(cell: NotebookNode) -> str:
+    """What a cell printed, by its stored outputs."""
+    texts = (one.text for one in cell.outputs if one.output_type == "stream")
+    return re.sub(r"\n{2,}", "\n", "".join(texts)).strip()
+
+
+def minutes(discussion: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Notebook → minutes of reading, exercises, discussion, computing (by profile), and in class.
+
+    Reading and exercises are those of the map in notebook 00. In class the longer of reading and
+    computing counts, since a cell computes while the text below it is read.
+    """
+    (table,) = (c for c in read("00_start_here").cells if "exercises (min)" in c.source)
+    text = "".join(one.data["text/plain"] for one in table.outputs if "data" in one)
+    taken = json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
+    found = {}
+    for name, reading, own in re.findall(r"^(\S+) +(\d+) +(\d+) ", text, re.MULTILINE):
+        one = {"reading": int(reading), "exercises": int(own), "discussion": discussion[name]}
+        one |= {profile: taken[profile]["minutes"].get(name) for profile in ("quick", "laptop")}
+        computing = one["quick"] or one["laptop"]
+        one["class"] = max(one["reading"], computing) + one["exercises"] + one["discussion"]
+        found[name] = one
+    return found
+
+
+def with_clock(plan: dict) -> dict:
+    """A plan whose blocks (notebook, minutes, what) begin with the time of day."""
+    clock, blocks = datetime.strptime(plan["starts"], "%H:%M"), []
+    for block in [*plan["blocks"], ["", "", "end"]]:
+        blocks.append([f"{clock.hour}:{clock:%M}", *block])
+        clock += timedelta(minutes=block[1] or 0)
+    return plan | {"blocks": blocks}
+
+
+def slides_of(notebook: NotebookNode, written: dict) -> list[tuple[str, str]]:
+    """Heading and HTML of each slide: of text cells the text, of code cells the outputs."""
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    made = []
+    for ids in [*written["slides"], written["expect"]]:
+        cells = [cell_of(notebook, one) for one in ids]
+        before = notebook.cells[: notebook.cells.index(cells[0]) + 1]
+        texts = (cell.source for cell in before if cell.cell_type == "markdown")
+        heading = [text for text in texts if text.startswith("#")][-1].splitlines()[0]
+        copies = [cell | {"source": re.sub(r"^##+ .*", "", cell.source)} for cell in cells]
+        content = nbformat.from_dict(notebook | {"cells": copies})
+        plain = re.sub(r"^#+ |[*`]", "", heading)
+        made.append((plain, exporter.from_notebook_node(content)[0]))
+    return made
+
+
+def all_there_is_to_say() -> dict:
+    """What the templates get: the hand-written notes, and to each notebook what is known of it."""
+    said = yaml.safe_load((TEACHING / "notes.yaml").read_text(encoding="utf-8"))
+    times = minutes({name: one["discussion"] for name, one in said["notebooks"].items()})
+    example = json.loads((ROOT / "data" / "example_run.json").read_text(encoding="utf-8"))
+    for name, one in said["notebooks"].items():
+        notebook = read(name)
+        start = printed(next(c for c in notebook.cells if "setup_notebook(" in c.source))
+        one |= {
+            "title": notebook.cells[0].source.splitlines()[0].lstrip("# "),
+            "question": re.search(r"\*\*Question\.\*\* (.+)", notebook.cells[1].source)[1],
+            "minutes": times[name],
+            "profile": re.search(r"profile '(\w+)'", start)[1],
+            "printed": [printed(cell_of(notebook, cell_id)) for cell_id in one["expect"]],
+            "board": example["boards"].get(one.get("board")),
+            "exercises": [each for each in exercises().values() if each.notebook == name],
+            "quiz": load_quiz(name) if name in names() else [],
+            "cells": notebook,
+        }
+    said["plans"] = [with_clock(plan) for plan in said["plans"]]
+    return said
+
+
+def pages(said: dict, to_print: bool) -> dict[Path, str]:
+    """Path → text of what is kept, and if asked for, of what is there to be printed."""
+    loader = FileSystemLoader(TEACHING / "templates", encoding="utf-8")
+    shape = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=lambda name: name.endswith(".html"),
+    )  # fmt: skip
+    # A mistake's message never means markup, but a reader of Markdown would take <b> for it.
+    shape.filters["line"] = lambda text: " ".join(text.split()).replace("<", "&lt;")
+    made = {TEACHING / name: shape.get_template(name).render(said) for name in KEPT}
+    if to_print:
+        folder, forms = TEACHING / "print", {}
+        for number, form in enumerate("AB"):
+            asked = {name: one["test"][number] for name, one in said["notebooks"].items()
+                     if "test" in one}  # fmt: skip
+            forms[form] = [(name, load_quiz(name)[which - 1]) for name, which in asked.items()]
+        for form, key in (("A", False), ("B", False), ("key", True)):
+            shown = {f: forms[f] for f in forms if key or f == form}
+            text = shape.get_template("test.html").render(forms=shown, key=key, letters=LETTERS)
+            made[folder / f"test_{form}.html"] = text
+        for name, one in said["notebooks"].items():
+            slides = slides_of(one["cells"], one)
+            text = shape.get_template("slides.html").render(one, slides=slides)
+            made[folder / f"slides_{name}.html"] = text
+    return made
+
+
+KEPT = ("README.md", "notes.md")
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check. Returns 1 when something checked is out of date."""
+    check = "--check" in arguments
+    (TEACHING / "print").mkdir(exist_ok=True)
+    wanted = pages(all_there_is_to_say(), to_print=not check)
+    for path, text in wanted.items():
+        old = not path.exists() or path.read_text(encoding="utf-8") != text
+        if old and path.name in KEPT:
+            print(f"{path.relative_to(ROOT)} was out of date")
+            if check:
+                return 1
+        if not check:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
