@@ -82,8 +82,8 @@ def slides_of(notebook: NotebookNode, written: dict) -> list[tuple[str, str]]:
     for ids in [*written["slides"], written["expect"]]:
         cells = [cell_of(notebook, one) for one in ids]
         before = notebook.cells[: notebook.cells.index(cells[0]) + 1]
-        texts = (cell.source for cell in before if cell.cell_type == "markdown")
-        heading = [text for text in texts if text.startswith("#")][-1].splitlines()[0]
+        texts = "\n".join(cell.source for cell in before if cell.cell_type == "markdown")
+        heading = re.findall(r"^#+ (?!Exercise).+", texts, re.MULTILINE)[-1]
         copies = [cell | {"source": re.sub(r"^##+ .*", "", cell.source)} for cell in cells]
         content = nbformat.from_dict(notebook | {"cells": copies})
         plain = re.sub(r"^#+ |[*`]", "", heading)
