@@ -94,6 +94,16 @@ def test_in_the_price_chart_right_is_better_also_for_losses():
     assert bar[:, 0].tolist() == pytest.approx([0.1, 0.3])
 
 
+def test_titles_in_the_price_chart_do_not_run_into_each_other():
+    names = ("department, loss (nats)", "prose, loss (nats/token)", "department, accuracy")
+    runs = {"one": (0.2, 0.1, 0.3), "weights averaged": (-0.1, -0.2, 0.0)}
+    chart = price_chart(dict.fromkeys(names, runs), [])
+    chart.canvas.draw()
+    titles = [axes.title.get_window_extent() for axes in chart.axes]
+    for one, next_ in zip(titles, titles[1:], strict=False):
+        assert one.x1 < next_.x0
+
+
 def test_the_museum_wall_holds_each_run_against_the_healthy_one():
     nan = float("nan")
     runs = {

@@ -11,6 +11,9 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 REAL = ["00_start_here", "02_template"]
 RUNS = [(name, "smoke") for name in NOTEBOOKS] + [(name, "quick") for name in REAL]
 
+# A cell of 09 shows what transformers says to a chat template without a mark.
+WARNING = "09-n08: stderr: [transformers] return_assistant_tokens_mask==True"
+
 
 @pytest.mark.parametrize(("name", "profile"), RUNS)
 def test_run_all_and_the_widgets(name, profile, open_notebook):
@@ -29,5 +32,5 @@ def runs_cleanly(notebook: Notebook) -> None:
     notebook.screenshots("ran")
     printed = notebook.page.locator(".jp-RenderedText pre").first
     expect(printed).to_have_css("word-break", "normal")  # no line ends within a word
-    assert notebook.errors() == []
+    assert [error for error in notebook.errors() if not error.startswith(WARNING)] == []
     assert notebook.trouble == []
