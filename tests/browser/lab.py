@@ -16,8 +16,6 @@ from tools import make
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "test-screenshots"
 NOT_THE_COURSE = shutil.ignore_patterns(".*", "runs", "executed", "test-screenshots", "__pycache__")
-# Badges are pictures of other hosts, the only ones; the tests do not fetch them.
-BADGES = ("colab.research.google.com", "mybinder.org")
 SECONDS = 400  # for the longest notebook, on a busy machine
 
 # Functions for the page. JupyterLab gives the cells' ids to nobody, so they are written to the DOM.
@@ -114,13 +112,8 @@ class Notebook:
             self.trouble.append(f"console: {message.text}")
 
     def _away(self, route) -> None:
-        host = urlparse(route.request.url).hostname
-        if host in BADGES:
-            badge = '<svg xmlns="http://www.w3.org/2000/svg" width="117" height="20"/>'
-            route.fulfill(content_type="image/svg+xml", body=badge)
-        else:
-            self.trouble.append(f"request to {route.request.url}")
-            route.abort()
+        self.trouble.append(f"request to {route.request.url}")
+        route.abort()
 
     def close(self) -> None:
         """Close the tab and end its kernel."""
