@@ -394,11 +394,8 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path):
     facts, path = describe(ROOT / "data" / "dialogues.csv"), tmp_path / "mine.yaml"
     form = TaskForm(facts, path, "Name the topic.")
     assert form.task is None and not path.exists()
-    assert (form.answer.value, form.choices.value, form.prompt.value) == (
-        "topic",
-        True,
-        ("dialogue",),
-    )
+    assert (form.answer.value, form.choices.value) == ("topic", True)
+    assert [name for name, box in form.prompt.items() if box.value] == ["dialogue"]
     assert form.group.label == "none"  # a list shows nothing for a value that is None
     form.button.click()
     assert form.task == load_task(path) and form.task.kind == "classification"
@@ -406,8 +403,9 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path):
     assert "name: mine" in form.result.value
     form.answer.value = "summary"
     assert form.choices.value is False  # follows the column
-    form.instruction.value = "Sum <it> up."
+    form.instruction.value, form.prompt["topic"].value = "Sum <it> up.", True
     form.button.click()
+    assert form.task.wording.prompt_fields == {"dialogue", "topic"}
     assert form.task.kind == "text" and "Sum &lt;it&gt; up." in form.result.value
 
 

@@ -125,8 +125,9 @@ class SideBySide(_Still):
 class TaskForm(_Still):
     """A form that writes a task file for a table, and shows the file and one example of it.
 
-    Fill it in and press the button; or, from code, set `answer.value` and so on, and call
-    `button.click()`. `task` is then the task. The same without a form: `write_task`.
+    Fill it in and press the button; or, from code, set `answer.value`, `prompt["text"].value` and
+    so on, and call `button.click()`. `task` is then the task. The same without a form:
+    `write_task`.
 
     facts: what `describe` found in the table. path: of the file to write. instruction: for the
     beginning; columns are filled in as `suggest` guesses.
@@ -146,9 +147,12 @@ class TaskForm(_Still):
         self.choices = ipywidgets.ToggleButtons(
             options=kinds, value=is_label, description="it is", style=wide["style"]
         )
-        self.prompt = ipywidgets.SelectMultiple(
-            options=names, value=tuple(first["prompt"]), description="model reads", **wide
-        )
+        # Boxes to tick, since JupyterLab keeps the arrow keys of a list to itself.
+        self.prompt = {
+            name: ipywidgets.Checkbox(value=name in first["prompt"], description=name, indent=False)
+            for name in names
+        }
+        read = [ipywidgets.Label("The model reads:"), *self.prompt.values()]
         self.group = ipywidgets.Dropdown(
             # "", since a list shows nothing where its value is None.
             options=[("none", ""), *((name, name) for name in names)],
@@ -162,8 +166,8 @@ class TaskForm(_Still):
         self.result = ipywidgets.HTML("No task file is written yet.")
         self.button.on_click(self._write)
         self.answer.observe(self._of_answer, names="value")
-        fields = [self.answer, self.choices, self.prompt, self.group, self.instruction, self.path]
-        super().__init__([*fields, self.button, self.result])
+        asked, rest = [self.answer, self.choices], [self.group, self.instruction, self.path]
+        super().__init__([*asked, *read, *rest, self.button, self.result])
 
     def _of_answer(self, _: dict) -> None:
         self.choices.value = self._facts.columns[self.answer.value].kind == "label"
@@ -173,7 +177,7 @@ class TaskForm(_Still):
             self.task = write_task(
                 self.path.value,
                 self._facts.source,
-                prompt=self.prompt.value,
+                prompt=[name for name, box in self.prompt.items() if box.value],
                 answer=self.answer.value,
                 instruction=self.instruction.value,
                 choices=self.choices.value,

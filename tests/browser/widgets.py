@@ -163,6 +163,14 @@ def task_form(notebook: Notebook) -> None:
     press(notebook, "Tab")  # to the path
     press(notebook, "Tab", "Enter")
     expect(written).to_contain_text("Begin with a date.")
+    topic = here.get_by_label("topic", exact=True)
+    topic.focus()
+    press(notebook, "Space")
+    button.click()
+    expect(written).to_contain_text("{{ topic }}")
+    topic.uncheck()
+    button.click()
+    expect(written).not_to_contain_text("{{ topic }}")
 
 
 OF_NOTEBOOK = {
