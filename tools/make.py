@@ -153,13 +153,12 @@ def book(_: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
+    """Everything that must pass: ruff, unit tests, every cell of every notebook."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     in_order = dict.fromkeys([*BEGIN_WITH, *names])
     notebooks = [f"notebooks/{name}.ipynb" for name in in_order]
-    browser = ["tests/browser", "-rs", "--durations=15"]
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
@@ -175,7 +174,6 @@ def test(arguments: list[str]) -> int:
             **environment,
             **ONE_THREAD,
         )
-        or status(PYTHON, "-m", "pytest", *AT_ONCE, *browser, **environment, **ONE_THREAD)
     )
 
 
