@@ -33,9 +33,8 @@ def check(name: str, attempt: Any) -> None:
     counts points. CourseError when there is no such exercise.
     """
     exercise = find(name)
-    verdict = assess(exercise, attempt)
-    if _is_ours(attempt):
-        verdict = Verdict(NOT_TRIED, f"{NOT_TRIED}: {OURS}")
+    ours = Verdict(NOT_TRIED, f"{NOT_TRIED}: {OURS}") if _is_ours(attempt) else None
+    verdict = ours or assess(exercise, attempt)
     text = in_words(exercise, verdict)
     if verdict.state != NOT_TRIED:
         record.note(name, verdict.state == RIGHT)

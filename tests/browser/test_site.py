@@ -1,7 +1,6 @@
 """The site in a real browser: no barrier, no request to another host, and it fits on a phone."""
 
 import functools
-import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,12 +11,10 @@ pytest.importorskip("sphinx_book_theme", reason="needs requirements-dev.txt, as 
 pytest.importorskip("axe_playwright_python", reason="needs requirements-dev.txt")
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
+from tests.browser.lab import SCREENSHOTS
 from tools import book
 
-pytestmark = pytest.mark.browser
-SCREENSHOTS = Path(__file__).resolve().parent.parent.parent / "test-screenshots"
 PAGES = [
     "index",
     "notebooks/00_start_here",
@@ -46,19 +43,8 @@ def site(tmp_path_factory):
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("No browser: neither chromium nor google-chrome is installed.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(site, chromium):
+def visit(site, browser):
     """Open a page of the site; at the end, none asked another host or complained in the console."""
     complaints, contexts = [], []
 
@@ -66,7 +52,7 @@ def visit(site, chromium):
         return url.startswith((site, "data:"))
 
     def open_page(name, colours="light", viewport=DESKTOP):
-        contexts.append(chromium.new_context(color_scheme=colours, viewport=viewport))
+        contexts.append(browser.new_context(color_scheme=colours, viewport=viewport))
         page = contexts[-1].new_page()
         page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
