@@ -132,9 +132,15 @@ def lab_command(arguments: list[str]) -> list[str]:
     return [*command, "notebooks/00_start_here.ipynb", *arguments]
 
 
+def lab_environment() -> dict[str, str]:
+    """The environment for it: it neither asks about news nor looks for updates in the network."""
+    asked = [str(ROOT / "tools" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, asked))}
+
+
 def lab(arguments: list[str]) -> int:
     """Open JupyterLab on the first notebook; ends when JupyterLab does."""
-    server = subprocess.Popen(lab_command(arguments), cwd=ROOT)
+    server = subprocess.Popen(lab_command(arguments), cwd=ROOT, env=lab_environment())
     while True:
         try:
             return server.wait()

@@ -64,7 +64,10 @@ def open_notebook(browser, labs):
         # As wide as a laptop's screen, and high: a screenshot shows what fits on the screen.
         size = {"width": 1280, "height": 1400}
         context = beside.page.context if beside else browser.new_context(viewport=size)
-        opened.append(Notebook(context.new_page(), labs(profile), name))
+        lab = labs(profile)
+        if not any(one.name == name for one in opened):
+            lab.put_back(name)
+        opened.append(Notebook(context.new_page(), lab, name))
         return opened[-1]
 
     yield opens
