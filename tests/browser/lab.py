@@ -1,7 +1,6 @@
 """JupyterLab, and a notebook in it as a learner sees and touches it."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
