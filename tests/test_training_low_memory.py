@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers.optimization import Adafactor
 
-from helpers.training import checkpoint, settings
+from helpers import machine
+from helpers.training import checkpoint
 from helpers.training.loop import make_optimizer, train
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
@@ -200,7 +201,7 @@ def test_arranging_memory_leaves_gradients_and_model_as_they_are(make, low_memor
 
 @pytest.mark.parametrize(("limit", "low"), [(4_000_000_000, False), (3_999_999_999, True)])
 def test_settings_choose_low_memory_below_4_gigabytes(monkeypatch, limit, low):
-    monkeypatch.setattr(settings, "usable_memory", lambda: limit)
+    monkeypatch.setattr(machine, "usable_memory", lambda: limit)
     assert TrainSettings().low_memory == low
     assert not TrainSettings(low_memory=False).low_memory
 

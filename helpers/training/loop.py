@@ -113,7 +113,7 @@ def train(
                 set_learning_rate(optimizer, rate)
                 rows = [train_set[index] for index in plan[step]]
                 with _named(step, plan[step]):
-                    loss, norm = _update(model, optimizer, rows, settings, collate)
+                    loss, norm = update(model, optimizer, rows, settings, collate)
                 tokens = sum(len(row["input_ids"]) for row in rows)
                 seconds = time.perf_counter() - begin
                 history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
@@ -232,14 +232,15 @@ def training_step(
     return total / count, norm
 
 
-def _update(
+def update(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: list[dict],
     settings: TrainSettings,
     collate: Collate,
 ) -> tuple[float, float]:
-    """One update from these rows, in the way that the settings ask for; see `training_step`."""
+    """One update from these rows, in the way that the settings ask for. Returns the same as
+    `training_step`, and raises the same. collate: as for `train`."""
     # A process for which no row is left takes part with one that has no labelled token.
     rows = share_of_process(rows) or [{**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}]
     if settings.low_memory:
