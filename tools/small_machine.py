@@ -1,6 +1,8 @@
 """Run notebooks as on Binder: one core, and 2 GB for the Jupyter server and all else together.
 
-    python tools/small_machine.py 04 07      these notebooks, in this order; without names, all
+    python tools/small_machine.py 04 07       these notebooks, in this order; without names, all
+    python tools/small_machine.py --record    also note in data/binder.json what each took; then
+                                              tools/sync_notebooks.py writes README's table of it
 
 Beside each notebook's kernel runs a JupyterLab; both are started as `binder/start` does it. The
 browser's part is played by this process, which counts as little as a browser would.
@@ -8,13 +10,16 @@ browser's part is played by this process, which counts as little as a browser wo
 The limit is a control group's, where this account may make one (root on Linux), so that what needs
 more is killed as it is on Binder. Elsewhere on Linux each process has a limit of its own, which is
 wider, and what all of them hold is counted ten times a second.
-Prints the peak of memory and the processor's minutes of each. Exit status: 1 when one failed.
+Notebooks use what those before them have trained, so all of them share a new folder of results;
+COURSE_RUNS names another one, from which single notebooks can go on. Prints the peak of memory and
+the processor's minutes of each. Exit status: 1 when one failed, or when all took more than an hour.
 """
 
+import json
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +38,8 @@ LIMIT = 2 * 2**30  # bytes, as Binder counts them
 RESERVED = 3_900_000_000
 GROUPS = Path("/sys/fs/cgroup")
 CELL_LIMIT = 1800
+ALL_MINUTES = 60
+RECORD = ROOT / "data" / "binder.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Use:
 
     def __str__(self) -> str:
         state = f"FAILED in {self.error}" if self.error else "passed"
-        peak = f"{self.peak / 1e9:.2f} GB at most (code cell {self.peak_cell})"
+        peak = f"{self.peak / 1e9:.2f} GB at most (in code cell {self.peak_cell})"
         return f"{self.name}: {peak}, {self.cpu / 60:.1f} CPU minutes, {state}"
 
 
@@ -101,6 +108,12 @@ def environment() -> dict[str, str]:
     return found
 
 
+def names_of(chosen: list[str]) -> list[str]:
+    """The notebooks whose names begin with one of these; without any, all of them."""
+    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    return [name for one in chosen or [""] for name in found if name.startswith(one)]
+
+
 def execute(
     path: Path, settings: dict, group: Path | None, peaks: dict[int, int]
 ) -> tuple[int, str]:
@@ -148,6 +161,8 @@ def execute(
 
 def run(name: str) -> Use:
     """Run one notebook on such a machine, beside a JupyterLab that has nothing to do."""
+    import resource  # Windows has no such module, and this one's other functions are tested there
+
     core = max(os.sched_getaffinity(0))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with memory_group() as group:
@@ -171,18 +186,34 @@ def run(name: str) -> Use:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     cell = max(peaks, key=peaks.__getitem__)
+    if not error and peaks[cell] > LIMIT:
+        error = "more memory than the limit"
     return Use(name, peaks[cell], cell, cpu, f"code cell {reached}: {error}" if error else "")
 
 
-def main(names: list[str]) -> int:
-    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    chosen = [one for one in found if not names or one.split("_")[0] in names]
-    failed = 0
-    for name in chosen:
-        use = run(name)
-        print(use, flush=True)
-        failed += bool(use.error)
-    return int(failed > 0)
+def record(uses: list[Use], path: Path) -> None:
+    """Note in `path` what these notebooks took; what it has of others stays."""
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for use in uses:
+        facts = {"gigabytes": round(use.peak / 1e9, 2), "minutes": round(use.cpu / 60, 1)}
+        noted[use.name] = facts | {"passed": not use.error}
+    text = json.dumps(noted, indent=1, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def main(arguments: list[str]) -> int:
+    names = names_of([one for one in arguments if one != "--record"])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("COURSE_RUNS", folder)
+        uses = []
+        for name in names:
+            uses.append(run(name))
+            print(uses[-1], flush=True)
+            if "--record" in arguments:
+                record(uses[-1:], RECORD)
+    minutes = sum(use.cpu for use in uses) / 60
+    print(f"All together: {minutes:.1f} CPU minutes.")
+    return int(any(use.error for use in uses) or minutes > ALL_MINUTES)
 
 
 if __name__ == "__main__":
