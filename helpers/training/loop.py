@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.optimization import Adafactor
 
 from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
 from helpers.training.checkpoint import RunFolder, fingerprint
@@ -29,7 +28,7 @@ from helpers.training.loss import (
     loss_sum,
     to_device,
 )
-from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.low_memory import Adafactor, low_memory_step, training_memory
 from helpers.training.processes import (
     first_process_first,
     process_index,
@@ -193,9 +192,7 @@ def make_optimizer(model: PreTrainedModel, settings: TrainSettings) -> torch.opt
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     if settings.low_memory:
-        # Steps as large as the learning rate says, as in AdamW; not relative to each weight.
-        absolute = {"scale_parameter": False, "relative_step": False}
-        return Adafactor(groups, lr=settings.learning_rate, **absolute)
+        return Adafactor(groups, lr=settings.learning_rate)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
