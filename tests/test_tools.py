@@ -279,7 +279,10 @@ def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
 def test_the_readme_says_what_was_measured_for_binder_and_what_does_not_fit(tmp_path, monkeypatch):
     uses = [small_machine.Use("01_a", 1_234_000_000, 3, 90.0, "")]
     uses += [small_machine.Use("02_b", 2_140_000_000, 5, 300.0, "code cell 5: the kernel died")]
-    (tmp_path / "data").mkdir()
+    for folder in ("data", "notebooks"):
+        (tmp_path / folder).mkdir()
+    for name in ("01_a", "02_b", "03_c"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
     for one in uses:
         small_machine.record([one], tmp_path / "data" / "binder.json")
     monkeypatch.setattr(sync_notebooks, "ROOT", tmp_path)
@@ -289,6 +292,7 @@ def test_the_readme_says_what_was_measured_for_binder_and_what_does_not_fit(tmp_
         "|---|---|---|",
         "| 01_a | 1.23 | 1.5 |",
         "| 02_b | does not fit | 5.0 |",
+        "| 03_c | not measured | |",
         "| together | | 6 |",
     ]
     assert "passed" in str(uses[0]) and "FAILED in code cell 5" in str(uses[1])

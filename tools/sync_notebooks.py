@@ -84,8 +84,12 @@ def with_binder(readme: str) -> str:
     if not path.exists():
         return readme
     lines = ["| On Binder | GB of memory | minutes of the processor |", "|---|---|---|"]
-    total = 0.0
-    for name, taken in json.loads(path.read_text(encoding="utf-8")).items():
+    total, measured = 0.0, json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")):
+        if name not in measured:
+            lines.append(f"| {name} | not measured | |")
+            continue
+        taken = measured[name]
         total += taken["minutes"]
         memory = f"{taken['gigabytes']:.2f}" if taken["passed"] else "does not fit"
         lines.append(f"| {name} | {memory} | {taken['minutes']:.1f} |")
