@@ -10,6 +10,8 @@ import psutil
 import torch
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# With less than this, nothing is kept in memory twice (bytes).
+LOW_MEMORY = 4_000_000_000
 _GLIBC = platform.libc_ver()[0] == "glibc"
 
 
@@ -81,6 +83,11 @@ def usable_memory() -> int:
             if limit != resource.RLIM_INFINITY:
                 limits.append(limit)
     return min(limits)
+
+
+def memory_is_short() -> bool:
+    """Whether this process may use less than LOW_MEMORY."""
+    return usable_memory() < LOW_MEMORY
 
 
 def _control_groups() -> list[Path]:

@@ -169,7 +169,7 @@ def machine_facts() -> dict[str, str]:
     import psutil
     import torch
 
-    from helpers.machine import best_device
+    from helpers.machine import best_device, usable_memory
 
     device = best_device()
     gpu = {"cpu": "none", "mps": "Apple's (MPS)"}.get(device.type)
@@ -177,7 +177,7 @@ def machine_facts() -> dict[str, str]:
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "processor cores used": str(torch.get_num_threads()),
-        "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
+        "memory": f"{usable_memory() / 1e9:.1f} GB",
         "memory free": f"{psutil.virtual_memory().available / 1e9:.1f} GB",
         "disk free": f"{shutil.disk_usage(ROOT).free / 1e9:.1f} GB",
         "GPU": gpu or torch.cuda.get_device_name(device),

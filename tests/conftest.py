@@ -1,6 +1,7 @@
 """How hypothesis draws its examples: the same ones each time, however slow the machine is.
 
-And what is only collected when it is named: tests/browser takes minutes and needs a browser.
+And what is only collected when it is named: tests/browser takes minutes and needs a browser,
+tests/binder takes an hour.
 """
 
 from hypothesis import HealthCheck, settings
@@ -14,4 +15,4 @@ settings.register_profile(
 )
 settings.load_profile("course")
 
-collect_ignore = ["browser"]
+collect_ignore = ["binder", "browser"]

@@ -524,6 +524,19 @@ def test_the_smoke_profile_loads_random_weights_of_its_own(cache, pip, monkeypat
     assert load.provenance()["model"].startswith("tiny-random")
 
 
+def test_where_memory_is_short_a_tiny_model_stands_in_and_this_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_PROFILE", "quick")
+    monkeypatch.setattr(load, "memory_is_short", lambda: False)
+    assert load.affordable_model() == load.STARTING_MODEL
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(load, "memory_is_short", lambda: True)
+    assert load.affordable_model() == load.TINY_RANDOM
+    assert "stands in" in capsys.readouterr().out
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    assert load.affordable_model() == load.TINY_RANDOM
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.skipif(
     not (load._cache_folder() / load.FOLDER / load.PROVENANCE).exists(),
     reason="the starting model is not prepared",

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from packaging.requirements import Requirement
 
 from helpers.results import cached
-from tools import classroom, make, run_course, sync_notebooks
+from tools import classroom, make, run_course, small_machine, sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -274,6 +274,28 @@ def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
     assert sync_notebooks.with_minutes(readme) == readme.replace("what | |", "what | 1 |").replace(
         "b | 7 |", "b | 4 |"
     )
+
+
+def test_the_readme_says_what_was_measured_for_binder_and_what_does_not_fit(tmp_path, monkeypatch):
+    uses = [small_machine.Use("01_a", 1_234_000_000, 3, 90.0, "")]
+    uses += [small_machine.Use("02_b", 2_140_000_000, 5, 300.0, "code cell 5: the kernel died")]
+    for folder in ("data", "notebooks"):
+        (tmp_path / folder).mkdir()
+    for name in ("01_a", "02_b", "03_c"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    for one in uses:
+        small_machine.record([one], tmp_path / "data" / "binder.json")
+    monkeypatch.setattr(sync_notebooks, "ROOT", tmp_path)
+    readme = "before\n\n| On Binder | old |\n|---|---|\n| 01_a | 7 |\n\nafter\n"
+    assert sync_notebooks.with_binder(readme).splitlines()[2:-2] == [
+        "| On Binder | GB of memory | minutes of the processor |",
+        "|---|---|---|",
+        "| 01_a | 1.23 | 1.5 |",
+        "| 02_b | does not fit | 5.0 |",
+        "| 03_c | not measured | |",
+        "| together | | 6 |",
+    ]
+    assert "passed" in str(uses[0]) and "FAILED in code cell 5" in str(uses[1])
 
 
 # ---- links to Colab and Binder, and the first code cell

@@ -462,6 +462,26 @@ def test_a_finished_run_is_found_with_its_own_settings_weights_and_sets_only(tmp
     assert finished(tmp_path) is None
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the file could not be replaced")
+def test_where_memory_is_short_a_finished_model_stays_in_its_file(tmp_path, monkeypatch):
+    trained, _ = learn(tmp_path)
+    monkeypatch.setattr(checkpoint, "memory_is_short", lambda: True)
+    loaded = tiny_model()
+    assert finished(tmp_path, loaded)
+    assert same_bits(weights(loaded), weights(trained))
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or BEST in maps.read_text(encoding="utf-8")
+    # The model can go on without the file, and what is done to it never reaches the file.
+    before = (tmp_path / BEST).read_bytes()
+    with torch.no_grad():
+        loaded.lm_head.weight.zero_()
+    assert (tmp_path / BEST).read_bytes() == before
+    (tmp_path / BEST).unlink()
+    _, history = learn(tmp_path / "on", model=loaded)
+    assert history.stopped == "finished"
+
+
 def test_a_finished_run_is_moved_aside_for_another_one_and_still_found(tmp_path, capsys):
     model, history = learn(tmp_path)
     other = dataclasses.replace(SETTINGS, learning_rate=1e-3)

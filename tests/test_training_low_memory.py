@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers.optimization import Adafactor
 
-from helpers.training import checkpoint, settings
+from helpers import machine
+from helpers.training import checkpoint, low_memory
 from helpers.training.loop import make_optimizer, train
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
@@ -93,6 +94,25 @@ def test_low_memory_steps_are_those_of_adafactor_after_a_whole_backward_pass(mak
                     ours.get_parameter(name), parameter, atol=1e-4, rtol=1e-3, msg=name
                 )
     assert not same_bits(weights(ours), weights(make()))
+
+
+def test_adafactor_makes_the_same_steps_as_that_of_transformers_to_the_bit():
+    torch.manual_seed(0)
+    start = [torch.randn(5, 7), torch.randn(2, 3, 4), torch.randn(6)]
+    both = [[torch.nn.Parameter(one.clone()) for one in start] for _ in range(2)]
+    absolute = {"scale_parameter": False, "relative_step": False}
+    optimizers = [
+        low_memory.Adafactor([{"params": both[0], "weight_decay": 0.1}], lr=0.01),
+        Adafactor(both[1], lr=0.01, weight_decay=0.1, **absolute),
+    ]
+    for size in (1.0, 1e-3, 30.0):
+        for pair in zip(*both, strict=True):
+            gradient = size * torch.randn(pair[0].shape)
+            for one in pair:
+                one.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
 
 
 @BOTH
@@ -200,7 +220,7 @@ def test_arranging_memory_leaves_gradients_and_model_as_they_are(make, low_memor
 
 @pytest.mark.parametrize(("limit", "low"), [(4_000_000_000, False), (3_999_999_999, True)])
 def test_settings_choose_low_memory_below_4_gigabytes(monkeypatch, limit, low):
-    monkeypatch.setattr(settings, "usable_memory", lambda: limit)
+    monkeypatch.setattr(machine, "usable_memory", lambda: limit)
     assert TrainSettings().low_memory == low
     assert not TrainSettings(low_memory=False).low_memory
 

@@ -1,40 +1,62 @@
 """Run notebooks as on Binder: one core, and 2 GB for the Jupyter server and all else together.
 
-    python tools/small_machine.py 04 07      these notebooks, in this order; without names, all
+    python tools/small_machine.py 04 07       these notebooks, in this order; without names, all
+    python tools/small_machine.py --record    also note in data/binder.json what each took; then
+                                              tools/sync_notebooks.py writes README's table of it
+
+Beside each notebook's kernel runs a JupyterLab; both are started as `binder/start` does it. The
+browser's part is played by this process, which counts as little as a browser would.
 
 The limit is a control group's, where this account may make one (root on Linux), so that what needs
-more is killed as it is on Binder. Elsewhere each process has a limit of its own (Linux), or none.
-Prints the peak of memory and the processor's minutes of each. Exit status: 1 when one failed.
+more is killed as it is on Binder. Elsewhere on Linux each process has a limit of its own, which is
+wider, and what all of them hold is counted ten times a second.
+Notebooks use what those before them have trained, so all of them share a new folder of results;
+COURSE_RUNS names another one, from which single notebooks can go on. Prints the peak of memory and
+the processor's minutes of each. Exit status: 1 when one failed, or when all took more than an hour.
 """
 
+import json
 import os
-import resource
 import subprocess
 import sys
-import time
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 2 * 2**30  # bytes, as Binder counts them
-# A limit for each process counts what libraries reserve, used or not, so it is wider.
-RESERVED = 2 * LIMIT
+# A limit for each process counts what libraries reserve, used or not, so it is wider. It is small
+# enough for training to see that memory is short.
+RESERVED = 3_900_000_000
 GROUPS = Path("/sys/fs/cgroup")
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "-q", "-x"]
-ONE_CORE = {"COURSE_PROFILE": "quick", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+CELL_LIMIT = 1800
+ALL_MINUTES = 60
+RECORD = ROOT / "data" / "binder.json"
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a notebook took. peak: bytes in use at the same time, None where that was not seen.
-    cpu: seconds of the processor. passed: whether all cells ran."""
+    """What a notebook took. peak: bytes in use at the same time, and peak_cell: the code cell
+    (from 1) that ran then. cpu: seconds of the processor. error: empty when all cells ran."""
 
     name: str
-    passed: bool
-    peak: int | None
+    peak: int
+    peak_cell: int
     cpu: float
+    error: str
+
+    def __str__(self) -> str:
+        state = f"FAILED in {self.error}" if self.error else "passed"
+        peak = f"{self.peak / 1e9:.2f} GB at most (in code cell {self.peak_cell})"
+        return f"{self.name}: {peak}, {self.cpu / 60:.1f} CPU minutes, {state}"
 
 
 @contextmanager
@@ -55,10 +77,18 @@ def memory_group() -> Iterator[Path | None]:
             folder and folder.rmdir()
 
 
-def in_use(group: Path) -> int:
-    """Bytes that the processes of a group hold now, without files that are only cached."""
-    numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    return int(numbers.get("total_rss") or numbers["anon"])
+def in_use(group: Path | None) -> int:
+    """Bytes that the processes of a group hold now, or without one those that this process started.
+    Files that are only cached do not count."""
+    if group:
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(numbers.get("total_rss") or numbers["anon"])
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            held = process.memory_info()
+            total += held.rss - held.shared
+    return total
 
 
 def killed(group: Path) -> bool:
@@ -68,49 +98,122 @@ def killed(group: Path) -> bool:
     return int(numbers["oom_kill"]) > 0
 
 
-def run(name: str, group: Path | None, core: int) -> Use:
-    """Run one notebook beside a JupyterLab that has nothing to do."""
+def environment() -> dict[str, str]:
+    """What `binder/start` gives to the processes that it starts."""
+    start = ["bash", "binder/start", "env", "-0"]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+    if not Path(found["COURSE_CACHE"]).exists():  # not built here: the account's own cache
+        del found["COURSE_CACHE"]
+    return found
 
-    def enter() -> None:
-        os.sched_setaffinity(0, {core})
-        if group:
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-        else:
-            resource.setrlimit(resource.RLIMIT_DATA, (RESERVED, RESERVED))
 
-    settings = {"cwd": ROOT, "env": os.environ | ONE_CORE, "preexec_fn": enter}
-    server = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
-    tests = [sys.executable, "-m", "pytest", *NBVAL, f"notebooks/{name}.ipynb"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+def names_of(chosen: list[str]) -> list[str]:
+    """The notebooks whose names begin with one of these; without any, all of them."""
+    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    return [name for one in chosen or [""] for name in found if name.startswith(one)]
+
+
+def execute(
+    path: Path, settings: dict, group: Path | None, peaks: dict[int, int]
+) -> tuple[int, str]:
+    """Run all cells in a kernel started with `settings`; note the most that each held in `peaks`.
+
+    Returns the last code cell that was begun, from 1, and what went wrong in it, if anything did.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    code = [place for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    reached, ended = 0, threading.Event()
+
+    def begin(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        nonlocal reached
+        if cell_index in code:
+            reached = 1 + code.index(cell_index)
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            peaks[reached] = max(peaks.get(reached, 0), in_use(group))
+
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_LIMIT,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_start=begin,
+    )
+    watching = threading.Thread(target=watch)
+    watching.start()
+    error = ""
+    try:
+        client.execute(**settings)
+    except CellExecutionError as problem:
+        error = f"{problem.ename}: {problem.evalue}"
+    except CellTimeoutError:
+        error = f"took longer than {CELL_LIMIT} s"
+    except DeadKernelError:
+        error = "the kernel died"
+    finally:
+        ended.set()
+        watching.join()
+    return reached, error
+
+
+def run(name: str) -> Use:
+    """Run one notebook on such a machine, beside a JupyterLab that has nothing to do."""
+    import resource  # Windows has no such module, and this one's other functions are tested there
+
+    core = max(os.sched_getaffinity(0))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with subprocess.Popen(server, **settings, **quiet) as beside:
-        running = subprocess.Popen(tests, **settings)
-        peak = None
-        while running.poll() is None:
+    with memory_group() as group:
+
+        def enter() -> None:
+            os.sched_setaffinity(0, {core})
             if group:
-                peak = max(peak or 0, in_use(group))
-                if killed(group):  # the tests would wait for the kernel until their time is up
-                    running.kill()
-            time.sleep(0.1)
-        beside.terminate()
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+            else:
+                resource.setrlimit(resource.RLIMIT_DATA, (RESERVED, RESERVED))
+
+        settings = {"env": environment(), "preexec_fn": enter}
+        server = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        peaks: dict[int, int] = {}
+        with subprocess.Popen(server, cwd=ROOT, **settings, **quiet) as beside:
+            reached, error = execute(ROOT / f"notebooks/{name}.ipynb", settings, group, peaks)
+            if group and killed(group):
+                error = f"more than {LIMIT / 2**30:.0f} GiB needed. {error}"
+            beside.terminate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Use(name, running.returncode == 0, peak, cpu)
+    cell = max(peaks, key=peaks.__getitem__)
+    if not error and peaks[cell] > LIMIT:
+        error = "more memory than the limit"
+    return Use(name, peaks[cell], cell, cpu, f"code cell {reached}: {error}" if error else "")
 
 
-def main(names: list[str]) -> int:
-    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    chosen = [one for one in found if not names or one.split("_")[0] in names]
-    core = max(os.sched_getaffinity(0))
-    failed = 0
-    for name in chosen:
-        with memory_group() as group:
-            use = run(name, group, core)
-        peak = f"{use.peak / 1e9:.2f} GB" if use.peak else "memory not seen"
-        state = "passed" if use.passed else "FAILED"
-        print(f"{name}: {state}, {peak}, {use.cpu / 60:.1f} CPU minutes", flush=True)
-        failed += not use.passed
-    return int(failed > 0)
+def record(uses: list[Use], path: Path) -> None:
+    """Note in `path` what these notebooks took; what it has of others stays."""
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for use in uses:
+        facts = {"gigabytes": round(use.peak / 1e9, 2), "minutes": round(use.cpu / 60, 1)}
+        noted[use.name] = facts | {"passed": not use.error}
+    text = json.dumps(noted, indent=1, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def main(arguments: list[str]) -> int:
+    names = names_of([one for one in arguments if one != "--record"])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("COURSE_RUNS", folder)
+        uses = []
+        for name in names:
+            uses.append(run(name))
+            print(uses[-1], flush=True)
+            if "--record" in arguments:
+                record(uses[-1:], RECORD)
+    minutes = sum(use.cpu for use in uses) / 60
+    print(f"All together: {minutes:.1f} CPU minutes.")
+    return int(any(use.error for use in uses) or minutes > ALL_MINUTES)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Write into README and notebooks what has one source: the line with the links to Colab and Binder,
-first code cells, minutes, and what nbgrader has to know about exercises.
+first code cells, minutes, what runs on Binder, and what nbgrader has to know about exercises.
 
     python tools/sync_notebooks.py            bring all of them up to date
     python tools/sync_notebooks.py --check    change nothing; status 1 when something is out of date
 
-The address stands in pyproject.toml under [project.urls], the minutes in data/minutes.json. Needs
-only Python's standard library.
+The address stands in pyproject.toml under [project.urls], the minutes in data/minutes.json, what
+runs on Binder in data/binder.json. Needs only Python's standard library.
 """
 
 import json
@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NOTEBOOK = "00_start_here"
 LINKS = re.compile(r"^\[Open in Colab\].*$", re.MULTILINE)
+BINDER_TABLE = re.compile(r"^\| On Binder \|.*\n(?:\|.*\n)+", re.MULTILINE)
 CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
 SETUP = "from helpers import setup_notebook"
 SETUP_CELL = """\
@@ -76,6 +77,26 @@ def with_minutes(readme: str) -> str:
     return readme
 
 
+def with_binder(readme: str) -> str:
+    """`readme` with its table of what each notebook takes on Binder, as tools/small_machine.py has
+    measured it."""
+    path = ROOT / "data" / "binder.json"
+    if not path.exists():
+        return readme
+    lines = ["| On Binder | GB of memory | minutes of the processor |", "|---|---|---|"]
+    total, measured = 0.0, json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")):
+        if name not in measured:
+            lines.append(f"| {name} | not measured | |")
+            continue
+        taken = measured[name]
+        total += taken["minutes"]
+        memory = f"{taken['gigabytes']:.2f}" if taken["passed"] else "does not fit"
+        lines.append(f"| {name} | {memory} | {taken['minutes']:.1f} |")
+    lines.append(f"| together | | {total:.0f} |")
+    return BINDER_TABLE.sub("\n".join(lines) + "\n", readme)
+
+
 def mark_for_grading(cells: list[dict]) -> None:
     """Write nbgrader's metadata (schema 3) into each check cell and the cell to be written for it.
 
@@ -127,7 +148,7 @@ def outdated() -> dict[Path, str]:
     """Files that differ from what they should be → the text that they should have."""
     readme = ROOT / "README.md"
     text = with_links(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)
-    wanted = {readme: with_minutes(text)}
+    wanted = {readme: with_binder(with_minutes(text))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
     return {path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text}

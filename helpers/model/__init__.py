@@ -12,6 +12,7 @@ from helpers.model.card import (
 from helpers.model.export import publish, write_gguf
 from helpers.model.load import (
     ModelError,
+    affordable_model,
     load_model,
     prepare_starting_model,
     provenance,

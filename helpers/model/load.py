@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from helpers.errors import CourseError
-from helpers.machine import best_device
+from helpers.machine import best_device, memory_is_short
 from helpers.profiles import profile
 
 STARTING_MODEL = "smollm2-135m"
@@ -110,6 +110,19 @@ def load_model(
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device or best_device()).eval(), tokenizer
+
+
+def affordable_model() -> str:
+    """What `load_model` should load for a training with AdamW: the profile's model or, where memory
+    is short, "tiny-random". AdamW needs four numbers for each weight, and activations on top."""
+    name = profile().model
+    if name == TINY_RANDOM or not memory_is_short():
+        return name
+    print(
+        "Memory is short here, so a tiny model with random weights stands in where AdamW trains: "
+        "what is compared holds for it, too, but its sizes, times and scores say nothing."
+    )
+    return TINY_RANDOM
 
 
 def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

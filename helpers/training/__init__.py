@@ -17,6 +17,7 @@ from helpers.training.loop import (
     should_stop_early,
     train,
     training_step,
+    update,
 )
 from helpers.training.loss import (
     autocast,

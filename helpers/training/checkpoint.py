@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from helpers.files import flush_to_disk, write_whole
+from helpers.machine import memory_is_short
 from helpers.training.loss import Rows
 from helpers.training.processes import process_index
 from helpers.training.settings import History, TrainingError, TrainSettings
@@ -178,7 +179,10 @@ class RunFolder:
                 f"The best weights of this run, those of step {history.best.step}, are not in "
                 f"{self.best} any more. Load the starting model again and train anew."
             )
-        _copy_weights(self.best, model)
+        if memory_is_short() and os.name == "posix":
+            _map_weights(self.best, model)
+        else:
+            _copy_weights(self.best, model)
 
     def finish(self, history: History) -> None:
         """Note that the run is finished; what was only kept to go on from is then not needed."""
@@ -262,6 +266,19 @@ def _copy_weights(path: Path, model: PreTrainedModel) -> None:
         read += parameter.nbytes
         if read > AT_ONCE:
             content = None
+
+
+@torch.no_grad()
+def _map_weights(path: Path, model: PreTrainedModel) -> None:
+    """The same, but weights on the processor stay in the file: they take memory only when they are
+    changed. Not where there is enough, for the file then takes space until the model is gone, also
+    when it was deleted or has a successor."""
+    content = _map(path)["weights"]
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = content[name]
+        else:
+            parameter.copy_(content[name])
 
 
 def _map(path: Path) -> dict:

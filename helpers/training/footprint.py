@@ -185,11 +185,14 @@ def _activations(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: b
     return bytes_of(inputs) + whole // len(layers) if low_memory else whole
 
 
-def train_apart(examples: Mapping[str, Iterable[dict]], low_memory: bool) -> dict:
-    """Train the starting model on these examples in a process of its own, in 32-bit numbers.
+def train_apart(
+    examples: Mapping[str, Iterable[dict]], low_memory: bool, model: str | None = None
+) -> dict:
+    """Train a model on these examples in a process of its own, in 32-bit numbers.
 
     examples: rows of "train" and "validation" with prompt, completion and, for constrained
-    answers, choices; as `load_examples` returns them. low_memory: as in TrainSettings.
+    answers, choices; as `load_examples` returns them. low_memory: as in TrainSettings. model: as
+    for `load_model`.
     Returns {"before": bytes of memory with everything imported and no model yet, "peak": most bytes
     of the whole training, "tokens_per_second", "predictions": the tuned model's answer to each
     validation row, "shape": rows, length and shared tokens of one more step, on the first eight
@@ -200,7 +203,7 @@ def train_apart(examples: Mapping[str, Iterable[dict]], low_memory: bool) -> dic
     rows = {name: list(examples[name]) for name in ("train", "validation")}
     done = subprocess.run(
         [sys.executable, "-c", "from helpers.training import footprint; footprint.main()"],
-        input=json.dumps({"examples": rows, "low_memory": low_memory}),
+        input=json.dumps({"examples": rows, "low_memory": low_memory, "name": model}),
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -215,10 +218,10 @@ def train_apart(examples: Mapping[str, Iterable[dict]], low_memory: bool) -> dic
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _train_here(examples: dict[str, list[dict]], low_memory: bool) -> dict:
+def _train_here(examples: dict[str, list[dict]], low_memory: bool, name: str | None) -> dict:
     """What `train_apart` returns, of a training in this process."""
     before = peak_memory()
-    model, tokenizer = load_model()
+    model, tokenizer = load_model(name)
     sets = [
         list(tokenize(Dataset.from_list(examples[name]), tokenizer, model.config))
         for name in ("train", "validation")

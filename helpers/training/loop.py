@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.optimization import Adafactor
 
 from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
 from helpers.training.checkpoint import RunFolder, fingerprint
@@ -29,7 +28,7 @@ from helpers.training.loss import (
     loss_sum,
     to_device,
 )
-from helpers.training.low_memory import low_memory_step, training_memory
+from helpers.training.low_memory import Adafactor, low_memory_step, training_memory
 from helpers.training.processes import (
     first_process_first,
     process_index,
@@ -113,7 +112,7 @@ def train(
                 set_learning_rate(optimizer, rate)
                 rows = [train_set[index] for index in plan[step]]
                 with _named(step, plan[step]):
-                    loss, norm = _update(model, optimizer, rows, settings, collate)
+                    loss, norm = update(model, optimizer, rows, settings, collate)
                 tokens = sum(len(row["input_ids"]) for row in rows)
                 seconds = time.perf_counter() - begin
                 history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
@@ -193,9 +192,7 @@ def make_optimizer(model: PreTrainedModel, settings: TrainSettings) -> torch.opt
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     if settings.low_memory:
-        # Steps as large as the learning rate says, as in AdamW; not relative to each weight.
-        absolute = {"scale_parameter": False, "relative_step": False}
-        return Adafactor(groups, lr=settings.learning_rate, **absolute)
+        return Adafactor(groups, lr=settings.learning_rate)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
@@ -232,14 +229,15 @@ def training_step(
     return total / count, norm
 
 
-def _update(
+def update(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: list[dict],
     settings: TrainSettings,
     collate: Collate,
 ) -> tuple[float, float]:
-    """One update from these rows, in the way that the settings ask for; see `training_step`."""
+    """One update from these rows, in the way that the settings ask for. Returns the same as
+    `training_step`, and raises the same. collate: as for `train`."""
     # A process for which no row is left takes part with one that has no labelled token.
     rows = share_of_process(rows) or [{**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}]
     if settings.low_memory:

@@ -1,7 +1,7 @@
 """Training in little memory, and what else is arranged in a model while it is trained."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,54 @@ from helpers.machine import give_memory_back
 from helpers.training.loss import check_finite, labelled_tokens, loss_sum
 from helpers.training.processes import process_count, sum_gradient, total_of
 from helpers.training.settings import TrainingError
+
+
+class Adafactor(torch.optim.Optimizer):
+    """Adafactor with steps as large as the learning rate says, without momentum: it keeps one
+    number for each row and column of a matrix.
+
+    The same numbers as transformers' Adafactor(scale_parameter=False, relative_step=False), with
+    one temporary tensor of a parameter's size in the place of two.
+    Source: Shazeer and Stern, Adafactor, arXiv 1804.04235.
+    """
+
+    def __init__(self, parameters: Iterable[dict], lr: float) -> None:
+        """parameters: groups of them, which may have a weight_decay of their own."""
+        super().__init__(parameters, {"lr": lr, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"], group["weight_decay"])
+
+    def _update(self, parameter: Tensor, rate: float, decay: float) -> None:
+        gradient, state, shape = parameter.grad, self.state[parameter], parameter.shape
+        if not state:
+            state["step"], means = 0, {"exp_avg_sq": shape}
+            if parameter.ndim > 1:
+                means = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}
+            for name, size in means.items():
+                state[name] = gradient.new_zeros(size)
+        state["step"] += 1
+        kept = 1.0 - state["step"] ** -0.8
+        update = (gradient**2).add_(1e-30)
+        if parameter.ndim > 1:
+            row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+            row.mul_(kept).add_(update.mean(-1), alpha=1.0 - kept)
+            column.mul_(kept).add_(update.mean(-2), alpha=1.0 - kept)
+            of_row = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
+            torch.mul(of_row, column.unsqueeze(-2).rsqrt(), out=update)
+        else:
+            mean = state["exp_avg_sq"].mul_(kept).add_(update, alpha=1.0 - kept)
+            torch.rsqrt(mean, out=update)
+        update.mul_(gradient)
+        root_mean_square = update.norm() / update.numel() ** 0.5
+        update.div_(root_mean_square.clamp_(min=1.0)).mul_(rate)
+        parameter.add_(parameter, alpha=-decay * rate)
+        parameter.sub_(update)
 
 
 @contextmanager

@@ -7,10 +7,7 @@ from numbers import Integral, Real
 from sys import float_info
 
 from helpers.errors import CourseError
-from helpers.machine import native_precision, usable_memory
-
-# With less than this, training keeps no second copy of anything (bytes).
-LOW_MEMORY = 4_000_000_000
+from helpers.machine import memory_is_short, native_precision
 
 
 class TrainingError(CourseError):
@@ -46,7 +43,7 @@ class TrainSettings:
     """Decides the order of the examples, and what dropout drops."""
     precision: str = field(default_factory=native_precision)
     """Multiply in "float32" or "bfloat16"; weights, gradients and losses stay in 32 bits."""
-    low_memory: bool = field(default_factory=lambda: usable_memory() < LOW_MEMORY)
+    low_memory: bool = field(default_factory=memory_is_short)
     """Train in less than half of the memory (see `low_memory_step`), always in float32;
     micro_batch_size and max_grad_norm are then not used."""
 
