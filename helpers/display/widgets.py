@@ -91,6 +91,9 @@ class SideBySide(_Still):
         self.prompt = ipywidgets.Textarea(
             value=prompt,
             placeholder="Type a prompt here.",
+            # The text is sent as a whole when the box is left: single letters still on their way
+            # to a busy kernel would be overtaken by the button.
+            continuous_update=False,
             layout=ipywidgets.Layout(width="98%", height="7em"),
         )
         self.form = ipywidgets.ToggleButtons(options=list(self._forms))
@@ -138,6 +141,7 @@ class TaskForm(_Still):
     def __init__(self, facts: TableFacts, path: str | Path, instruction: str = "") -> None:
         names, first = list(facts.columns), suggest(facts)
         wide = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
+        typed = wide | {"continuous_update": False}  # see SideBySide
         kinds = [("one of its values", True), ("free text", False)]
         is_label = facts.columns[first["answer"]].kind == "label"
         self._facts, self.task = facts, None
@@ -160,8 +164,8 @@ class TaskForm(_Still):
             description="belong together",
             **wide,
         )
-        self.instruction = ipywidgets.Text(value=instruction, description="instruction", **wide)
-        self.path = ipywidgets.Text(value=str(path), description="task file", **wide)
+        self.instruction = ipywidgets.Text(value=instruction, description="instruction", **typed)
+        self.path = ipywidgets.Text(value=str(path), description="task file", **typed)
         self.button = ipywidgets.Button(description="Write the task file")
         self.result = ipywidgets.HTML("No task file is written yet.")
         self.button.on_click(self._write)

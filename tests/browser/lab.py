@@ -97,7 +97,7 @@ class Notebook:
 
     def __init__(self, page, lab: Lab, name: str) -> None:
         self.page, self.lab, self.name, self.trouble = page, lab, name, []
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.trouble.append(f"page: {error}"))
         page.route(lambda url: urlparse(url).hostname not in ("127.0.0.1", "localhost"), self._away)

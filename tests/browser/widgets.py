@@ -38,10 +38,9 @@ def slider(notebook: Notebook) -> None:
     track = here.locator(".noUi-target")
 
     def click(share: float) -> None:
-        # Where the track is now: what stands above it may still move. The knob may lie over it.
         box = track.bounding_box()
-        at = {"x": share * box["width"], "y": box["height"] / 2}
-        track.click(position=at, force=True)
+        # Waits until nothing moves any more: cells above may still get their heights.
+        track.click(position={"x": share * box["width"], "y": box["height"] / 2})
 
     with changes(result):
         click(0.999)
@@ -139,6 +138,9 @@ def side_by_side(notebook: Notebook) -> None:
         press(notebook, "Tab")
     if forms.count():
         press(notebook, "Space")
+    # Nobody is faster. (JupyterLab may bring the first message of one widget after a later one of
+    # another.)
+    notebook.page.wait_for_timeout(1000)
     press(notebook, "Tab", "Enter")
     expect(first.locator("td").first).to_have_text("Add a bold xylophone", timeout=60_000)
     if forms.count():
