@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,44 +44,64 @@ class Outcome:
     error: str = ""
 
 
+def run_cells(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    limit: float,
+    on_code_cell: Callable[[int, int], None],
+    **kernel,
+) -> str:
+    """Run all cells of a notebook in a new kernel whose folder is `folder`; outputs go into it.
+
+    limit: seconds for each cell. on_code_cell: called with the number of each code cell that
+    begins, from 1, and of how many. kernel: how its process is started, as for subprocess.Popen.
+    Returns what went wrong and in which code cell; "" when all have run.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    reached = 0
+
+    def begin(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        nonlocal reached
+        if cell_index in code_cells:
+            reached = code_cells.index(cell_index) + 1
+            on_code_cell(reached, len(code_cells))
+
+    client = NotebookClient(
+        notebook,
+        timeout=limit,
+        kernel_name="python3",
+        # Widgets' state is of no use in a page that no kernel stands behind.
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+        on_cell_start=begin,
+    )
+    try:
+        client.execute(**kernel)
+    except CellExecutionError as problem:
+        return f"cell {reached}: {problem.ename}: {problem.evalue}"
+    except CellTimeoutError:
+        return f"cell {reached}: took longer than {limit} s"
+    except DeadKernelError:
+        return f"cell {reached}: the kernel died (often: not enough memory)"
+    return ""
+
+
 def execute(source: Path, target: Path) -> int:
     """Run one notebook here, in its own folder, and write `target` (.ipynb) and its .html.
 
     What ran up to an error is written as well, and the error beside it (.error). Returns 0 or 1.
     """
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbconvert import HTMLExporter
 
+    def show(number: int, of: int) -> None:
+        if sys.stdout.isatty():
+            print(f"\r{source.stem}  cell {number}/{of} ", end="", flush=True)
+
     notebook = nbformat.read(source, as_version=4)
-    code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    reached = 0
-
-    def on_start(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        nonlocal reached
-        if cell_index in code_cells:
-            reached = code_cells.index(cell_index) + 1
-            if sys.stdout.isatty():
-                print(f"\r{source.stem}  cell {reached}/{len(code_cells)} ", end="", flush=True)
-
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_LIMIT,
-        kernel_name="python3",
-        # Widgets' state is of no use in a page that no kernel stands behind.
-        store_widget_state=False,
-        resources={"metadata": {"path": str(source.parent)}},
-        on_cell_start=on_start,
-    )
-    error = ""
-    try:
-        client.execute()
-    except CellExecutionError as problem:
-        error = f"cell {reached}: {problem.ename}: {problem.evalue}"
-    except CellTimeoutError:
-        error = f"cell {reached}: took longer than {CELL_LIMIT} s"
-    except DeadKernelError:
-        error = f"cell {reached}: the kernel died (often: not enough memory)"
+    error = run_cells(notebook, source.parent, CELL_LIMIT, show)
     nbformat.write(notebook, target)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
     target.with_suffix(".html").write_text(page, encoding="utf-8")

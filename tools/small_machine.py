@@ -1,7 +1,7 @@
 """Run notebooks as on Binder: one core, and 2 GB for the Jupyter server and all else together.
 
-    python tools/small_machine.py 04 07       these notebooks, in this order; without names, all
-    python tools/small_machine.py --record    also note in data/binder.json what each took; then
+    python -m tools.small_machine 04 07       these notebooks, in this order; without names, all
+    python -m tools.small_machine --record    also note in data/binder.json what each took; then
                                               tools/sync_notebooks.py writes README's table of it
 
 Beside each notebook's kernel runs a JupyterLab; both are started as `binder/start` does it. The
@@ -21,15 +21,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import psutil
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from tools.run_course import run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 2 * 2**30  # bytes, as Binder counts them
@@ -114,49 +114,29 @@ def names_of(chosen: list[str]) -> list[str]:
     return [name for one in chosen or [""] for name in found if name.startswith(one)]
 
 
-def execute(
-    path: Path, settings: dict, group: Path | None, peaks: dict[int, int]
-) -> tuple[int, str]:
-    """Run all cells in a kernel started with `settings`; note the most that each held in `peaks`.
+@contextmanager
+def watched(group: Path | None) -> Iterator[tuple[dict[int, int], Callable[[int, int], None]]]:
+    """While this lasts, look ten times a second how many bytes are in use.
 
-    Returns the last code cell that was begun, from 1, and what went wrong in it, if anything did.
+    Yields the most for each code cell, and what is to be called when one begins.
     """
-    notebook = nbformat.read(path, as_version=4)
-    code = [place for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    reached, ended = 0, threading.Event()
+    peaks, number, ended = {0: 0}, 0, threading.Event()
 
-    def begin(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        nonlocal reached
-        if cell_index in code:
-            reached = 1 + code.index(cell_index)
+    def begin(cell: int, _: int) -> None:
+        nonlocal number
+        number = cell
 
     def watch() -> None:
         while not ended.wait(0.1):
-            peaks[reached] = max(peaks.get(reached, 0), in_use(group))
+            peaks[number] = max(peaks.get(number, 0), in_use(group))
 
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_LIMIT,
-        kernel_name="python3",
-        store_widget_state=False,
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_start=begin,
-    )
     watching = threading.Thread(target=watch)
     watching.start()
-    error = ""
     try:
-        client.execute(**settings)
-    except CellExecutionError as problem:
-        error = f"{problem.ename}: {problem.evalue}"
-    except CellTimeoutError:
-        error = f"took longer than {CELL_LIMIT} s"
-    except DeadKernelError:
-        error = "the kernel died"
+        yield peaks, begin
     finally:
         ended.set()
         watching.join()
-    return reached, error
 
 
 def run(name: str) -> Use:
@@ -177,18 +157,19 @@ def run(name: str) -> Use:
         settings = {"env": environment(), "preexec_fn": enter}
         server = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        peaks: dict[int, int] = {}
+        notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
         with subprocess.Popen(server, cwd=ROOT, **settings, **quiet) as beside:
-            reached, error = execute(ROOT / f"notebooks/{name}.ipynb", settings, group, peaks)
+            with watched(group) as (peaks, begin):
+                error = run_cells(notebook, ROOT / "notebooks", CELL_LIMIT, begin, **settings)
             if group and killed(group):
-                error = f"more than {LIMIT / 2**30:.0f} GiB needed. {error}"
+                error = f"{error or 'the end'}: more than {LIMIT / 2**30:.0f} GiB needed"
             beside.terminate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     cell = max(peaks, key=peaks.__getitem__)
     if not error and peaks[cell] > LIMIT:
         error = "more memory than the limit"
-    return Use(name, peaks[cell], cell, cpu, f"code cell {reached}: {error}" if error else "")
+    return Use(name, peaks[cell], cell, cpu, error)
 
 
 def record(uses: list[Use], path: Path) -> None:
