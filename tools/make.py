@@ -159,7 +159,7 @@ def book(_: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, unit tests, every cell of every notebook."""
+    """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -180,7 +180,16 @@ def test(arguments: list[str]) -> int:
             **environment,
             **ONE_THREAD,
         )
+        or browser_tests(environment | ONE_THREAD)
     )
+
+
+def browser_tests(environment: dict[str, str]) -> int:
+    """The notebooks and the site in a browser. What fails is tried once more, by itself: a click
+    can come too early on a busy machine."""
+    command = [PYTHON, "-m", "pytest", "tests/browser", "-rs", "--durations=15"]
+    first = status(*command, *AT_ONCE, **environment)
+    return first and status(*command, "--last-failed", **environment)
 
 
 def test_oldest(arguments: list[str]) -> int:
