@@ -531,7 +531,7 @@ templates:
       {{ text }}
       {{ first }} or {{ second }}?
       |||
-      {% if label == 0 %}{{ answer_choices[0] }}{% elif label == 1 %}{{ answer_choices[1] }}{% endif %}
+      {% if label >= 0 %}{{ answer_choices[label] }}{% endif %}
     metadata: !TemplateMetadata {metrics: null}
     name: guarded
   33333333-0000-0000-0000-000000000000: !Template

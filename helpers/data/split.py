@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,27 +50,24 @@ def split_by_group(
     table: Dataset,
     group: str | None = None,
     stratify: Sequence[str] = (),
-    shares: Sequence[float] = SHARES,
     seed: int = 0,
 ) -> DatasetDict:
     """Split so that all rows with the same value in the column `group` land in the same part.
 
     Without a group column, and where its cell is empty, a row is a group of its own. The parts are
-    also alike: each has nearly its share of all rows, of the rows of each value of each `stratify`
-    column, and of each combination of these values. The groups, the largest first, go one by one
-    to the part where they fit best; then single groups move as long as that makes the parts more
-    alike. Each part is shuffled. The same rows and seed give the same split. (A greedy method of
-    our own; scikit-learn's StratifiedGroupKFold has the same aim.)
+    also alike: each has nearly its share (SHARES) of all rows, of the rows of each value of each
+    `stratify` column, and of each combination of these values. The groups, the largest first, go
+    one by one to the part where they fit best; then single groups move as long as that makes the
+    parts more alike. Each part is shuffled. The same rows and seed give the same split. (A greedy
+    method of our own; scikit-learn's StratifiedGroupKFold has the same aim.)
 
-    shares: of train, validation and test; positive, with the sum 1. Every part comes within two
-        points (0.02) of its share; in a small table, within one row or, up to ten points, the rows
-        of its largest group.
+    Every part comes within two points (0.02) of its share; in a small table, within one row or, up
+    to ten points, the rows of its largest group.
 
-    Raises SplitError: shares that do not add up, a missing column, a class (a value of a stratify
-    column) with fewer rows or groups than there are parts or that cannot be in every part, groups
-    too large for these shares.
+    Raises SplitError: no rows, a missing column, a class (a value of a stratify column) with fewer
+    rows or groups than there are parts or that cannot be in every part, groups too large.
     """
-    _check(table, shares, [group, *stratify] if group else stratify)
+    _check(table, [group, *stratify] if group else stratify)
     values = {
         column: [str(cell) if isinstance(cell, list | dict) else cell for cell in table[column]]
         for column in stratify
@@ -85,34 +81,28 @@ def split_by_group(
     names.sort(key=lambda name: -len(groups[name]))
     strata = [_strata({column: values[column][i] for column in values}) for i in range(len(table))]
     counts = {name: Counter(one for i in groups[name] for one in strata[i]) for name in names}
-    part_of = _assign(names, counts, shares)
+    part_of = _assign(names, counts)
 
     parts: list[list[int]] = [[] for _ in PARTS]
     for i, part in sorted((i, part_of[name]) for name in names for i in groups[name]):
         parts[part].append(i)
-    _check_parts(parts, shares, values, groups, group)
+    _check_parts(parts, values, groups, group)
     for part in parts:
         rng.shuffle(part)
     return _select(table, parts)
 
 
-def split_at_random(table: Dataset, shares: Sequence[float] = SHARES, seed: int = 0) -> DatasetDict:
+def split_at_random(table: Dataset, seed: int = 0) -> DatasetDict:
     """Split row by row, whatever the group: the naive way, which leaks where groups repeat.
 
-    Raises SplitError: shares that do not add up, too few rows for three parts.
+    Raises SplitError for a table without rows.
     """
-    _check(table, shares, ())
+    _check(table, ())
     shuffled = list(range(len(table)))
     random.Random(seed).shuffle(shuffled)
-    first = round(shares[0] * len(table))
-    second = round((shares[0] + shares[1]) * len(table))
-    parts = [shuffled[:first], shuffled[first:second], shuffled[second:]]
-    if not all(parts):
-        raise SplitError(
-            f"{_number(len(table), 'row')} cannot be split into {_percent(shares)} without an "
-            "empty part. Add rows, or choose other shares."
-        )
-    return _select(table, parts)
+    first = round(SHARES[0] * len(table))
+    second = round((SHARES[0] + SHARES[1]) * len(table))
+    return _select(table, [shuffled[:first], shuffled[first:second], shuffled[second:]])
 
 
 def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) -> list[dict]:
@@ -130,11 +120,8 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     texts: columns of text. A text is repeated by one of the same group for which table.same_text
     holds (a repost, with or without small edits; without a group column, by any such text), and
     by any text with the very same words.
-
-    Raises SplitError for a column that is not there.
     """
     train, test = splits["train"], splits["test"]
-    _check_columns(train, [group, *texts] if group else texts)
     train_groups, test_groups = (
         [group_key(value) for value in part[group]] if group else [""] * len(part)
         for part in (train, test)
@@ -249,9 +236,7 @@ def _strata(row: dict) -> list[Stratum]:
     return [(columns, tuple(row[column] for column in columns)) for columns in sorted(sets)]
 
 
-def _assign(
-    names: list[str], counts: dict[str, Counter[Stratum]], shares: Sequence[float]
-) -> dict[str, int]:
+def _assign(names: list[str], counts: dict[str, Counter[Stratum]]) -> dict[str, int]:
     """The part of each group: greedy in the order of names, then moved while that helps.
 
     The cost of a part is the sum over the strata of (rows - wanted)^2 / wanted, as in the
@@ -261,8 +246,8 @@ def _assign(
     totals: Counter[Stratum] = Counter()
     for count in counts.values():
         totals.update(count)
-    wanted = [{stratum: share * n for stratum, n in totals.items()} for share in shares]
-    have: list[Counter[Stratum]] = [Counter() for _ in shares]
+    wanted = [{stratum: share * n for stratum, n in totals.items()} for share in SHARES]
+    have: list[Counter[Stratum]] = [Counter() for _ in SHARES]
 
     def rise(part: int, name: str) -> float:
         """How much the cost of the part rises when the group comes to it."""
@@ -275,7 +260,7 @@ def _assign(
         return total
 
     def best(name: str) -> int:
-        return min(range(len(shares)), key=lambda part: rise(part, name))
+        return min(range(len(SHARES)), key=lambda part: rise(part, name))
 
     part_of = {}
     for name in names:
@@ -302,19 +287,9 @@ def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
 # Checks
 
 
-def _check(table: Dataset, shares: Sequence[float], columns: Sequence[str]) -> None:
-    good = len(shares) == len(PARTS) and all(0 < share < 1 for share in shares)
-    if not good or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise SplitError(
-            f"The shares {tuple(shares)} are not three positive numbers with the sum 1. "
-            f"Give those of {', '.join(PARTS)}, such as {SHARES}."
-        )
+def _check(table: Dataset, columns: Sequence[str]) -> None:
     if not len(table):
         raise SplitError("There are no rows to split. Load a table first.")
-    _check_columns(table, columns)
-
-
-def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in table.column_names:
             raise SplitError(
@@ -325,7 +300,6 @@ def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
 
 def _check_parts(
     parts: list[list[int]],
-    shares: Sequence[float],
     values: dict[str, list],
     groups: dict[str, list[int]],
     group: str | None,
@@ -347,21 +321,18 @@ def _check_parts(
                 )
     total, largest = sum(map(len, parts)), max(map(len, groups.values()))
     allowed = max(0.02, 1 / total, min(largest / total, 0.10)) + 1e-9
-    for name, part, share in zip(PARTS, parts, shares, strict=True):
+    for name, part, share in zip(PARTS, parts, SHARES, strict=True):
         if not part or abs(len(part) / total - share) > allowed:
+            shares = " / ".join(f"{100 * one:g} %" for one in SHARES)
             why = "there are so few"
             if group:
                 why = f"rows with one {group} stay together and the largest group has "
                 why += _number(largest, "row")
             raise SplitError(
-                f"These {total} rows cannot be split into {_percent(shares)}: {name} would have "
-                f"{len(part)} of them, because {why}. Add rows, or choose other shares."
+                f"These {total} rows cannot be split into {shares}: {name} would have {len(part)} "
+                f"of them, because {why}. Add rows, or group them by another column."
             )
 
 
 def _number(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _percent(shares: Sequence[float]) -> str:
-    return " / ".join(f"{100 * share:g} %" for share in shares)
