@@ -22,7 +22,9 @@ def cached(name: str, key: object, compute: Callable[[], object]) -> object:
 
     Raises CourseError when the file cannot be read or written; TypeError for a key of other things.
     """
-    digest = _digest(key)
+    # A short hash of the key's content, the same in every process.
+    content = json.dumps(key, sort_keys=True, default=_plain)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     stored = _read(name)
     if stored is not None and stored["key"] == digest:
         return stored["result"]
@@ -68,12 +70,6 @@ def _read(name: str) -> dict | None:
         ) from error
     print(f"{path.name} is damaged: it is kept as {aside.name}, and not used.")
     return None
-
-
-def _digest(key: object) -> str:
-    """A short hash of a key's content, the same in every process."""
-    text = json.dumps(key, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(part: object) -> object:

@@ -196,7 +196,8 @@ def test_random_split_has_the_shares_and_leaks(task, rows):
     # The reposts that the loader reports, where the two rows fell on the two sides.
     near = {
         frozenset((one.row_id, one.detail.split()[-1]))
-        for one in task.report().of_kind("near_duplicate")
+        for one in task.report().findings
+        if one.kind == "near_duplicate"
     }
     sides = [{*ids(splits[name])} for name in ("train", "test")]
     apart = {pair for pair in near if all(len(pair & side) == 1 for side in sides)}

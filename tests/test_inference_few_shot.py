@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from helpers.errors import CourseError
 from helpers.inference import (
-    Budget,
     draw_shots,
     few_shot_prompt,
     fit_shots,
     prompt_budget,
     shots_prefix,
 )
+from helpers.inference.few_shot import Budget
 from tests.families import DECODERS, family_tokenizer
 
 LABELS = ["poor", "okay", "good"]

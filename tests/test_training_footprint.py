@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from helpers.data.task import load_examples, load_task
+from helpers.errors import CourseError
 from helpers.training import footprint
 from helpers.training.footprint import (
     PARTS,
-    FootprintError,
     measured,
     predicted,
     predicted_cost,
@@ -99,7 +99,7 @@ def test_a_training_that_breaks_off_says_why(tmp_path, monkeypatch, what, words)
     program.write_text(f"#!/bin/sh\n{what}\n")
     program.chmod(0o755)
     monkeypatch.setattr(footprint.sys, "executable", str(program))
-    with pytest.raises(FootprintError, match=f"did not come to its end: .*{words}"):
+    with pytest.raises(CourseError, match=f"did not come to its end: .*{words}"):
         train_apart({"train": [], "validation": []}, low_memory=True)
 
 

@@ -89,13 +89,10 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
 
 
 def _settle(name: str, cells: list, notes: list[str]) -> list:
-    """None for what is missing ("" among text); a mixture of types becomes text.
-
-    But lists among text stay what they are: whether they matter, only the task knows.
-    """
+    """None for what is missing ("" among text); a mixture of types becomes text."""
     cells = [None if cell != cell else cell for cell in cells]  # NaN
     types = {type(cell) for cell in cells} - {type(None)}
-    if types & {list, dict} or types == {int, float} or (len(types) == 1 and types != {str}):
+    if types == {int, float} or (len(types) == 1 and types != {str}):
         return cells
     if types - {str}:
         notes.append(f"The column {name} mixes types and is read as text.")

@@ -173,12 +173,9 @@ class Task:
                 features[name] = Sequence(text) if name == "choices" else text
         return Dataset.from_dict(columns, features=Features(features))
 
-    def drop_empty(self, data: Data, template: str | Template | None = None) -> Data:
+    def drop_empty(self, data: Dataset, template: str | Template | None = None) -> Dataset:
         """The rows that have an answer: those in which no column of the completion is empty, and
         for which the template makes one."""
-        if isinstance(data, DatasetDict):
-            parts = {name: self.drop_empty(part, template) for name, part in data.items()}
-            return DatasetDict(parts)
         wording = self._template(template)
         own = _unrendered(data)
         wording.check(own.column_names)

@@ -5,7 +5,6 @@ prompts and completions, and transformers' Trainer takes the tokenized set as it
 """
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,17 +36,13 @@ def prompt_ids(
     A BOS token stands first where the tokenizer adds one. For an encoder–decoder the end token
     follows. A special token that the prompt spells out, such as "<|im_end|>", stays ordinary text.
 
-    chat: put the prompt into the tokenizer's chat template, as a user's message that cannot close
-        its turn.
+    chat: put the prompt into the tokenizer's chat template, as a user's message.
     """
     return _prompt_ids([prompt], tokenizer, config, chat)[0]
 
 
 def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token ids of a completion that follows a prompt, and the end token.
-
-    Raises TokenizeError for a tokenizer without an end token.
-    """
+    """The token ids of a completion that follows a prompt, and the end token."""
     return _completion_ids([completion], tokenizer)[0]
 
 
@@ -180,11 +175,6 @@ def collate(rows: Sequence[Mapping[str, list[int]]], pad_token_id: int) -> dict[
     attention_mask (0 over padding) and labels (IGNORE over padding, whatever `pad_token_id` is).
     They equal what transformers' DataCollatorForSeq2Seq makes.
     """
-    if pad_token_id is None:
-        raise TokenizeError(
-            "The tokenizer has no pad token. Before you make batches, say which one to use: "
-            "tokenizer.pad_token = tokenizer.eos_token"
-        )
 
     def stack(lists: list[list[int]], filler: int) -> Tensor:
         longest = max(map(len, lists))
@@ -220,12 +210,7 @@ def _prompt_ids(
     prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool
 ) -> list[list[int]]:
     if chat:
-        texts = [as_chat(prompt, tokenizer) for prompt in prompts]
-        rows = _encode(texts, tokenizer, ordinary=False)
-        spelled = _special_tokens(tokenizer)
-        for index in [i for i, prompt in enumerate(prompts) if spelled.search(prompt)]:
-            rows[index] = _chat_ids(prompts[index], tokenizer)
-        return rows
+        return _encode([as_chat(one, tokenizer) for one in prompts], tokenizer, ordinary=False)
     # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
     bare = tokenizer("a", add_special_tokens=False).input_ids
     full = tokenizer("a").input_ids
@@ -235,12 +220,15 @@ def _prompt_ids(
 
 
 def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    if tokenizer.eos_token_id is None:
-        raise TokenizeError(
-            "The tokenizer has no end token, so that the model could not learn where an answer "
-            "ends. Name one that it knows: tokenizer.eos_token = ..."
-        )
-    return [ids + [tokenizer.eos_token_id] for ids in _continue(texts, tokenizer)]
+    """Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
+    behind a line break, whose own tokens are taken away."""
+    (head,) = _encode(["\n"], tokenizer)
+    rows = _encode([f"\n{text}" for text in texts], tokenizer)
+    rows = [
+        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer)[0]
+        for ids, text in zip(rows, texts, strict=True)
+    ]
+    return [ids + [tokenizer.eos_token_id] for ids in rows]
 
 
 def _encode(
@@ -250,46 +238,6 @@ def _encode(
     if not texts:
         return []
     # verbose=False: whoever counts tokens says for themselves when there are too many.
-    rows = tokenizer(
+    return tokenizer(
         texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
     ).input_ids
-    # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for index, text in enumerate(texts):
-        if ordinary and not special.isdisjoint(rows[index]):
-            parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
-            rows[index] = tokenizer(parted, add_special_tokens=False).input_ids
-    return rows
-
-
-def _continue(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
-) -> list[list[int]]:
-    """Token ids of each text as the continuation of another text.
-
-    Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
-    behind a line break, whose own tokens are taken away.
-    """
-    (head,) = _encode(["\n"], tokenizer)
-    rows = _encode([f"\n{text}" for text in texts], tokenizer, ordinary)
-    return [
-        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer, ordinary)[0]
-        for ids, text in zip(rows, texts, strict=True)
-    ]
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    tokens = {*tokenizer.all_special_tokens, *added}
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
-
-
-def _chat_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a chat whose user spells out special tokens: these as text, the template's as such."""
-    spelled = _special_tokens(tokenizer)
-    mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in prompt)
-    pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
-    (ids,) = _encode(pieces[:1], tokenizer, ordinary=False)
-    for token, piece in zip(spelled.findall(prompt), pieces[1:], strict=True):
-        ids += _continue([token], tokenizer)[0] + _continue([piece], tokenizer, ordinary=False)[0]
-    return ids

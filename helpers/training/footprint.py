@@ -38,10 +38,6 @@ PARTS = ("weights", "gradients", "optimizer state", "activations")
 SHARE_OF_SPEED, PROCESS = 0.6, 600_000_000
 
 
-class FootprintError(CourseError):
-    """A measurement that did not come to its end."""
-
-
 def predicted(
     model: PreTrainedModel, low_memory: bool, rows: int, length: int, shared: int
 ) -> dict[str, int]:
@@ -197,7 +193,7 @@ def train_apart(
     of the whole training, "tokens_per_second", "predictions": the tuned model's answer to each
     validation row, "shape": rows, length and shared tokens of one more step, on the first eight
     rows, "parts": what `measured` returned for it}.
-    Raises FootprintError when that process did not come to its end.
+    Raises CourseError when that process did not come to its end.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     rows = {name: list(examples[name]) for name in ("train", "validation")}
@@ -211,7 +207,7 @@ def train_apart(
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
-        raise FootprintError(
+        raise CourseError(
             f"The training in a process of its own did not come to its end: {last}. If the memory "
             "ran out, restart this notebook's kernel and run only the cells that this one needs."
         )
