@@ -19,7 +19,6 @@ from helpers.data.tokenize import (
     collate,
     completion_ids,
     length_grouped_batches,
-    make_labels,
     prompt_ids,
     separator,
     tokenize,
@@ -85,18 +84,6 @@ def test_an_encoder_decoder_reads_the_prompt_and_is_labelled_on_the_answer(name)
         assert row["labels"][-1] == tokenizer.eos_token_id
     check_tokenized(tokenized, len(tokenizer), encoder_decoder=True)
     refused(lambda: check_tokenized(tokenized, len(tokenizer)), "Each token needs one label")
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_one_by_one_is_as_in_a_batch(name):
-    tokenizer = family_tokenizer(name)
-    for row, example in zip(tokenize(EXAMPLES, tokenizer, config(name)), EXAMPLES, strict=True):
-        read = prompt_ids(example["prompt"], tokenizer, config(name))
-        written = completion_ids(example["completion"], tokenizer)
-        if config(name).is_encoder_decoder:
-            assert row == {"input_ids": read, "labels": written}
-        else:
-            assert row == {"input_ids": read + written, "labels": make_labels(read, written)}
 
 
 # T5's special tokens are also words to it.

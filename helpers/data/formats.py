@@ -38,7 +38,6 @@ class RawTable:
     file a row stands, in `unit`s. notes: what was guessed or left out.
     """
 
-    source: str
     name: str
     unit: str
     frame: pandas.DataFrame
@@ -169,7 +168,7 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     cells = list(zip(*records.values(), strict=True)) or [()] * len(header)
     columns = {name: _typed([*column]) for name, column in zip(header, cells, strict=True)}
     frame = pandas.DataFrame(columns, list(records), dtype=object)
-    return RawTable(str(path), path.name, "line", frame, notes)
+    return RawTable(path.name, "line", frame, notes)
 
 
 def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
@@ -246,7 +245,7 @@ def _read_json(path: Path, text: str) -> RawTable:
             "holds no rows. Write each as {column: value, ...}, all in one list or one a line."
         )
         raise refused(path, problem) from None
-    return RawTable(str(path), path.name, unit, frame if lines else _counted(frame), [])
+    return RawTable(path.name, unit, frame if lines else _counted(frame), [])
 
 
 def _read_parquet(path: Path, data: bytes) -> RawTable:
@@ -256,7 +255,7 @@ def _read_parquet(path: Path, data: bytes) -> RawTable:
         problem = f"is a damaged Parquet file: {format_names([error])}. Copy it again."
         raise refused(path, problem) from None
     frame = _counted(pandas.DataFrame(columns, dtype=object))
-    return RawTable(str(path), path.name, "row", frame, [])
+    return RawTable(path.name, "row", frame, [])
 
 
 def _read_hub(source: str) -> RawTable:
@@ -273,7 +272,7 @@ def _read_hub(source: str) -> RawTable:
     part = "train" if "train" in parts else next(iter(parts))
     notes = [f"Read is the part {part!r} of: {format_names(parts)}."]
     frame = _counted(pandas.DataFrame(parts[part].to_dict(), dtype=object))
-    return RawTable(source, f"{name} {part}", "row", frame, notes)
+    return RawTable(f"{name} {part}", "row", frame, notes)
 
 
 def _counted(frame: pandas.DataFrame) -> pandas.DataFrame:

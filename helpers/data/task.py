@@ -299,9 +299,9 @@ def load_examples(task: Task, train_rows: int | None = None) -> DatasetDict:
     Rows without an answer are left out, and how many is printed.
     """
     splits = task.split(task.load_table())
-    most = profile().train_rows if train_rows is None else train_rows
-    sizes = {"train": most, "validation": profile().validation_rows}
-    answered = DatasetDict({name: task.drop_empty(splits[name]) for name in sizes})
+    training = profile().train_rows if train_rows is None else train_rows
+    sizes = {"train": training, "validation": profile().validation_rows}
+    answered = {name: task.drop_empty(splits[name]) for name in sizes}
     rows = sum(len(splits[name]) for name in sizes)
     if without := rows - sum(map(len, answered.values())):
         print(f"{without} of {rows} rows for training and validation have no answer: left out.")
@@ -310,7 +310,7 @@ def load_examples(task: Task, train_rows: int | None = None) -> DatasetDict:
             f"The task {task.name} has no row with an answer in train or in validation. Look at "
             f"the columns {format_names(sorted(task.wording.completion_fields))} of {task.table}."
         )
-    return task.render(_sample(answered, sizes))
+    return task.render(DatasetDict({n: _sample(answered[n], most) for n, most in sizes.items()}))
 
 
 def test_examples(task: Task) -> Dataset:
@@ -332,8 +332,7 @@ def test_examples(task: Task) -> Dataset:
     found = leaks(splits, task.group, [column] if column else [])
     if found.same_group or found.copies:
         print(found)
-    answered = DatasetDict({"test": task.drop_empty(rows)})
-    return task.render(_sample(answered, {"test": profile().test_rows}))["test"]
+    return task.render(_sample(task.drop_empty(rows), profile().test_rows))
 
 
 test_examples.__test__ = False  # pytest, which collects by name, must not take it for a test
@@ -346,12 +345,8 @@ def scored_rows(task: Task, rows: Dataset) -> Dataset:
     return rows.select(range(most))
 
 
-def _sample(parts: DatasetDict, sizes: Mapping[str, int]) -> DatasetDict:
-    sampled = {}
-    for name, part in parts.items():
-        count = min(sizes[name], len(part))
-        sampled[name] = part.select(random.Random(0).sample(range(len(part)), count))
-    return DatasetDict(sampled)
+def _sample(rows: Dataset, most: int) -> Dataset:
+    return rows.select(random.Random(0).sample(range(len(rows)), min(most, len(rows))))
 
 
 def _unrendered(data: Dataset) -> Dataset:

@@ -38,12 +38,31 @@ def prompt_ids(
 
     chat: put the prompt into the tokenizer's chat template, as a user's message.
     """
-    return _prompt_ids([prompt], tokenizer, config, chat)[0]
+    if chat:
+        return _encode(as_chat(prompt, tokenizer), tokenizer, ordinary=False)
+    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    end = full[start + len(bare) :] if config.is_encoder_decoder else []
+    return full[:start] + _encode(prompt, tokenizer) + end
 
 
 def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids of a completion that follows a prompt, and the end token."""
-    return _completion_ids([completion], tokenizer)[0]
+    # Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so it is read
+    # behind a line break, whose own tokens are taken away.
+    head, ids = _encode("\n", tokenizer), _encode(f"\n{completion}", tokenizer)
+    ids = ids[len(head) :] if ids[: len(head)] == head else _encode(completion, tokenizer)
+    return ids + [tokenizer.eos_token_id]
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
+    """The token ids of a text. ordinary: a special token that is spelled out stays text."""
+    # verbose=False: whoever counts tokens says for themselves when there are too many.
+    return tokenizer(
+        text, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+    ).input_ids
 
 
 def make_labels(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
@@ -75,8 +94,9 @@ def tokenize(
     if isinstance(examples, DatasetDict):
         parts = {name: tokenize(part, tokenizer, config, chat) for name, part in examples.items()}
         return DatasetDict(parts)
-    prompts, completions = list(examples["prompt"]), list(examples["completion"])
-    named = examples["row_id"] if "row_id" in examples.column_names else range(len(prompts))
+    prompts, completions = examples["prompt"], examples["completion"]
+    named = examples["row_id"] if "row_id" in examples.column_names else range(len(examples))
+    input_ids, labels = [], []
     for name, prompt, completion in zip(named, prompts, completions, strict=True):
         for part, text in {"prompt": prompt, "completion": completion}.items():
             if not text.strip():
@@ -84,25 +104,18 @@ def tokenize(
                     f"Row {name!r} has an empty {part}: there is nothing to learn from it. Fill "
                     f"the column that the template's {part} names, or leave this row out."
                 )
-    if chat:
-        gaps = [separator(as_chat(prompt, tokenizer)) for prompt in prompts]
-        completions = [gap + text.strip() for gap, text in zip(gaps, completions, strict=True)]
-    read = _prompt_ids(prompts, tokenizer, config, chat)
-    written = _completion_ids(completions, tokenizer)
-    for name, prompt, completion in zip(named, read, written, strict=True):
-        if problem := beyond_window(len(prompt), len(completion), config):
+        if chat:
+            completion = separator(as_chat(prompt, tokenizer)) + completion.strip()
+        read = prompt_ids(prompt, tokenizer, config, chat)
+        written = completion_ids(completion, tokenizer)
+        if problem := beyond_window(len(read), len(written), config):
             raise TokenizeError(
                 f"Row {name!r} {problem}. Cutting it would cut labels away in silence. Use a "
                 "shorter template, shorten the text, or leave this row out."
             )
-    if config.is_encoder_decoder:
-        return Dataset.from_dict({"input_ids": read, "labels": written}, features=COLUMNS)
-    both = list(zip(read, written, strict=True))
-    columns = {
-        "input_ids": [prompt + completion for prompt, completion in both],
-        "labels": [make_labels(prompt, completion) for prompt, completion in both],
-    }
-    return Dataset.from_dict(columns, features=COLUMNS)
+        input_ids.append(read if config.is_encoder_decoder else read + written)
+        labels.append(written if config.is_encoder_decoder else make_labels(read, written))
+    return Dataset.from_dict({"input_ids": input_ids, "labels": labels}, features=COLUMNS)
 
 
 def beyond_window(prompt: int, answer: int, config: PreTrainedConfig) -> str:
@@ -204,40 +217,3 @@ def length_grouped_batches(lengths: list[int], batch_size: int, seed: int) -> li
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     draw.shuffle(batches)
     return batches
-
-
-def _prompt_ids(
-    prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool
-) -> list[list[int]]:
-    if chat:
-        return _encode([as_chat(one, tokenizer) for one in prompts], tokenizer, ordinary=False)
-    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a").input_ids
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    end = full[start + len(bare) :] if config.is_encoder_decoder else []
-    return [full[:start] + ids + end for ids in _encode(prompts, tokenizer)]
-
-
-def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
-    behind a line break, whose own tokens are taken away."""
-    (head,) = _encode(["\n"], tokenizer)
-    rows = _encode([f"\n{text}" for text in texts], tokenizer)
-    rows = [
-        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer)[0]
-        for ids, text in zip(rows, texts, strict=True)
-    ]
-    return [ids + [tokenizer.eos_token_id] for ids in rows]
-
-
-def _encode(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
-) -> list[list[int]]:
-    """Token ids of each text. ordinary: a special token that is spelled out stays text."""
-    if not texts:
-        return []
-    # verbose=False: whoever counts tokens says for themselves when there are too many.
-    return tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
-    ).input_ids
