@@ -3,8 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from helpers.data import describe, load_task, too_little, write_task
-from helpers.data.describe import personal, suggest
+from helpers.data import describe, load_task, personal, suggest, too_little, write_task
 from helpers.data.formats import TableError
 from helpers.data.task import TaskError
 from helpers.data.templates import TemplateError

@@ -49,10 +49,6 @@ def cells(dataset, *columns):
     return list(zip(*(list(dataset[column]) for column in columns), strict=True))
 
 
-def of_kind(report, kind):
-    return [finding for finding in report.findings if finding.kind == kind]
-
-
 # The course's own table
 
 
@@ -62,12 +58,12 @@ def test_course_table_has_the_planted_dirt_and_no_other():
     assert report.counts() == {kind: len(ids) for kind, ids in planted.items()}
     assert (report.rows_read, report.rows_kept, report.notes) == (1315, 1300, ())
     for kind in ("empty_cell", "html_entity", "stray_space", "bad_number"):
-        assert {finding.row_id for finding in of_kind(report, kind)} == set(planted[kind])
+        assert {finding.row_id for finding in report.of_kind(kind)} == set(planted[kind])
     for kind in ("exact_duplicate", "near_duplicate"):
         # Of two equal rows the later one in the file is dropped, whichever was planted.
         pairs = {
             frozenset([finding.row_id, *re.findall(r"R\d{4}", finding.detail)])
-            for finding in of_kind(report, kind)
+            for finding in report.of_kind(kind)
         }
         assert pairs == {frozenset(pair) for pair in planted[kind]}
 
@@ -217,13 +213,13 @@ def test_a_repost_counts_within_its_group(tmp_path):
     path = write(
         tmp_path, "t,g", f"{text}.,Rope", f"{text}!!,rope ", f"my dog {text},Ball", f"{text}?,Cup"
     )
-    near = of_kind(load_table(path, text=["t"], group="g")[1], "near_duplicate")
+    near = load_table(path, text=["t"], group="g")[1].of_kind("near_duplicate")
     # Line 4 has more words, of another group; line 5 has the very same words.
     assert [(one.line, one.detail[-16:]) for one in near] == [
         (3, "table.csv line 2"),
         (5, "table.csv line 2"),
     ]
-    everywhere = of_kind(load_table(path, text=["t"])[1], "near_duplicate")
+    everywhere = load_table(path, text=["t"])[1].of_kind("near_duplicate")
     assert [one.line for one in everywhere] == [3, 4, 5]
 
 
@@ -231,7 +227,7 @@ def test_a_large_table_is_searched_for_the_same_words_alone(tmp_path, monkeypatc
     monkeypatch.setattr(table, "MOST_PAIRS", 2)
     path = write(tmp_path, "t", "a b c d", "a b c d e", "D c b a")
     report = load_table(path, text=["t"])[1]
-    assert [one.line for one in of_kind(report, "near_duplicate")] == [4]
+    assert [one.line for one in report.of_kind("near_duplicate")] == [4]
     assert "3 pairs" in report.notes[0] and "same words" in str(report)
 
 
@@ -273,8 +269,19 @@ def test_types_of_json(tmp_path):
     rows, report = load_table(write(tmp_path, *lines, name="t.jsonl"), compare=["t", "mix"])
     assert rows["t"][:] == ["a", ""] and rows["n"][:] == [1, None] and rows["f"][:] == [0.5, None]
     assert rows["b"][:] == [True, False] and rows["mix"][:] == ["1", "2"]
-    assert rows["odd"][:] == ["{'x': [1]}", "3"] and rows["l"][:] == [["a", "b"], None]
-    assert "mix" in report.notes[0] and "odd" in report.notes[1]
+    assert rows["odd"][:] == ['{"x": [1]}', "3"] and rows["l"][:] == [["a", "b"], None]
+    assert "mix" in report.notes[0]
+
+
+def test_lists_among_texts_are_dropped_where_the_column_is_in_use(tmp_path):
+    lines = ['{"q": "a", "a": "x"}', '{"q": "b", "a": ["x", "y"]}', '{"q": null, "a": "z"}']
+    path = write(tmp_path, *lines, name="t.jsonl")
+    rows, report = load_table(path, prompt=["q"], compare=["q", "a"])
+    assert cells(rows, "q", "a") == [("a", "x")]
+    assert [(one.line, one.kind) for one in report.findings] == [
+        (2, "not_text"),
+        (3, "missing_value"),
+    ]
 
 
 def test_row_ids_are_unique_across_files(tmp_path):

@@ -228,7 +228,7 @@ dataset: x
 templates:
   a1: !Template
     answer_choices: no ||| yes
-    jinja: "{{ text }} Good? ||| {% if label >= 0 %}{{ answer_choices[label] }}{% endif %}"
+    jinja: "{% if label >= 0 %}{{ text }} Good? ||| {{ answer_choices[label] }}{% endif %}"
     metadata: !TemplateMetadata {metrics: [Accuracy]}
     name: good
 """,

@@ -164,13 +164,17 @@ def test_fields_stand_in_the_prompt_as_they_are_and_the_answer_comes_from_its_ow
     # No leak: another answer, and the prompt is the same.
     other = one.render(row | {"star_rating": stars % 5 + 1}, WORDS)
     assert other["prompt"] == rendered["prompt"]
+    # The same in PromptSource's form.
+    whole = Template("mine", "<{{ review_body }}> ||| {{ answer_choices[star_rating - 1] }}")
+    rendered = whole.render(row, WORDS)
+    assert (rendered["prompt"], rendered["answer"]) == (f"<{text}>", WORDS[stars - 1])
 
 
 _jinja = st.lists(
     st.sampled_from(
         "{{ }} {% %} {# #} if else endif for in set endfor filter endfilter raw endraw macro trim "
         "review_body star_rating choices loop 'a' 1 -7 ( ) [ ] | ~ + * // % / - . , : == = join "
-        "replace lower round int first random __class__ \n".split(" ")
+        "replace lower round int first choice most_frequent __class__ ||| \n".split(" ")
     ),
     max_size=20,
 ).map(" ".join)
@@ -187,16 +191,10 @@ def test_any_template_renders_or_is_refused_in_one_paragraph(prompt, completion)
 
 
 def test_a_column_may_have_the_name_of_a_function_of_jinja():
-    one = Template("mine", "{{ zip }} {{ range }}:", "{{ dict }}")
-    assert one.fields == {"zip", "range", "dict"}
-    assert one.render({"zip": "10115", "range": 2, "dict": "Berlin"})["prompt"] == "10115 2:"
-    refused(lambda: one.check({"zip", "range"}), "the field dict")
-
-
-def test_no_template_changes_a_row_or_draws_at_random():
-    one = template("{{ words.append('c') }} {{ review_body }}:")
-    refused(lambda: one.render(ROW | {"words": ["a"]}, WORDS), "'mine'", "fails")
-    refused(lambda: template("{{ review_body | random }}:").check(ROW), "random")
+    one = Template("mine", "{{ zip }} {{ range(2) | join }}:", "{{ dict }}")
+    assert one.fields == {"zip", "dict"}
+    assert one.render({"zip": "10115", "dict": "Berlin"})["prompt"] == "10115 01:"
+    refused(lambda: one.check({"zip"}), "the field dict")
 
 
 # What is refused when a template meets a table
@@ -396,7 +394,7 @@ def test_jinjas_sandbox_is_in_force(attack):
     refused(lambda: template(attack + "{{ review_body }}:").render(ROW, WORDS), "'mine'")
     attack = attack.replace("review_body", "department")
     message = refused(lambda: template(completion=attack + STARS).render(ROW, WORDS), "'mine'")
-    assert "fails" in message or "uses the field" in message
+    assert "fails" in message or "field lipsum" in message
 
 
 # Files
@@ -528,20 +526,37 @@ templates:
   22222222-0000-0000-0000-000000000000: !Template
     answer_choices: "{{ first }} ||| {{ second }}"
     jinja: |
+      {% if label != -1 %}
       {{ text }}
       {{ first }} or {{ second }}?
       |||
-      {% if label >= 0 %}{{ answer_choices[label] }}{% endif %}
+      {%- if label == 0 %}
+      {{ first }}
+      {% else %}{{ second }}{% endif %}
+      {% endif %}
     metadata: !TemplateMetadata {metrics: null}
     name: guarded
   33333333-0000-0000-0000-000000000000: !Template
     answer_choices: null
-    jinja: 'Only a prompt about {{ text }}'
-    name: no_answer
+    jinja: '{% if label == 1 %}{{ text }} A ||| B{% else %}{{ text }} C ||| D{% endif %}'
+    name: two_in_one
   44444444-0000-0000-0000-000000000000: !Template
     answer_choices: null
-    jinja: '{% if label == 1 %}{{ text }} A ||| B{% endif %}'
-    name: around_both
+    jinja: 'Only a prompt about {{ text }}'
+    name: no_answer
+  55555555-0000-0000-0000-000000000000: !Template
+    answer_choices: '{{ choices.text | join("|||") }}'
+    jinja: >-
+      {% set found = [] %}{% for word in words %}{{ found.append(word) | default("", True) }}
+      {% endfor %}{{ ["One:", "Two:", "Three:"] | choice }} {{ text }} {{ found | join("+") }} |||
+      {{ choices.text[ choices.label.index(key) ] }}
+    name: own_choices
+  66666666-0000-0000-0000-000000000000: !Template
+    answer_choices: a ||| b
+    jinja: >-
+      {{ text }} {{ range(1, 9) | choice }} {% for x, y in zip(words, words[1:]) %}{{ x }}{{ y }}
+      {% endfor %} ||| {{ ["b", "a", "a"] | most_frequent | first }}
+    name: helpers
 """
 SHOP = {"text": "A lamp.", "label": 1, "first": "dear", "second": "cheap", "row_id": "R7"}
 
@@ -552,6 +567,7 @@ def shop(tmp_path):
 
 
 def test_promptsource_file(shop):
+    assert list(shop)[:4] == ["how_is_it", "guarded", "two_in_one", "no_answer"]
     one = shop["how_is_it"]
     assert one.choices == ("bad", "so-so", "fine")
     assert (one.prompt_fields, one.completion_fields) == ({"text"}, {"label"})
@@ -569,7 +585,38 @@ def test_promptsource_choices_made_from_the_row_and_a_guard(shop):
     rendered = one.render(SHOP)
     assert rendered["prompt"] == "A lamp.\ndear or cheap?"
     assert (rendered["answer"], rendered["choices"]) == ("cheap", ["dear", "cheap"])
-    refusal(NoExample, lambda: one.render(SHOP | {"label": -1}), "'guarded'", "row R7")
+    words = ("'guarded'", "row R7", "leaves this row out")
+    refusal(NoExample, lambda: one.render(SHOP | {"label": -1}), *words)
+
+
+def test_promptsource_is_rendered_whole_and_then_split(shop):
+    rendered = [shop["two_in_one"].render(SHOP | {"label": label}) for label in (0, 1)]
+    pairs = [(one["prompt"], one["answer"]) for one in rendered]
+    assert pairs == [("A lamp. C", "D"), ("A lamp. A", "B")]
+    refused(lambda: shop["no_answer"].render(SHOP), "'no_answer'", "no completion", "|||")
+    three = Template("three", "{{ text }} ||| a ||| b")
+    refused(lambda: three.render(SHOP), "'three'", "3 parts", "once")
+
+
+def test_promptsource_a_column_may_be_called_choices_and_lists_may_be_filled(shop):
+    one = shop["own_choices"]
+    choices = {"text": ["red", "blue|||green"], "label": ["A", "B"]}
+    row = {"text": "Sky?", "words": ["a", "b"], "choices": choices, "key": "A"}
+    rendered = one.render(row)
+    assert rendered["answer"] == "red" and rendered["choices"] == ["red", "blue|||green"]
+    assert rendered["prompt"].endswith(": Sky? a+b")
+    assert row["words"] == ["a", "b"]
+    assert one.fields == {"text", "words", "choices", "key"}
+
+
+def test_promptsource_helpers_give_the_same_text_each_time(shop):
+    rows = [{"text": f"Text {n}.", "words": ["u", "v", "w"]} for n in range(40)]
+    rendered = [shop["helpers"].render(row) for row in rows]
+    # Columns that the template does not use change nothing.
+    assert rendered == [shop["helpers"].render({"row_id": "R1"} | row) for row in rows]
+    assert {one["answer"] for one in rendered} == {"a"}
+    assert {one["prompt"].split()[2] for one in rendered} == set("12345678")
+    assert all("uv" in one["prompt"] and "vw" in one["prompt"] for one in rendered)
 
 
 def test_promptsource_refusals(shop, tmp_path):
@@ -577,8 +624,6 @@ def test_promptsource_refusals(shop, tmp_path):
     refused(lambda: one.render(SHOP | {"label": -1}), "row R7", "without a label")
     refused(lambda: one.check({"text"}), "'how_is_it'", "label")
     refused(lambda: one.render(SHOP | {"text": None}), "'how_is_it'", "empty (None or NaN)")
-    refused(lambda: shop["no_answer"].render(SHOP), "'no_answer'", "no completion", "|||")
-    refused(lambda: shop["around_both"].render(SHOP), "'around_both'", "endif")
     path = library(tmp_path, "dataset: shop\ntemplates: {1: !Template {name: x}}")
     refused(lambda: load_templates(path), "mine.yaml", "jinja")
     path = library(tmp_path, "dataset: shop")
@@ -609,3 +654,5 @@ def test_a_question_without_its_columns_or_text_is_refused():
     template = Template("a", "{{ text }}", "{{ label }}")
     refusal(TemplateError, lambda: template.question({"txt": "x"}), "uses the field text", "txt")
     refusal(TemplateError, lambda: template.question({"text": " "}), "empty prompt")
+    whole = Template("b", "{{ text }} Good or bad? ||| {{ choices[label] }}")
+    refusal(TemplateError, lambda: whole.question({"text": "x"}), "uses the field choices, label")

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from helpers.data.tokenize import as_chat, completion_ids
 from helpers.errors import CourseError
 from helpers.inference import (
+    InferenceError,
     answer_both_ways,
     choice_accuracy,
     generate_answers,
@@ -15,7 +16,7 @@ from helpers.inference import (
     predict_answers,
     score_choices,
 )
-from helpers.inference.batches import InferenceError, _reuses_cache
+from helpers.inference.batches import _reuses_cache
 from tests.families import FAMILIES, family_model, family_tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -38,10 +39,19 @@ SIZES = {
     "max_position_embeddings": 256,
     "initializer_range": 0.3,
 }
-# Heads that scale, windows, and states in place of keys and values.
+SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "initializer_range": 0.3}
+# Heads that scale, states in place of keys and values, distances that count padding, windows.
 MORE = {
     "granite": {**SIZES, "logits_scaling": 0.5, "embedding_multiplier": 2.0},
     "cohere": {**SIZES, "logit_scale": 0.3},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3},
+    "mamba": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "state_size": 8,
+        "initializer_range": 0.3,
+    },
+    "gpt_neo": {**SMALL, "attention_types": [[["global", "local"], 1]], "window_size": 16},
     "mistral": {**SIZES, "sliding_window": 24},
     "recurrent_gemma": {
         **SIZES,
@@ -51,7 +61,7 @@ MORE = {
     },
 }
 # These read prompts one by one; the others share what all prompts begin with.
-ALONE = {"mistral", "recurrent_gemma"}
+ALONE = {"bloom", "mamba", "gpt_neo", "mistral", "recurrent_gemma"}
 
 
 def model_and_tokenizer(name: str):
@@ -205,6 +215,11 @@ def test_offsets_are_taken_off() -> None:
         expected = pick_choices(scores - offsets, CHOICES)
         assert predict_answers(model, tokenizer, examples, offsets=offsets.tolist()) == expected
     assert expected != pick_choices(scores, CHOICES)
+    with pytest.raises(InferenceError, match="There are 2 offsets"):
+        predict_answers(model, tokenizer, examples, offsets=[0.0, 0.0])
+    with pytest.raises(InferenceError, match="the same choices"):
+        mixed = rows(PROMPTS[:2], [("a", "b"), ("c", "d")])
+        predict_answers(model, tokenizer, mixed, offsets=[0.0, 0.0])
 
 
 def test_rows_without_choices_are_answered_freely() -> None:
@@ -224,8 +239,9 @@ def test_rows_without_choices_are_answered_freely() -> None:
 def test_pick_choices_takes_the_best_of_each_row() -> None:
     assert pick_choices(torch.tensor([[0.1, 0.2], [3.0, -1.0]]), ("a", "b")) == ["b", "a"]
     assert pick_choices([[1, 1], [-2.5, -2.5]], ("a", "b")) == ["a", "a"]
-    assert pick_choices([], ("a", "b")) == []
-    with pytest.raises(InferenceError, match="a score that is not a number"):
+    with pytest.raises(InferenceError, match="Row 1 has 3 scores for 2 choices"):
+        pick_choices([[1, 2], [1, 2, 3]], ("a", "b"))
+    with pytest.raises(InferenceError, match="Row 0 holds a score that is not a number"):
         pick_choices([[float("nan"), 1.0]], ("a", "b"))
 
 
@@ -247,6 +263,11 @@ def test_chat_puts_the_prompt_into_the_template() -> None:
         ids = tokenizer(as_chat(prompt, tokenizer)).input_ids
         answers = [tokenizer(choice).input_ids for choice in CHOICES]
         close(row, torch.tensor([reference(model, ids, answer) for answer in answers]))
+    # A user who spells out the end of a turn does not end it.
+    asked = f"x{tokenizer.eos_token}"
+    (row,) = score_choices(model, tokenizer, [asked], ("a", "b"), chat=True)
+    ends = tokenizer(as_chat(asked, tokenizer)).input_ids
+    assert abs(row[0] - reference(model, ends, tokenizer("a").input_ids)) > 1e-3
     examples = rows(PROMPTS, [CHOICES] * len(PROMPTS))
     assert predict_answers(model, tokenizer, examples, chat=True) == pick_choices(scores, CHOICES)
 
@@ -274,11 +295,12 @@ def test_a_prompt_longer_than_the_window_is_refused_by_number_and_length() -> No
         score_choices(model, tokenizer, ["short:", "long " * 80 + ":"], CHOICES)
     with pytest.raises(InferenceError, match="answer and end 70"):
         generate_answers(model, tokenizer, ["short:"], max_new_tokens=70)
-    # Encoder and decoder have a window each; T5 has none.
+    # Encoder and decoder have a window each; BLOOM and T5 have none.
     bart, tokenizer = model_and_tokenizer("bart")
     long = "so " * 240
     assert score_choices(bart, tokenizer, [long], ("so " * 100,)).shape == (1, 1)
     with pytest.raises(InferenceError, match="Prompt number 0 needs"):
         score_choices(bart, tokenizer, [long * 2], CHOICES)
-    t5, tokenizer = model_and_tokenizer("t5")
-    assert score_choices(t5, tokenizer, [long * 2], CHOICES).isfinite().all()
+    for name in ("bloom", "t5"):
+        model, tokenizer = model_and_tokenizer(name)
+        assert score_choices(model, tokenizer, [long * 2], CHOICES).isfinite().all()

@@ -188,7 +188,7 @@ def write_task(
         )
     column = facts.columns[answer]
     choices = column.kind == "label" if choices is None else choices
-    values = sorted(value for value, _ in column.commonest)
+    values = sorted((value for value, _ in column.commonest), key=_order)
     if choices and not 1 < column.different <= MOST_LABELS:
         raise TaskError(
             f"The column {answer} has {column.different} different values. A choice needs from 2 "
@@ -236,6 +236,10 @@ def write_task(
     finally:
         draft.unlink(missing_ok=True)
     return load_task(path.resolve())
+
+
+def _order(value: object) -> tuple[bool, object]:
+    return (True, str(value)) if isinstance(value, str | bool) else (False, value)
 
 
 def too_little(task: Task, examples: Dataset) -> list[str]:

@@ -38,6 +38,7 @@ class RawTable:
     file a row stands, in `unit`s. notes: what was guessed or left out.
     """
 
+    source: str
     name: str
     unit: str
     frame: pandas.DataFrame
@@ -88,10 +89,13 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
 
 
 def _settle(name: str, cells: list, notes: list[str]) -> list:
-    """None for what is missing ("" among text); a mixture of types becomes text."""
+    """None for what is missing ("" among text); a mixture of types becomes text.
+
+    But lists among text stay what they are: whether they matter, only the task knows.
+    """
     cells = [None if cell != cell else cell for cell in cells]  # NaN
     types = {type(cell) for cell in cells} - {type(None)}
-    if types == {int, float} or (len(types) == 1 and types != {str}):
+    if types & {list, dict} or types == {int, float} or (len(types) == 1 and types != {str}):
         return cells
     if types - {str}:
         notes.append(f"The column {name} mixes types and is read as text.")
@@ -168,7 +172,7 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     cells = list(zip(*records.values(), strict=True)) or [()] * len(header)
     columns = {name: _typed([*column]) for name, column in zip(header, cells, strict=True)}
     frame = pandas.DataFrame(columns, list(records), dtype=object)
-    return RawTable(path.name, "line", frame, notes)
+    return RawTable(str(path), path.name, "line", frame, notes)
 
 
 def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
@@ -245,7 +249,7 @@ def _read_json(path: Path, text: str) -> RawTable:
             "holds no rows. Write each as {column: value, ...}, all in one list or one a line."
         )
         raise refused(path, problem) from None
-    return RawTable(path.name, unit, frame if lines else _counted(frame), [])
+    return RawTable(str(path), path.name, unit, frame if lines else _counted(frame), [])
 
 
 def _read_parquet(path: Path, data: bytes) -> RawTable:
@@ -255,7 +259,7 @@ def _read_parquet(path: Path, data: bytes) -> RawTable:
         problem = f"is a damaged Parquet file: {format_names([error])}. Copy it again."
         raise refused(path, problem) from None
     frame = _counted(pandas.DataFrame(columns, dtype=object))
-    return RawTable(path.name, "row", frame, [])
+    return RawTable(str(path), path.name, "row", frame, [])
 
 
 def _read_hub(source: str) -> RawTable:
@@ -272,7 +276,7 @@ def _read_hub(source: str) -> RawTable:
     part = "train" if "train" in parts else next(iter(parts))
     notes = [f"Read is the part {part!r} of: {format_names(parts)}."]
     frame = _counted(pandas.DataFrame(parts[part].to_dict(), dtype=object))
-    return RawTable(f"{name} {part}", "row", frame, notes)
+    return RawTable(source, f"{name} {part}", "row", frame, notes)
 
 
 def _counted(frame: pandas.DataFrame) -> pandas.DataFrame:

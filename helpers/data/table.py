@@ -1,6 +1,7 @@
 """Clean the columns of a table that a task names, and report row by row what was found."""
 
 import html
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,10 @@ class TableReport:
         """Number of findings of each kind that was found, the most frequent first."""
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
+    def of_kind(self, kind: str) -> list[Finding]:
+        """The findings of one kind."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
     def __str__(self) -> str:
         name = self.path if self.path.startswith("hub:") else Path(self.path).name
         lines = [f"{name}: {self.rows_read:,} rows read, {self.rows_kept:,} kept"]
@@ -93,8 +98,8 @@ def load_table(
     copies. group: rows with the same value here are compared with each other.
 
     Kinds of findings, and what happens to the row:
-    - missing_value (an empty `required` cell, or nothing in any `prompt` column), bad_number: the
-      row is dropped;
+    - not_text (a list where other rows hold text), missing_value (an empty `required` cell, or
+      nothing in any `prompt` column), bad_number: the row is dropped;
     - html_entity, stray_space: the cell is cleaned;
     - exact_duplicate (equal to an earlier row in `compare`): the row is dropped;
     - empty_cell (in a `compare` column), two_answers (an earlier row has the same prompt, and
@@ -119,6 +124,7 @@ def load_table(
         )
     compare = [name for name in frame if name in {*compare}] or [c for c in frame if c != id]
     frame["row_id"] = _row_ids(raw, id or ("row_id" if "row_id" in frame else None))
+    used = [name for name in frame if name in {*compare, *prompt, *answer}]
     findings: list[Finding] = []
 
     def note(remarks: Iterable[_Remark]) -> None:
@@ -129,7 +135,7 @@ def load_table(
 
     for name in clean:
         note(_clean(frame, name))
-    note(_unusable(frame, required, numbers, prompt))
+    note(_unusable(frame, used, required, numbers, prompt))
     note(_empty_cells(frame, compare))
     note(_equal_rows(frame, compare))
     if prompt and answer:
@@ -145,8 +151,9 @@ def load_table(
         raw.notes += [known.limit] if known.limit else []
 
     frame = frame[[*(name for name in frame if name != "row_id"), "row_id"]]
+    data = {name: _storable(cells.tolist()) for name, cells in frame.items()}
     try:
-        dataset = Dataset.from_dict({name: cells.tolist() for name, cells in frame.items()})
+        dataset = Dataset.from_dict(data)
     except (pyarrow.ArrowException, OverflowError, TypeError) as error:
         problem = "has a column whose cells do not have one form: "
         problem += f"{format_names([error])}. Write them alike, or delete that column."
@@ -175,6 +182,16 @@ def _row_ids(raw: RawTable, id: str | None) -> list[str]:
     ]
 
 
+def _storable(cells: list) -> list:
+    """Where lists stand among text, they are written as JSON: a Dataset's column has one type."""
+    kinds = {isinstance(cell, list | dict) for cell in cells if cell is not None}
+    if kinds != {True, False}:
+        return cells
+    return [
+        cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells
+    ]
+
+
 # Checks: what is to be said of the rows, and of those before them
 
 _Remark = tuple[int, str, str, str, str]  # line, column, kind, action, detail
@@ -199,12 +216,18 @@ def _clean(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
 
 def _unusable(
     frame: pandas.DataFrame,
+    used: Sequence[str],
     required: Sequence[str],
     numbers: Mapping[str, tuple[int, int]],
     prompt: Sequence[str],
 ) -> Iterator[_Remark]:
     """Rows that cannot be used; cells of `numbers` become int."""
+    mixed = [name for name in used if _storable(cells := frame[name].tolist()) is not cells]
     for line, row in frame.to_dict("index").items():
+        for name in mixed:
+            if isinstance(row[name], list | dict):
+                detail = f"{_short(row[name])} where other rows hold text"
+                yield line, name, "not_text", "dropped", detail
         missing = [name for name in required if is_empty(row[name])]
         for name in missing:
             yield line, name, "missing_value", "dropped", "the cell is empty"
@@ -219,6 +242,8 @@ def _unusable(
             else:
                 detail = f"{_short(text)} is no whole number from {low} to {high}"
                 yield line, name, "bad_number", "dropped", detail
+    for name in mixed:
+        frame[name] = frame[name].map(lambda cell: "" if cell is None else cell)
 
 
 def _empty_cells(frame: pandas.DataFrame, columns: Sequence[str]) -> Iterator[_Remark]:

@@ -179,11 +179,12 @@ class Task:
         wording = self._template(template)
         own = _unrendered(data)
         wording.check(own.column_names)
+        fields = () if wording.whole else wording.completion_fields
         kept = []
         for i, row in enumerate(own):
             with suppress(NoExample):
-                if not any(is_empty(row[name]) for name in wording.completion_fields):
-                    if "{%" in wording.completion:  # a condition may leave the row out
+                if not any(is_empty(row[name]) for name in fields):
+                    if wording.whole or "{%" in wording.completion:
                         wording.render(row, self.choices)
                     kept.append(i)
         return data.select(kept)

@@ -4,11 +4,14 @@ A template is Jinja text, rendered in Jinja's own sandbox, and stricter than Jin
 give a wrong example without a word: a field that is not there, a number that is none, a negative
 index, an empty cell that prints as "None".
 
-PromptSource's files are read too. Their format:
+PromptSource's files are read too, with their own helpers: `choice`, `most_frequent`,
+`answer_choices`, and `|||` between prompt and completion. Their format:
 https://github.com/bigscience-workshop/promptsource/blob/main/API_DOCUMENTATION.md
 """
 
+import copy
 import numbers
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +24,14 @@ import jinja2.meta
 import yaml
 from jinja2 import nodes
 from jinja2.filters import FILTERS
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from helpers.data.tokenize import separator
 from helpers.errors import CourseError, format_names
 
 LIBRARIES = Path(__file__).resolve().parents[2] / "data" / "templates"
+HALVES = "|||"  # PromptSource's sign between prompt and completion, and between choices
+_CUT = "\0|||\0"  # the same sign in a template's own text, told apart from one in a cell
 
 
 class TemplateError(CourseError):
@@ -43,6 +48,7 @@ class Template:
 
     prompt, completion: Jinja source, which may use the columns of the table and `choices` (or
         `answer_choices`, which is the same list), as in "{{ choices[star_rating - 1] }}".
+        A template in PromptSource's format has both in `prompt`, with ||| between them.
     choices: the allowed answers, if they differ from the task's; Jinja as well, for each row anew.
     may_copy: fields that the prompt may show although the answer is made from them, as when a
         text is to be corrected.
@@ -50,32 +56,42 @@ class Template:
 
     name: str
     prompt: str
-    completion: str
+    completion: str = ""
     choices: tuple[str, ...] = ()
     may_copy: tuple[str, ...] = ()
 
     @property
+    def whole(self) -> bool:
+        """Whether prompt and completion are one text, as PromptSource has them."""
+        return not self.completion and HALVES in self.prompt
+
+    @property
     def prompt_fields(self) -> frozenset[str]:
         """Columns that the prompt uses."""
-        return self._names("prompt", self.prompt)
+        return self._names("prompt", self.prompt, half=0)
 
     @property
     def completion_fields(self) -> frozenset[str]:
         """Columns that the completion uses."""
+        if self.whole:
+            return self._names("prompt", self.prompt, half=1)
         return self._names("completion", self.completion)
 
     @property
     def fields(self) -> frozenset[str]:
         """All columns that the template uses, those of its choices included."""
         in_choices = (self._names("choices", choice) for choice in self.choices)
-        return self.prompt_fields.union(self.completion_fields, *in_choices)
+        whole = self._names("prompt", self.prompt)
+        return whole.union(self.completion_fields, *in_choices)
 
     def check(self, columns: Iterable[str]) -> None:
         """Refuse the template if it does not fit a table with these columns.
 
         Raises TemplateError: Jinja that cannot be read, no completion, an unknown field, a prompt
         or a completion that uses no field, a field in Python's braces, or a leak: a field that
-        decides the completion and stands in the prompt as well.
+        decides the completion and stands in the prompt as well. (PromptSource's format has no
+        may_copy, and a seventh of its templates share a field with good reason, such as a list
+        of answers: leaks are not looked for in them.)
         """
         _check(self, frozenset(columns))
 
@@ -93,7 +109,16 @@ class Template:
         self.check(row.keys())
         where, values, allowed = self._values(row, choices)
         prompt = self._fill("prompt", self.prompt, values, where)
-        answer = self._fill("completion", self.completion, values, where)
+        if self.whole:
+            prompt, *answers = [half.strip() for half in prompt.split(_CUT)]
+            if not answers:
+                raise NoExample(f"{where} gives no example: its condition leaves this row out.")
+            if len(answers) > 1:
+                parts = len(answers) + 1
+                raise TemplateError(f"{where} gives {parts} parts; {HALVES} must occur once.")
+            answer = answers[0]
+        else:
+            answer = self._fill("completion", self.completion, values, where)
         self._check_text(answer, "completion", where)
         self._check_text(prompt, "prompt", where)
         if allowed and answer not in allowed:
@@ -110,11 +135,12 @@ class Template:
 
         Raises TemplateError as `render` does; the columns of the completion may be missing.
         """
-        known = self.fields - self.completion_fields | self.prompt_fields
-        if missing := sorted(known - row.keys()):
+        known = self.fields if self.whole else self.fields - self.completion_fields
+        if missing := sorted((known | self.prompt_fields) - row.keys()):
             raise self._unknown(missing, row.keys())
         where, values, allowed = self._values(row, choices)
-        prompt = self._fill("prompt", self.prompt, values, where)
+        prompt = self._fill("prompt", self.prompt, values, where).split(_CUT)[0]
+        prompt = prompt.strip() if self.whole else prompt
         self._check_text(prompt, "prompt", where)
         return {"prompt": prompt} | ({"choices": allowed} if allowed else {})
 
@@ -123,11 +149,17 @@ class Template:
     ) -> tuple[str, dict[str, Any], list[str]]:
         """Words for errors, what the template may use of the row, and the allowed answers."""
         where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
-        values = dict(row)
-        sources = self.choices or choices
-        allowed = [self._fill("choices", one, values, where).strip() for one in sources]
+        values = copy.deepcopy(dict(row))  # a template may fill its lists
+        values[_DRAW] = random.Random(repr([(name, row.get(name)) for name in sorted(self.fields)]))
+        allowed = [
+            choice.strip()
+            for source in self.choices or choices
+            for choice in self._fill("choices", source, values, where).split(_CUT)
+        ]
         if allowed:
-            values["answer_choices"] = values["choices"] = allowed
+            values["answer_choices"] = allowed
+            if not self.whole:  # in PromptSource's format, choices is the name of a column
+                values["choices"] = allowed
         return where, values, allowed
 
     def _unknown(self, fields: Iterable[str], columns: Iterable[str]) -> TemplateError:
@@ -137,15 +169,18 @@ class Template:
             "template."
         )
 
-    def _names(self, part: str, source: str) -> frozenset[str]:
+    def _names(self, part: str, source: str, half: int | None = None) -> frozenset[str]:
         try:
-            return _undeclared(source) - {"choices", "answer_choices"}
+            names = _undeclared(source)
+            if self.whole and half is not None:
+                names &= _names_by_half(source)[half]
         except jinja2.TemplateError as error:
             raise self._failed(f"Template {self.name!r}:", part, error) from None
+        return names - ({"answer_choices"} if self.whole else _CHOICES)
 
     def _fill(self, part: str, source: str, values: dict[str, Any], where: str) -> str:
         try:
-            return _compiled(source).render(values)
+            return _compiled(source, self.whole or part == "choices").render(values)
         except Exception as error:  # a template may fail in any way that Python can
             raise self._failed(where, part, error) from None
 
@@ -176,14 +211,16 @@ class Template:
 @lru_cache(maxsize=1024)
 def _check(template: Template, columns: frozenset[str]) -> None:
     named = f"Template {template.name!r}"
-    if not template.completion.strip():
+    if not template.whole and not template.completion.strip():
         raise TemplateError(
             f"{named} has no completion. Write what the model should answer; in a PromptSource "
-            "file it stands after |||."
+            f"file it stands after {HALVES}."
         )
     if unknown := sorted(template.fields - columns):
         raise template._unknown(unknown, columns)
     parts = {"prompt": template.prompt_fields, "completion": template.completion_fields}
+    if template.whole:  # a loop or a condition may hide where its prompt ends
+        parts = {"prompt": template.fields}
     for part, fields in parts.items():
         braces = re.findall(r"(?<!\{)\{\s*(\w+)\s*\}(?!\})", getattr(template, part))
         single = [name for name in braces if name in columns]
@@ -196,7 +233,7 @@ def _check(template: Template, columns: frozenset[str]) -> None:
                 f"{format_names(sorted(columns))}."
             )
     leaked = sorted(template.prompt_fields & template.completion_fields - set(template.may_copy))
-    if leaked:
+    if leaked and not template.whole:
         raise TemplateError(
             f"{named} leaks its answer: the field {', '.join(leaked)} decides the completion and "
             "is used in the prompt as well, so that the model could copy it. Take it out of the "
@@ -207,6 +244,8 @@ def _check(template: Template, columns: frozenset[str]) -> None:
 # Jinja
 
 
+_CHOICES = frozenset({"choices", "answer_choices"})
+_DRAW = "the random numbers of this row"  # no name that a template could spell
 _MISSING = object()
 
 
@@ -244,6 +283,18 @@ def _number(kind: str) -> Any:
     return convert
 
 
+@jinja2.pass_context
+def _choice(context: Any, items: Sequence[Any]) -> Any:
+    """PromptSource's filter: one of the items at random, the same ones for the same row."""
+    return context[_DRAW].choice(items)
+
+
+def _most_frequent(items: Sequence[Any]) -> list[Any]:
+    """PromptSource's filter: those items that occur most often."""
+    counts = Counter(items)
+    return [item for item, count in counts.items() if count == max(counts.values())]
+
+
 def _position(value: Any) -> Any:
     """A computed position in a list; a label of -1 would silently pick the last choice."""
     if isinstance(value, numbers.Integral) and value < 0:
@@ -254,17 +305,15 @@ def _position(value: Any) -> Any:
     return value
 
 
-# Immutable: no template changes the lists of a row. Without Jinja's own functions, each name that a
-# template does not set is a column.
-_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_printable)
-_JINJA.globals.clear()
+_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_printable)
 _JINJA.filters |= {"int": _number("int"), "float": _number("float"), "position": _position}
-del _JINJA.filters["random"]  # the same row would get another prompt each time
+_JINJA.filters |= {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+_JINJA.globals["zip"] = zip
 
 
 @lru_cache(maxsize=1024)
-def _compiled(source: str) -> jinja2.Template:
-    tree = _JINJA.parse(source)
+def _compiled(source: str, halved: bool) -> jinja2.Template:
+    tree = _JINJA.parse(source.replace(HALVES, _CUT) if halved else source)
     for item in tree.find_all(nodes.Getitem):
         # "{{ choices[-1] }}", which is spelled out, remains what it is.
         spelled = item.arg.node if isinstance(item.arg, nodes.Neg) else item.arg
@@ -277,7 +326,24 @@ def _compiled(source: str) -> jinja2.Template:
 
 @lru_cache(maxsize=1024)
 def _undeclared(source: str) -> frozenset[str]:
-    return frozenset(jinja2.meta.find_undeclared_variables(_JINJA.parse(source)))
+    """The names that a template expects; a column may be called as one of Jinja's functions."""
+    tree = _JINJA.parse(source)
+    called = {call.node.name for call in tree.find_all(nodes.Call) if hasattr(call.node, "name")}
+    used = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
+    columns = (used - called) & _JINJA.globals.keys()
+    return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
+
+
+@lru_cache(maxsize=1024)
+def _names_by_half(source: str) -> tuple[set[str], set[str]]:
+    """The names before and after |||; those of a condition around both belong to the first."""
+    halves, half = (set(), set()), 0
+    for _, kind, text in _JINJA.lex(source):
+        if kind == "data" and HALVES in text:
+            half = 1
+        elif kind == "name":
+            halves[half].add(text)
+    return halves
 
 
 # Files
@@ -358,15 +424,14 @@ def read_templates(entries: Any, where: str) -> dict[str, Template]:
 
 
 def _read_promptsource(entries: dict, where: str) -> dict[str, Template]:
-    """PromptSource has prompt and completion in one text, with ||| between them."""
     templates = []
     for entry in entries.values():
         if not isinstance(entry, dict) or not {"name", "jinja"} <= entry.keys():
             raise TemplateError(f"{where} has an entry without name or jinja. Delete that entry.")
-        prompt, _, completion = entry["jinja"].partition("|||")
-        choices = (entry.get("answer_choices") or "").split("|||")
-        choices = tuple(filter(None, map(str.strip, choices)))
-        templates.append(Template(entry["name"], prompt.strip(), completion.strip(), choices))
+        choices = entry.get("answer_choices") or ""
+        choices = (choices,) if "{" in choices else filter(None, choices.split(HALVES))
+        choices = tuple(choice.strip() for choice in choices)
+        templates.append(Template(entry["name"], entry["jinja"], choices=choices))
     return _by_name(templates, where)
 
 

@@ -5,6 +5,7 @@ prompts and completions, and transformers' Trainer takes the tokenized set as it
 """
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,33 +37,18 @@ def prompt_ids(
     A BOS token stands first where the tokenizer adds one. For an encoder–decoder the end token
     follows. A special token that the prompt spells out, such as "<|im_end|>", stays ordinary text.
 
-    chat: put the prompt into the tokenizer's chat template, as a user's message.
+    chat: put the prompt into the tokenizer's chat template, as a user's message that cannot close
+        its turn.
     """
-    if chat:
-        return _encode(as_chat(prompt, tokenizer), tokenizer, ordinary=False)
-    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a").input_ids
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    end = full[start + len(bare) :] if config.is_encoder_decoder else []
-    return full[:start] + _encode(prompt, tokenizer) + end
+    return _prompt_ids([prompt], tokenizer, config, chat)[0]
 
 
 def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token ids of a completion that follows a prompt, and the end token."""
-    # Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so it is read
-    # behind a line break, whose own tokens are taken away.
-    head, ids = _encode("\n", tokenizer), _encode(f"\n{completion}", tokenizer)
-    ids = ids[len(head) :] if ids[: len(head)] == head else _encode(completion, tokenizer)
-    return ids + [tokenizer.eos_token_id]
+    """The token ids of a completion that follows a prompt, and the end token.
 
-
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
-    """The token ids of a text. ordinary: a special token that is spelled out stays text."""
-    # verbose=False: whoever counts tokens says for themselves when there are too many.
-    return tokenizer(
-        text, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
-    ).input_ids
+    Raises TokenizeError for a tokenizer without an end token.
+    """
+    return _completion_ids([completion], tokenizer)[0]
 
 
 def make_labels(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
@@ -94,9 +80,8 @@ def tokenize(
     if isinstance(examples, DatasetDict):
         parts = {name: tokenize(part, tokenizer, config, chat) for name, part in examples.items()}
         return DatasetDict(parts)
-    prompts, completions = examples["prompt"], examples["completion"]
-    named = examples["row_id"] if "row_id" in examples.column_names else range(len(examples))
-    input_ids, labels = [], []
+    prompts, completions = list(examples["prompt"]), list(examples["completion"])
+    named = examples["row_id"] if "row_id" in examples.column_names else range(len(prompts))
     for name, prompt, completion in zip(named, prompts, completions, strict=True):
         for part, text in {"prompt": prompt, "completion": completion}.items():
             if not text.strip():
@@ -104,18 +89,25 @@ def tokenize(
                     f"Row {name!r} has an empty {part}: there is nothing to learn from it. Fill "
                     f"the column that the template's {part} names, or leave this row out."
                 )
-        if chat:
-            completion = separator(as_chat(prompt, tokenizer)) + completion.strip()
-        read = prompt_ids(prompt, tokenizer, config, chat)
-        written = completion_ids(completion, tokenizer)
-        if problem := beyond_window(len(read), len(written), config):
+    if chat:
+        gaps = [separator(as_chat(prompt, tokenizer)) for prompt in prompts]
+        completions = [gap + text.strip() for gap, text in zip(gaps, completions, strict=True)]
+    read = _prompt_ids(prompts, tokenizer, config, chat)
+    written = _completion_ids(completions, tokenizer)
+    for name, prompt, completion in zip(named, read, written, strict=True):
+        if problem := beyond_window(len(prompt), len(completion), config):
             raise TokenizeError(
                 f"Row {name!r} {problem}. Cutting it would cut labels away in silence. Use a "
                 "shorter template, shorten the text, or leave this row out."
             )
-        input_ids.append(read if config.is_encoder_decoder else read + written)
-        labels.append(written if config.is_encoder_decoder else make_labels(read, written))
-    return Dataset.from_dict({"input_ids": input_ids, "labels": labels}, features=COLUMNS)
+    if config.is_encoder_decoder:
+        return Dataset.from_dict({"input_ids": read, "labels": written}, features=COLUMNS)
+    both = list(zip(read, written, strict=True))
+    columns = {
+        "input_ids": [prompt + completion for prompt, completion in both],
+        "labels": [make_labels(prompt, completion) for prompt, completion in both],
+    }
+    return Dataset.from_dict(columns, features=COLUMNS)
 
 
 def beyond_window(prompt: int, answer: int, config: PreTrainedConfig) -> str:
@@ -188,6 +180,11 @@ def collate(rows: Sequence[Mapping[str, list[int]]], pad_token_id: int) -> dict[
     attention_mask (0 over padding) and labels (IGNORE over padding, whatever `pad_token_id` is).
     They equal what transformers' DataCollatorForSeq2Seq makes.
     """
+    if pad_token_id is None:
+        raise TokenizeError(
+            "The tokenizer has no pad token. Before you make batches, say which one to use: "
+            "tokenizer.pad_token = tokenizer.eos_token"
+        )
 
     def stack(lists: list[list[int]], filler: int) -> Tensor:
         longest = max(map(len, lists))
@@ -217,3 +214,82 @@ def length_grouped_batches(lengths: list[int], batch_size: int, seed: int) -> li
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     draw.shuffle(batches)
     return batches
+
+
+def _prompt_ids(
+    prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool
+) -> list[list[int]]:
+    if chat:
+        texts = [as_chat(prompt, tokenizer) for prompt in prompts]
+        rows = _encode(texts, tokenizer, ordinary=False)
+        spelled = _special_tokens(tokenizer)
+        for index in [i for i, prompt in enumerate(prompts) if spelled.search(prompt)]:
+            rows[index] = _chat_ids(prompts[index], tokenizer)
+        return rows
+    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    end = full[start + len(bare) :] if config.is_encoder_decoder else []
+    return [full[:start] + ids + end for ids in _encode(prompts, tokenizer)]
+
+
+def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    if tokenizer.eos_token_id is None:
+        raise TokenizeError(
+            "The tokenizer has no end token, so that the model could not learn where an answer "
+            "ends. Name one that it knows: tokenizer.eos_token = ..."
+        )
+    return [ids + [tokenizer.eos_token_id] for ids in _continue(texts, tokenizer)]
+
+
+def _encode(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
+) -> list[list[int]]:
+    """Token ids of each text. ordinary: a special token that is spelled out stays text."""
+    if not texts:
+        return []
+    # verbose=False: whoever counts tokens says for themselves when there are too many.
+    rows = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+    ).input_ids
+    # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for index, text in enumerate(texts):
+        if ordinary and not special.isdisjoint(rows[index]):
+            parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+            rows[index] = tokenizer(parted, add_special_tokens=False).input_ids
+    return rows
+
+
+def _continue(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
+) -> list[list[int]]:
+    """Token ids of each text as the continuation of another text.
+
+    Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
+    behind a line break, whose own tokens are taken away.
+    """
+    (head,) = _encode(["\n"], tokenizer)
+    rows = _encode([f"\n{text}" for text in texts], tokenizer, ordinary)
+    return [
+        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer, ordinary)[0]
+        for ids, text in zip(rows, texts, strict=True)
+    ]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tokens = {*tokenizer.all_special_tokens, *added}
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _chat_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a chat whose user spells out special tokens: these as text, the template's as such."""
+    spelled = _special_tokens(tokenizer)
+    mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in prompt)
+    pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
+    (ids,) = _encode(pieces[:1], tokenizer, ordinary=False)
+    for token, piece in zip(spelled.findall(prompt), pieces[1:], strict=True):
+        ids += _continue([token], tokenizer)[0] + _continue([piece], tokenizer, ordinary=False)[0]
+    return ids

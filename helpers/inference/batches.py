@@ -5,6 +5,7 @@ once, and its keys and values are kept for all of them.
 """
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -106,13 +107,17 @@ def _check(prompts: Sequence[str], ids: list[list[int]], room: int, config) -> N
 def _reuses_cache(model: PreTrainedModel, length: int) -> bool:
     """Whether keys and values of prompts can be repeated, cropped, and padded in the middle.
 
-    Not the states of recurrent layers, and not when attention has a window that is shorter than
-    prompt and answer.
+    Not the states of Mamba and its like; not where a distance counts padding as well (BLOOM takes
+    no position_ids); not when attention has a window that is shorter than prompt and answer.
     """
+    if model._is_stateful or "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
     layers = DynamicCache(config=model.config).layers
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return False
     windows = [layer.sliding_window for layer in layers if layer.is_sliding]
+    if model.config.model_type == "gpt_neo":  # has a window of which its cache does not know
+        windows.append(model.config.window_size)
     return length < min(windows, default=length + 1)
 
 

@@ -51,26 +51,33 @@ def _score(
     return scores
 
 
-def pick_choices(scores: Tensor | Sequence[Sequence[float]], choices: Sequence[str]) -> list[str]:
+def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> list[str]:
     """The best-scoring choice of each row. The share of these that is right is the constrained
     accuracy.
 
-    scores: n rows of len(choices) numbers; a tensor, an array or lists. Higher is better.
-    choices: the allowed answers, in the order of the columns.
-    Returns n choices. Of equal scores the first column wins.
-    Raises InferenceError for a score that is not a number.
+    Args:
+        scores: n rows of len(choices) numbers; a tensor, an array or lists. Higher is better.
+        choices: the allowed answers, in the order of the columns.
+    Returns:
+        n choices. Of equal scores the first column wins.
+    Raises:
+        InferenceError: a row of another width, or a score that is not a number.
     """
-    table = torch.as_tensor(scores, dtype=torch.float64).reshape(-1, len(choices))
-    return [choices[column] for column in _best_columns(table)]
-
-
-def _best_columns(scores: Tensor) -> list[int]:
-    if scores.isnan().any():
-        raise InferenceError(
-            "There is a score that is not a number (NaN), so no choice is the best. Look for a "
-            "division by zero or for weights that training has destroyed."
-        )
-    return scores.argmax(1).tolist()
+    answers = []
+    for number, row in enumerate(scores):
+        values = [float(value) for value in row]
+        if len(values) != len(choices):
+            raise InferenceError(
+                f"Row {number} has {len(values)} scores for {len(choices)} choices. "
+                "Give one score for each choice, in the order of the choices."
+            )
+        if any(value != value for value in values):
+            raise InferenceError(
+                f"Row {number} holds a score that is not a number (NaN), so no choice is the "
+                "best. Look for a division by zero or for weights that training has destroyed."
+            )
+        answers.append(choices[values.index(max(values))])
+    return answers
 
 
 def predict_answers(
@@ -83,12 +90,13 @@ def predict_answers(
 ) -> list[str]:
     """One answer for each example: constrained where it has choices of its own, else generated.
 
-    examples: rows of task.render; choices is a list of texts in each row, or is missing.
-    max_new_tokens: for generated answers; by default as many as the longest right answer needs. A
-    generated answer is one line, unless a right answer has several.
-    offsets: for each choice, what is taken off its log-probability (calibration); all rows must
-    have the same choices.
-    Raises what score_choices and generate_answers raise.
+    Args:
+        examples: rows of task.render; choices is a list of texts in each row, or is missing.
+        max_new_tokens: for generated answers; by default as many as the longest right answer needs.
+            A generated answer is one line, unless a right answer has several.
+        offsets: for each choice, what is taken off its log-probability (calibration).
+    Raises:
+        InferenceError: offsets that do not fit the choices; and what score_choices raises.
     """
     examples = list(examples)
     if not examples:
@@ -103,10 +111,20 @@ def predict_answers(
             model, tokenizer, prompts, max_new_tokens, chat=chat, first_line=one_line
         )
     scores = _score(model, tokenizer, prompts, choices, chat)
+    same = all(of_row == choices[0] for of_row in choices)
     if offsets is not None:
+        if not same or len(offsets) != len(choices[0]):
+            raise InferenceError(
+                f"There are {len(offsets)} offsets. Give one for each choice, of a task whose rows "
+                "all have the same choices."
+            )
         scores = scores - torch.tensor(offsets)
-    best = _best_columns(scores)
-    return [of_row[column] for of_row, column in zip(choices, best, strict=True)]
+    if same:
+        return pick_choices(scores, choices[0])
+    return [
+        pick_choices(row[None, : len(of_row)], of_row)[0]
+        for row, of_row in zip(scores, choices, strict=True)
+    ]
 
 
 def choice_accuracy(

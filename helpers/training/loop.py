@@ -30,6 +30,7 @@ from helpers.training.loss import (
 )
 from helpers.training.low_memory import Adafactor, low_memory_step, training_memory
 from helpers.training.processes import (
+    first_process_first,
     process_index,
     share_of_process,
     sum_gradient,
@@ -98,11 +99,8 @@ def train(
             watch(history)
 
     with run.opened(_disk_space(model, settings)), training_memory(model, settings.low_memory):
-        if process_index():
-            wait_for_all()  # the first process puts the files in order
-        history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
-        if not process_index():
-            wait_for_all()
+        with first_process_first():
+            history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
         try:
             if not history.evaluations:
                 evaluate(0)

@@ -9,6 +9,8 @@ gradients are summed, so that the step is that of the whole batch.
 import atexit
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -75,6 +77,19 @@ def sum_gradient(parameter: torch.Tensor) -> None:
     """Make a parameter's gradient that of the whole batch: the sum over all processes, in place."""
     if process_count() > 1 and parameter.grad is not None:
         dist.all_reduce(parameter.grad)
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """What is inside, the first process does before all others, for instance to put files in
+    order."""
+    if process_index():
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if not process_index():
+            wait_for_all()
 
 
 def wait_for_all() -> None:
