@@ -24,7 +24,7 @@ from pathlib import Path
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
 # Disk (GB): packages and starting model; with the runs of all notebooks beside them (README).
 SET_UP_DISK, WHOLE_DISK = 3, 12
-# Memory (GB): with less, training takes its small mode by itself; with less, no notebook runs.
+# Memory (GB): with less, training takes its low-memory mode by itself; with less, no notebook runs.
 SMALL_MODE, LEAST_MEMORY = 4.0, 1.8
 MOST_HOURS = 4  # for all notebooks in the profile `laptop`; where it takes longer, `quick` fits
 MODEL, MODEL_MEGABYTES = "smollm2-135m-v2", 750
@@ -166,7 +166,7 @@ def memory_line(memory: int | None) -> Line:
     if size < LEAST_MEMORY:
         return STOP, "memory", fact, "too little for a notebook: use Colab or another machine"
     if size < SMALL_MODE:
-        advice = "close other programs and keep one notebook open; training takes its small mode"
+        advice = "close other programs and keep one notebook open; training takes its low-memory mode"
         return NEXT, "memory", fact, advice
     return OK, "memory", fact, ""
 
