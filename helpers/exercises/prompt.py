@@ -10,9 +10,7 @@ from helpers.evaluation.prompt_search import calibrate
 from helpers.exercises.exercise import Case, Exercise, Mistake
 from helpers.inference.few_shot import fit_shots, prompt_budget, shots_prefix
 
-# ---------------------------------------------------------------------------------------------
-# A better prompt
-# ---------------------------------------------------------------------------------------------
+# ---- A better prompt
 
 _WORDS = ("terrible", "poor", "okay", "good", "excellent")
 _REVIEWS = (
@@ -80,9 +78,7 @@ Answer with one word ({{ choices | join(", ") }}):"""
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# As many shots as fit
-# ---------------------------------------------------------------------------------------------
+# ---- As many shots as fit
 
 
 class _Words:
@@ -197,7 +193,7 @@ FIT_SHOTS = Exercise(
     minutes=10,
     difficulty=2,
     reference=fit_shots,
-    cases=_fit_cases,
+    cases=_fit_cases(),
     mistakes=(
         Mistake(
             _keep_first,
@@ -253,29 +249,7 @@ def fit_shots(shots, example, tokenizer, window, answer_tokens):
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Calibration
-# ---------------------------------------------------------------------------------------------
-
-
-def _mean_of_prompt(scores: torch.Tensor) -> torch.Tensor:
-    return scores - scores.mean(1, keepdim=True)
-
-
-def _mean_of_all(scores: torch.Tensor) -> torch.Tensor:
-    return scores - scores.mean()
-
-
-def _only_offsets(scores: torch.Tensor) -> torch.Tensor:
-    return scores.mean(0)
-
-
-def _added(scores: torch.Tensor) -> torch.Tensor:
-    return scores + scores.mean(0)
-
-
-def _divided(scores: torch.Tensor) -> torch.Tensor:
-    return scores / scores.mean(0)
+# ---- Calibration
 
 
 def _of_probabilities(scores: torch.Tensor) -> torch.Tensor:
@@ -302,28 +276,28 @@ CALIBRATE = Exercise(
     minutes=5,
     difficulty=1,
     reference=calibrate,
-    cases=_calibration_cases,
+    cases=_calibration_cases(),
     mistakes=(
         Mistake(
-            _mean_of_prompt,
+            lambda scores: scores - scores.mean(1, keepdim=True),
             "You take off the mean of each prompt, the same from all its words. So the "
             "largest stays the largest, and the bias stays what it was.",
         ),
         Mistake(
-            _mean_of_all,
+            lambda scores: scores - scores.mean(),
             "You take the same number off everywhere, which changes no answer. Each word has "
             "a mean of its own.",
         ),
         Mistake(
-            _only_offsets,
+            lambda scores: scores.mean(0),
             "These are the means that should be taken off. What remains when they are?",
         ),
         Mistake(
-            _added,
+            lambda scores: scores + scores.mean(0),
             "You add the means, so the bias becomes twice as large.",
         ),
         Mistake(
-            _divided,
+            lambda scores: scores / scores.mean(0),
             "You divide by the means. Log-probabilities are subtracted: that divides the "
             "probabilities behind them.",
         ),

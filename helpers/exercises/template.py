@@ -12,9 +12,7 @@ from helpers.data.templates import Template
 from helpers.errors import CourseError
 from helpers.exercises.exercise import Case, Exercise, Mistake
 
-# ---------------------------------------------------------------------------------------------
-# A prompt without a leak
-# ---------------------------------------------------------------------------------------------
+# ---- A prompt without a leak
 
 _CHOICES = ("yes", "no")
 _ROWS = [
@@ -123,9 +121,7 @@ Is this customer happy ({{ choices | join(" or ") }})?\"\"\"
 """,
 )
 
-# ---------------------------------------------------------------------------------------------
-# Words in common
-# ---------------------------------------------------------------------------------------------
+# ---- Words in common
 
 
 def _count(text: str) -> Counter[str]:
@@ -168,8 +164,14 @@ def _position_by_position(a: str, b: str) -> float:
     return 2 * same / max(1, len(first) + len(second))
 
 
-def _word_cases() -> list[Case]:
-    return [
+SHARE_OF_COMMON_WORDS = Exercise(
+    name="share_of_common_words",
+    notebook="02_template",
+    title="How alike are two texts?",
+    minutes=6,
+    difficulty=1,
+    reference=share_of_common_words,
+    cases=(
         Case(("good", "good"), "The same text twice has all its words in common."),
         Case(("", ""), "Two empty texts have nothing in common: 0, and no error."),
         Case(("good", "bad"), "No word in common."),
@@ -179,17 +181,7 @@ def _word_cases() -> list[Case]:
         Case(("bag for the beach", "for the bag"), "The order of the words does not matter."),
         Case(("very very good", "very bad"), "One 'very' is common, the second one is not."),
         Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
-    ]
-
-
-SHARE_OF_COMMON_WORDS = Exercise(
-    name="share_of_common_words",
-    notebook="02_template",
-    title="How alike are two texts?",
-    minutes=6,
-    difficulty=1,
-    reference=share_of_common_words,
-    cases=_word_cases,
+    ),
     mistakes=(
         Mistake(
             _sets,
@@ -231,9 +223,7 @@ SHARE_OF_COMMON_WORDS = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------------------------
-# A table of your own
-# ---------------------------------------------------------------------------------------------
+# ---- A table of your own
 
 _FILES = ("table.csv", "task.yaml")
 _FEWEST_ROWS = 4
