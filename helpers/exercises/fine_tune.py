@@ -12,22 +12,6 @@ from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
 # ---- The loss mask
 
 
-def _without_end(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * len(prompt_ids) + completion_ids[:-1] + [IGNORE]
-
-
-def _one_too_many(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) - 1) + prompt_ids[-1:] + completion_ids
-
-
-def _one_too_few(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) + 1) + completion_ids[1:]
-
-
-def _shifted(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) - 1) + completion_ids + [IGNORE]
-
-
 MAKE_LABELS = Exercise(
     name="make_labels",
     notebook="04_fine_tune",
@@ -43,39 +27,39 @@ MAKE_LABELS = Exercise(
     ),
     mistakes=(
         Mistake(
-            lambda prompt_ids, completion_ids: prompt_ids + completion_ids,
+            lambda prompt, completion: prompt + completion,
             "Every token is labelled here, those of the prompt as well. So the model would "
             "mostly learn to write prompts.",
         ),
         Mistake(
-            lambda prompt_ids, completion_ids: completion_ids,
+            lambda prompt, completion: completion,
             "The labels have to be as many as the tokens: the prompt's tokens need one, too, -100.",
         ),
         Mistake(
-            _without_end,
+            lambda prompt, completion: [IGNORE] * len(prompt) + completion[:-1] + [IGNORE],
             "The end token is not labelled here, so the model would never learn to stop.",
         ),
         Mistake(
-            _one_too_many,
+            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + prompt[-1:] + completion,
             "One position too early: the last token of the prompt is labelled as well.",
         ),
         Mistake(
-            _one_too_few,
+            lambda prompt, completion: [IGNORE] * (len(prompt) + 1) + completion[1:],
             "One position too late: the first token of the completion is not labelled, and "
             "often it is the whole answer.",
         ),
         Mistake(
-            lambda prompt_ids, completion_ids: [0] * len(prompt_ids) + completion_ids,
+            lambda prompt, completion: [0] * len(prompt) + completion,
             "The prompt's labels are 0. But 0 is the id of a token, so the model would learn "
             "to say that token after each one of the prompt.",
         ),
         Mistake(
-            _shifted,
+            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + completion + [IGNORE],
             "The labels are shifted by one position. That is the loss function's own work; done "
             "twice, the model would learn to skip a token.",
         ),
         Mistake(
-            lambda prompt_ids, completion_ids: [0] * len(prompt_ids) + [1] * len(completion_ids),
+            lambda prompt, completion: [0] * len(prompt) + [1] * len(completion),
             "This says which tokens are labelled, but not with what. A label is the id itself.",
         ),
     ),
@@ -268,14 +252,6 @@ def one_step(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) ->
     return weights - rate * gradient
 
 
-def _uphill(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return 2 * weights - one_step(weights, gradient, rate, max_norm)
-
-
-def _each_number_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return weights - rate * gradient.clamp(-max_norm, max_norm)
-
-
 def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
     return weights - rate * gradient * max_norm / gradient.norm().clamp(min=1e-12)
 
@@ -283,10 +259,6 @@ def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: 
 def _step_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
     step = rate * gradient
     return weights - step * min(1.0, max_norm / max(1e-12, float(step.norm())))
-
-
-def _only_the_move(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return one_step(weights, gradient, rate, max_norm) - weights
 
 
 def _same_weights(got: Any, expected: Tensor) -> bool:
@@ -320,7 +292,7 @@ ONE_STEP = Exercise(
     same=_same_weights,
     mistakes=(
         Mistake(
-            _uphill,
+            lambda weights, *others: 2 * weights - one_step(weights, *others),
             "You move along the gradient, and that is where the loss grows. Move against it.",
         ),
         Mistake(
@@ -328,7 +300,7 @@ ONE_STEP = Exercise(
             "A gradient with a large norm is not scaled down yet.",
         ),
         Mistake(
-            _each_number_clipped,
+            lambda weights, gradient, rate, most: weights - rate * gradient.clamp(-most, most),
             "You clip each number by itself, and that changes the direction. Scale the whole "
             "gradient, so that it keeps its direction.",
         ),
@@ -347,7 +319,7 @@ ONE_STEP = Exercise(
             "The learning rate is missing: the step is far too long.",
         ),
         Mistake(
-            _only_the_move,
+            lambda weights, *others: one_step(weights, *others) - weights,
             "This is the move alone. What is wanted is the weights after it.",
         ),
     ),

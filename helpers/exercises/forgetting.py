@@ -16,18 +16,6 @@ def _same_case(text: str, answers: Sequence[str]) -> bool:
     return holds_answer(text, [a for a in answers if a in text or a in lowered])
 
 
-def _split_at_spaces(text: str, answers: Sequence[str]) -> bool:
-    return any(f" {answer.lower()} " in f" {text.lower()} " for answer in answers)
-
-
-def _single_words(text: str, answers: Sequence[str]) -> bool:
-    return holds_answer(text, [answer for answer in answers if " " not in answer])
-
-
-def _any_word_of_it(text: str, answers: Sequence[str]) -> bool:
-    return holds_answer(text, [word for answer in answers for word in answer.split()])
-
-
 HOLDS_ANSWER = Exercise(
     name="holds_answer",
     notebook="08_forgetting",
@@ -63,17 +51,17 @@ HOLDS_ANSWER = Exercise(
             "Case still matters in yours. Bring text and answers to the same case first.",
         ),
         Mistake(
-            _split_at_spaces,
+            lambda text, answers: any(f" {one.lower()} " in f" {text.lower()} " for one in answers),
             "A full stop or a comma right after the answer hides it from yours. Take the words "
             "without punctuation.",
         ),
         Mistake(
-            _single_words,
+            lambda text, answers: holds_answer(text, [one for one in answers if " " not in one]),
             "An answer of several words is never found. They have to stand in the text next to "
             "each other.",
         ),
         Mistake(
-            _any_word_of_it,
+            lambda text, answers: holds_answer(text, " ".join(answers).split()),
             "One word of a longer answer is enough for yours: North America would pass for "
             "South America.",
         ),
@@ -197,17 +185,6 @@ def _from_the_end(examples: list, others: list, share: float) -> list:
     return [*examples[:-count], *others[:count]]
 
 
-def _mix_cases() -> list[Case]:
-    tens = [f"c{number}" for number in range(10)]
-    return [
-        Case((["a", "b"], ["X"], 0.5), "One of two."),
-        Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
-        Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
-        Case((tens, ["X", "Y", "Z"], 0.1), "A tenth of ten, with three others to choose from."),
-        Case((tens[:6], ["X", "Y", "Z"], 0.3), "0.3 of six is 1.8: rounded, 2."),
-    ]
-
-
 def _same_whatever_order(got: object, expected: list) -> bool:
     if not isinstance(got, list | tuple):
         return False
@@ -221,7 +198,13 @@ MIX = Exercise(
     minutes=8,
     difficulty=2,
     reference=mix,
-    cases=_mix_cases(),
+    cases=(
+        Case((["a", "b"], ["X"], 0.5), "One of two."),
+        Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
+        Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
+        Case((list("abcdefghij"), list("XYZ"), 0.1), "A tenth of ten, with three others there."),
+        Case((list("abcdef"), list("XYZ"), 0.3), "0.3 of six is 1.8: rounded, 2."),
+    ),
     same=_same_whatever_order,
     mistakes=(
         Mistake(

@@ -98,14 +98,6 @@ def stop_labels(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tenso
     return labels
 
 
-def _every_pad_id(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids.masked_fill(input_ids == pad_id, IGNORE)
-
-
-def _mask_upside_down(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids.masked_fill(attention_mask == 1, IGNORE)
-
-
 def _stop_cases() -> list[Case]:
     batch = torch.tensor([[5, 8, 2, 2, 2], [5, 6, 7, 9, 2]])
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -128,20 +120,21 @@ STOP_LABELS = _specimen(
     cases=_stop_cases(),
     mistakes=(
         Mistake(
-            _every_pad_id,
+            lambda ids, mask, pad_id: ids.masked_fill(ids == pad_id, IGNORE),
             "The real end token has the same id as the padding, and is thrown out with it. "
             "Nothing ever teaches the model to stop.",
         ),
         Mistake(
-            lambda input_ids, attention_mask, pad_id: input_ids.clone(),
+            lambda ids, mask, pad_id: ids.clone(),
             "Now the padding is labelled as if it were text: that is the specimen before this one.",
         ),
         Mistake(
-            lambda input_ids, attention_mask, pad_id: input_ids * attention_mask,
+            lambda ids, mask, pad_id: ids * mask,
             "Label 0 is a token like any other, and would be learned. The loss skips only -100.",
         ),
         Mistake(
-            _mask_upside_down, "The other way round: 1 in the attention mask means a real token."
+            lambda ids, mask, pad_id: ids.masked_fill(mask == 1, IGNORE),
+            "The other way round: 1 in the attention mask means a real token.",
         ),
     ),
     hints=(
@@ -231,14 +224,6 @@ def labelled_predictions(prompt_length: int, length: int) -> list[int]:
     return mask[1:]
 
 
-def _first_token_lost(prompt_length: int, length: int) -> list[int]:
-    return ([0] * prompt_length + [1] * (length - prompt_length))[: length - 1]
-
-
-def _prompt_end_too(prompt_length: int, length: int) -> list[int]:
-    return [0] * (prompt_length - 2) + [1] * (length - prompt_length + 1)
-
-
 LABELLED_PREDICTIONS = _specimen(
     name="labelled_predictions",
     title="A mask that is off by one",
@@ -252,20 +237,23 @@ LABELLED_PREDICTIONS = _specimen(
     ),
     mistakes=(
         Mistake(
-            _first_token_lost,
+            lambda prompt, length: [0] * prompt + [1] * (length - prompt - 1),
             "The first token of the completion is not labelled. With answers of one token, "
             "nothing of the answer is learned: only that it is over.",
         ),
         Mistake(
-            lambda prompt_length, length: [*labelled_predictions(prompt_length, length)[:-1], 0],
+            lambda prompt, length: [*labelled_predictions(prompt, length)[:-1], 0],
             "The first token is labelled now, but the last one no longer is. That is the end "
             "token, so the model would not learn to stop.",
         ),
         Mistake(
-            lambda prompt_length, length: [0] * prompt_length + [1] * (length - prompt_length),
+            lambda prompt, length: [0] * prompt + [1] * (length - prompt),
             "One number too many: after the last token there is nothing to predict.",
         ),
-        Mistake(_prompt_end_too, "Now the last token of the prompt is labelled as well."),
+        Mistake(
+            lambda prompt, length: [0] * (prompt - 2) + [1] * (length - prompt + 1),
+            "Now the last token of the prompt is labelled as well.",
+        ),
     ),
     hints=(
         "mask says of each token whether it is labelled. At which position is it predicted?",
@@ -299,31 +287,23 @@ def ids_and_labels(
     return prompt_ids + completion_ids, [IGNORE] * len(prompt_ids) + completion_ids
 
 
-def _cut_by_length(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _cut_by_length(prompt, completion, tokenize, end):
     ids = tokenize(prompt + completion) + [end]
     start = len(tokenize(prompt))
     return ids, [IGNORE] * start + ids[start:]
 
 
-def _space_moved(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _space_moved(prompt, completion, tokenize, end):
     bare = prompt.rstrip()
     return ids_and_labels(bare, prompt[len(bare) :] + completion, tokenize, end)
 
 
-def _end_forgotten(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _end_forgotten(prompt, completion, tokenize, end):
     ids, labels = ids_and_labels(prompt, completion, tokenize, end)
     return ids[:-1], labels[:-1]
 
 
-def _prompt_labelled(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _prompt_labelled(prompt, completion, tokenize, end):
     ids, _ = ids_and_labels(prompt, completion, tokenize, end)
     return ids, ids
 
@@ -384,16 +364,6 @@ def _zeros_accepted(input_ids: list[int], assistant_mask: list[int]) -> list[int
     return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
 
 
-def _all_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
-    return _zeros_accepted(
-        input_ids, assistant_mask if any(assistant_mask) else [1] * len(input_ids)
-    )
-
-
-def _nothing_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
-    return assistant_labels(input_ids, assistant_mask) if any(assistant_mask) else []
-
-
 ASSISTANT_LABELS = _specimen(
     name="assistant_labels",
     title="A mask of zeros",
@@ -412,12 +382,12 @@ ASSISTANT_LABELS = _specimen(
             "conversation. Refuse it: raise a ValueError.",
         ),
         Mistake(
-            _all_when_none,
+            lambda ids, mask: _zeros_accepted(ids, mask if any(mask) else [1] * len(ids)),
             "Now everything is labelled where nothing was marked, the user's words included. "
             "Nobody asked for that: refuse such a mask.",
         ),
         Mistake(
-            _nothing_when_none,
+            lambda ids, mask: assistant_labels(ids, mask) if any(mask) else [],
             "An empty list of labels is as quiet as a list of -100. Refuse such a mask.",
         ),
     ),
@@ -512,14 +482,6 @@ def step_loss(micro_batches: list[Tensor]) -> Tensor:
     return summed / sum(len(losses) for losses in micro_batches)
 
 
-def _mean_of_means(micro_batches: list[Tensor]) -> Tensor:
-    return sum(losses.mean() for losses in micro_batches) / len(micro_batches)
-
-
-def _sum_by_batches(micro_batches: list[Tensor]) -> Tensor:
-    return sum(losses.sum() for losses in micro_batches) / len(micro_batches)
-
-
 STEP_LOSS = _specimen(
     name="step_loss",
     title="Accumulation that averages means",
@@ -539,21 +501,19 @@ STEP_LOSS = _specimen(
     ),
     mistakes=(
         Mistake(
-            _mean_of_means,
+            lambda batches: sum(losses.mean() for losses in batches) / len(batches),
             "Each micro-batch weighs the same, however few labelled tokens it has. A token in a "
             "short one weighs too much, and the step is not that of the big batch.",
         ),
         Mistake(
-            lambda micro_batches: sum(losses.mean() for losses in micro_batches),
+            lambda batches: sum(losses.mean() for losses in batches),
             "The loss now grows with the number of micro-batches.",
         ),
         Mistake(
-            _sum_by_batches,
+            lambda batches: sum(losses.sum() for losses in batches) / len(batches),
             "The sums are right. Divide them by the number of tokens, not of micro-batches.",
         ),
-        Mistake(
-            lambda micro_batches: micro_batches[-1].mean(), "Only the last micro-batch is left."
-        ),
+        Mistake(lambda batches: batches[-1].mean(), "Only the last micro-batch is left."),
     ),
     hints=(
         "What would the loss be if all these tokens were in one batch?",
@@ -574,10 +534,6 @@ def local_loss(token_losses: Tensor, labelled_everywhere: int, processes: int) -
     return token_losses.sum() * processes / labelled_everywhere
 
 
-def _not_multiplied(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
-    return token_losses.sum() / labelled_everywhere
-
-
 LOCAL_LOSS = _specimen(
     name="local_loss",
     title="The average of averages",
@@ -595,20 +551,20 @@ LOCAL_LOSS = _specimen(
     ),
     mistakes=(
         Mistake(
-            lambda token_losses, labelled_everywhere, processes: token_losses.mean(),
+            lambda losses, everywhere, processes: losses.mean(),
             "Each process divides by its own tokens, and then the processes are averaged. A token "
             "in a process with few of them weighs too much.",
         ),
         Mistake(
-            _not_multiplied,
+            lambda losses, everywhere, processes: losses.sum() / everywhere,
             "Almost. The average over the processes divides once more: make up for it.",
         ),
         Mistake(
-            lambda token_losses, labelled_everywhere, processes: token_losses.sum(),
+            lambda losses, everywhere, processes: losses.sum(),
             "The loss now grows with the number of tokens. Divide by all of them.",
         ),
         Mistake(
-            lambda token_losses, labelled_everywhere, processes: token_losses.mean() / processes,
+            lambda losses, everywhere, processes: losses.mean() / processes,
             "Each process still divides by its own tokens.",
         ),
     ),
@@ -629,10 +585,6 @@ def batch_loss(losses: Tensor, mask: Tensor) -> Tensor:
 
 def _nothing_by_nothing(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * mask).sum() / mask.sum()
-
-
-def _cut_off_from_the_model(losses: Tensor, mask: Tensor) -> Tensor:
-    return _nothing_by_nothing(losses, mask) if mask.any() else torch.tensor(0.0)
 
 
 def _judge_batch_loss(attempt: Callable) -> str | None:
@@ -682,7 +634,7 @@ BATCH_LOSS = _specimen(
             "No nan any more. But adding 1 to the divisor makes every loss a little too small.",
         ),
         Mistake(
-            _cut_off_from_the_model,
+            lambda losses, mask: batch_loss(losses, mask) if mask.any() else torch.tensor(0.0),
             "A new zero knows nothing of the model, so loss.backward() would raise an error. "
             "Compute it from the losses that you were given.",
         ),
@@ -706,29 +658,9 @@ def learning_rates(
     return [peak * min(1.0, step / max(1, warmup_steps)) for step in range(1, total_steps + 1)]
 
 
-def _ratio_always_wins(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, int(warmup_ratio * total_steps))
-
-
-def _ratio_forgotten(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, warmup_steps)
-
-
-def _always_rising(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, total_steps)
-
-
-def _whole_division(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    right = learning_rates(total_steps, peak, warmup_steps, warmup_ratio)
-    return [rate if rate == peak else 0.0 for rate in right]
+def _whole_division(total_steps, peak, *warmup):
+    rates = learning_rates(total_steps, peak, *warmup)
+    return [rate if rate == peak else 0.0 for rate in rates]
 
 
 LEARNING_RATES = _specimen(
@@ -746,15 +678,18 @@ LEARNING_RATES = _specimen(
     ),
     mistakes=(
         Mistake(
-            _ratio_always_wins,
+            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, int(ratio * n)),
             "The number of warm-up steps that was asked for is overwritten by a ratio that "
             "nobody gave. The first step already has the full rate.",
         ),
         Mistake(
-            _ratio_forgotten,
+            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, steps),
             "The steps are kept now. But where a ratio is given, it wins.",
         ),
-        Mistake(_always_rising, "Now it rises until the end: the warm-up is the whole run."),
+        Mistake(
+            lambda n, peak, *warmup: learning_rates(n, peak, n),
+            "Now it rises until the end: the warm-up is the whole run.",
+        ),
         Mistake(
             _whole_division,
             "During the warm-up the rate is zero. A whole division rounds every share of the "
@@ -802,14 +737,9 @@ def _mean_of_many(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> fl
     return sum(losses) / len(losses)
 
 
+@torch.random.fork_rng(devices=[])  # the learner's own random numbers stay as they are
 def _judge_evaluate(attempt: Callable) -> str | None:
-    # The learner's own random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _said_by_evaluate(attempt)
-
-
-def _said_by_evaluate(attempt: Callable) -> str | None:
+    torch.manual_seed(0)
     inputs, targets = torch.eye(4), torch.tensor([0, 1, 2, 3])
     for training in (True, False):
         model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 4))
@@ -878,10 +808,6 @@ def pick_shots(train_rows: list, test_rows: list, k: int, seed: int) -> list:
     return random.Random(seed).sample(train_rows, k)
 
 
-def _from_both(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return random.Random(seed).sample(train_rows + test_rows, k)
-
-
 def _judge_shots(attempt: Callable) -> str | None:
     train_rows = [f"train {i}" for i in range(12)]
     test_rows = [f"test {i}" for i in range(6)]
@@ -916,24 +842,24 @@ PICK_SHOTS = _specimen(
     answer="import random\n\n\n" + inspect.getsource(pick_shots),
     mistakes=(
         Mistake(
-            lambda train_rows, test_rows, k, seed: random.Random(seed).sample(test_rows, k),
+            lambda train, test, k, seed: random.Random(seed).sample(test, k),
             "A test row that is shown with its answer no longer tests anything. Some questions "
             "even get their own answer to read.",
         ),
         Mistake(
-            _from_both,
+            lambda train, test, k, seed: random.Random(seed).sample(train + test, k),
             "There are fewer of them, but some shots are still test rows. None may be.",
         ),
         Mistake(
-            lambda train_rows, test_rows, k, seed: train_rows[:k],
+            lambda train, test, k, seed: train[:k],
             "No leak any more. But the seed has no effect: draw at random.",
         ),
         Mistake(
-            lambda train_rows, test_rows, k, seed: random.Random(seed).choices(train_rows, k=k),
+            lambda train, test, k, seed: random.Random(seed).choices(train, k=k),
             "No leak any more. But a shot that is shown twice teaches nothing new.",
         ),
         Mistake(
-            lambda train_rows, test_rows, k, seed: random.sample(train_rows, k),
+            lambda train, test, k, seed: random.sample(train, k),
             "No leak any more. But nobody can repeat the draw: use the seed.",
         ),
     ),

@@ -187,6 +187,11 @@ def _hold_out_rows(rows, share, seed):
     return shuffled[count:], shuffled[:count]
 
 
+def _sides(rows, out):
+    kept = [row for row in rows if group_key(row["product_title"]) not in out]
+    return kept, [row for row in rows if row not in kept]
+
+
 def _hold_out_titles(rows, share, seed):
     products = sorted({row["product_title"] for row in rows})
     random.Random(seed).shuffle(products)
@@ -200,20 +205,12 @@ def _hold_out_titles(rows, share, seed):
 def _hold_out_unsorted(rows, share, seed):
     products = list({group_key(row["product_title"]) for row in rows})
     random.Random(seed).shuffle(products)
-    out = set(products[: round(share * len(products))])
-    return (
-        [row for row in rows if group_key(row["product_title"]) not in out],
-        [row for row in rows if group_key(row["product_title"]) in out],
-    )
+    return _sides(rows, products[: round(share * len(products))])
 
 
 def _hold_out_first(rows, share, seed):
     products = list(dict.fromkeys(group_key(row["product_title"]) for row in rows))
-    out = products[: round(share * len(products))]
-    return (
-        [row for row in rows if group_key(row["product_title"]) not in out],
-        [row for row in rows if group_key(row["product_title"]) in out],
-    )
+    return _sides(rows, products[: round(share * len(products))])
 
 
 def _hold_out_in_place(rows, share, seed):

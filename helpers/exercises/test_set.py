@@ -28,10 +28,6 @@ def _cut_around_the_share(correct: int, total: int, confidence: float = 0.95) ->
     return max(0.0, low), min(1.0, high)
 
 
-def _one_sided(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    return wilson_interval(correct, total, 2 * confidence - 1)
-
-
 def _not_scaled(correct: int, total: int, confidence: float = 0.95) -> Interval:
     z, share = _z(confidence), correct / total
     middle = share + z * z / (2 * total)
@@ -82,7 +78,7 @@ WILSON_INTERVAL = Exercise(
             "Right for 95 %. Let z depend on the confidence that is asked for.",
         ),
         Mistake(
-            _one_sided,
+            lambda correct, total, confidence: wilson_interval(correct, total, 2 * confidence - 1),
             "Your z is too small: it leaves out all of the rest on one side. The rest is "
             "shared by both ends.",
         ),
