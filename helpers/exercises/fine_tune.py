@@ -74,36 +74,34 @@ MAKE_LABELS = Exercise(
 # ---- A batch
 
 
-def _padded(rows: list[dict], pad_token_id: int, label: int, right: bool = True) -> dict:
-    longest = max(len(row["input_ids"]) for row in rows)
-    lines: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        size = len(row["input_ids"])
-        parts = (row["input_ids"], [pad_token_id]), ([1] * size, [0]), (row["labels"], [label])
-        for name, (real, filler) in zip(lines, parts, strict=True):
-            gap = filler * (longest - size)
-            lines[name].append(real + gap if right else gap + real)
-    return {name: torch.tensor(numbers) for name, numbers in lines.items()}
+def _padding_labelled(rows: list[dict], pad_token_id: int, label: int) -> dict:
+    batch = collate(rows, pad_token_id)
+    return {**batch, "labels": batch["labels"].where(batch["attention_mask"] == 1, label)}
+
+
+def _padded_left(rows: list[dict], pad_token_id: int) -> dict:
+    turned = [{name: numbers[::-1] for name, numbers in row.items()} for row in rows]
+    return {name: tensor.flip(1) for name, tensor in collate(turned, pad_token_id).items()}
 
 
 def _all_attended(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
 
 
 def _mask_by_id(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
 
 
 def _labels_by_id(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     padding = batch["input_ids"] == pad_token_id
     return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
 
 
 def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
     return {**batch, "labels": labels}
 
@@ -111,7 +109,7 @@ def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
 def _cut_to_shortest(rows: list[dict], pad_token_id: int) -> dict:
     shortest = min(len(row["input_ids"]) for row in rows)
     cut = [{name: numbers[:shortest] for name, numbers in row.items()} for row in rows]
-    return _padded(cut, pad_token_id, label=IGNORE)
+    return collate(cut, pad_token_id)
 
 
 def _same_numbers(got: Any, expected: dict[str, Tensor]) -> bool:
@@ -147,17 +145,17 @@ COLLATE = Exercise(
     same=_same_numbers,
     mistakes=(
         Mistake(
-            lambda rows, pad_token_id: _padded(rows, pad_token_id, label=pad_token_id),
+            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, pad_token_id),
             "The padding is labelled with its own id, so it counts in the loss: the model would "
             "mostly learn to write padding.",
         ),
         Mistake(
-            lambda rows, pad_token_id: _padded(rows, pad_token_id, label=0),
+            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, 0),
             "The padding's labels are 0, and 0 is the id of a token. Which label does the loss "
             "ignore?",
         ),
         Mistake(
-            lambda rows, pad_token_id: _padded(rows, pad_token_id, label=IGNORE, right=False),
+            _padded_left,
             "You pad on the left. A model can be trained in that way, too, but here the real "
             "tokens should begin at position 0.",
         ),

@@ -99,11 +99,6 @@ def _only_size(before: list[float], after: list[float]) -> Three:
     return (fmean(sizes), *bootstrap_interval(sizes))
 
 
-def _relative(before: list[float], after: list[float]) -> Three:
-    mean, low, high = paired_change(before, after)
-    return mean / fmean(before), low / fmean(before), high / fmean(before)
-
-
 PAIRED_CHANGE = Exercise(
     name="paired_change",
     notebook="08_forgetting",
@@ -145,7 +140,7 @@ PAIRED_CHANGE = Exercise(
             "a change.",
         ),
         Mistake(
-            _relative,
+            lambda before, after: tuple(x / fmean(before) for x in paired_change(before, after)),
             "This is the change relative to the first mean. Wanted is the plain difference.",
         ),
         Mistake(

@@ -23,11 +23,6 @@ def _around_the_share(correct: int, total: int, confidence: float = 0.95) -> Int
     return share - half, share + half
 
 
-def _cut_around_the_share(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    low, high = _around_the_share(correct, total, confidence)
-    return max(0.0, low), min(1.0, high)
-
-
 def _not_scaled(correct: int, total: int, confidence: float = 0.95) -> Interval:
     z, share = _z(confidence), correct / total
     middle = share + z * z / (2 * total)
@@ -38,11 +33,6 @@ def _not_scaled(correct: int, total: int, confidence: float = 0.95) -> Interval:
 def _middle_and_half(correct: int, total: int, confidence: float = 0.95) -> Interval:
     low, high = wilson_interval(correct, total, confidence)
     return (low + high) / 2, (high - low) / 2
-
-
-def _in_percent(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    low, high = wilson_interval(correct, total, confidence)
-    return 100 * low, 100 * high
 
 
 WILSON_INTERVAL = Exercise(
@@ -69,7 +59,7 @@ WILSON_INTERVAL = Exercise(
             "for the standard errors of each p, not of s.",
         ),
         Mistake(
-            _cut_around_the_share,
+            lambda *given: tuple(min(1.0, max(0.0, end)) for end in _around_the_share(*given)),
             "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
             "no width, as if 20 rows could prove it.",
         ),
@@ -90,7 +80,10 @@ WILSON_INTERVAL = Exercise(
             _middle_and_half,
             "You give back the middle and the half width. Wanted are the two ends.",
         ),
-        Mistake(_in_percent, "Right, but in per cent. Shares go from 0 to 1 in this course."),
+        Mistake(
+            lambda *given: tuple(100 * end for end in wilson_interval(*given)),
+            "Right, but in per cent. Shares go from 0 to 1 in this course.",
+        ),
     ),
     hints=(
         "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
