@@ -118,8 +118,6 @@ def test_links_are_turned_to_where_they_hold():
     assert staged("[a](../data/tasks/)") == f"[a]({GITHUB}/tree/main/data/tasks)"
     assert staged("[a](../Makefile)") == f"[a]({GITHUB}/blob/main/Makefile)"
     assert staged("`x[0](y)` [a](https://b.c/d) [a](#e)") == "`x[0](y)` [a](https://b.c/d) [a](#e)"
-    assert staged("[![A b](https://c.d/e.svg)](https://f.g/h)") == "[A b](https://f.g/h)"
-    assert staged("[![A b](../docs/e.svg)](https://f.g/h)") == "[A b](https://f.g/h)"
 
 
 def test_hidden_code_is_folded_and_figures_are_described():

@@ -141,7 +141,7 @@ def test_minutes_are_those_that_the_notebooks_predict(monkeypatch):
 def test_what_it_repeats_is_what_the_course_says():
     assert load.FOLDER == check.MODEL
     assert (make.OLDEST, make.NEWEST_TESTED) == (check.OLDEST, check.NEWEST_TESTED)
-    assert LOW_MEMORY == check.SMALL_MODE * 1e9
+    assert LOW_MEMORY == check.LOW_MEMORY * 1e9
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{check.WHOLE_DISK} GB of disk ({check.SET_UP_DISK} GB for the packages" in readme
 

@@ -23,7 +23,6 @@ from helpers.display import (
     draw_window,
     show_road,
 )
-from helpers.errors import CourseError
 
 SVG = "{http://www.w3.org/2000/svg}"
 LONG = [
@@ -146,11 +145,9 @@ def test_the_road_marks_the_stage_where_you_are(draw, stage):
     assert len([e for e in svg.iter(f"{SVG}rect") if e.get("stroke-width") == "3"]) == 1
 
 
-def test_the_road_marks_several_stages_and_refuses_what_it_has_not(draw):
+def test_the_road_marks_several_stages(draw):
     svg, _, line = draw(show_road, ("validation", "test"))
     assert words_in(svg).count("you are here") == 2 and "here: validation, test." in line
-    with pytest.raises(CourseError, match="no stage 'wieghts'.*table, split, .*new model"):
-        show_road(("model", "wieghts"))
 
 
 def test_the_road_of_the_readme_is_the_one_that_the_code_draws():
@@ -171,12 +168,6 @@ def test_the_shift_pairs_each_token_with_the_next_and_shows_which_count(draw):
     assert "1 next token is in the prompt" in line and "2 labelled: ␣good <|end|>." in line
 
 
-@pytest.mark.parametrize("n_prompt", [0, 2, 3])
-def test_the_shift_needs_a_prompt_and_a_completion(n_prompt):
-    with pytest.raises(CourseError, match="at least one each"):
-        draw_shift(["a", "b"], n_prompt)
-
-
 def test_padding_fills_each_row_up_to_the_longest(draw):
     svg, _, line = draw(draw_padding, [5, 10])
     assert {"row 1: 5 tokens", "row 2: 10 tokens"} <= set(words_in(svg))
@@ -184,9 +175,6 @@ def test_padding_fills_each_row_up_to_the_longest(draw):
     widths = [float(shape.get("width")) for shape in (first, padding, second)]
     assert widths[0] == widths[1] == widths[2] / 2
     assert "padded to 10: 5 of 20 positions (25%) are padding" in line
-    for lengths in ([], [3, 0]):
-        with pytest.raises(CourseError, match="at least one row"):
-            draw_padding(lengths)
 
 
 def test_an_epoch_is_as_many_steps_as_the_rows_need(draw):
@@ -196,8 +184,6 @@ def test_an_epoch_is_as_many_steps_as_the_rows_need(draw):
     assert "3 steps an epoch (the last batch has 4)" in line and "2 × 3 = 6 steps" in line
     svg, _, line = draw(draw_epoch, 800, 8, 6)
     assert "…" in words_in(svg) and "600" in words_in(svg) and "the last batch" not in line
-    with pytest.raises(CourseError, match="from 1"):
-        draw_epoch(20, 0, 1)
 
 
 def test_the_gradient_flows_back_from_the_loss_to_all_weights(draw):
@@ -215,9 +201,6 @@ def test_the_window_says_what_is_too_long(draw):
     assert words_in(svg).count("too long") == 1
     assert "at most 9 shots" in line and "Too many: 10." in line
     assert "Too many: none of 1, 4." in draw(draw_window, (1, 4), 100, 1000)[2]
-    for wrong in (((), 100, 1000), ((1,), 0, 1000), ((-1,), 100, 1000)):
-        with pytest.raises(CourseError, match="numbers of shots"):
-            draw_window(*wrong)
 
 
 def test_three_ways_differ_in_what_is_trained(draw):
@@ -234,6 +217,3 @@ def test_the_parts_are_drawn_in_proportion_and_say_what_for(draw):
     assert widths == pytest.approx([7 * widths[2], 2 * widths[2], widths[2]])
     assert {"70 rows (70%)", "20 rows (20%)", "10 rows (10%)"} <= set(words_in(svg))
     assert "test (10 rows, 10%) gives one score" in line
-    for sizes in ({"train": 1, "test": 1}, {"train": 1, "validation": 0, "test": 1}):
-        with pytest.raises(CourseError, match="in each of"):
-            draw_parts(sizes)

@@ -3,7 +3,7 @@
 import re
 
 from helpers.display import Token, show_tokens, tokens
-from helpers.display.tokens import _loss_of_tokens, _token_cells, _token_table
+from helpers.display.tokens import _in_words, _token_cells, _token_table
 
 TOKENS = [
     Token("<b>", 5, False, {}),
@@ -48,8 +48,8 @@ def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():
     masked, bare = _token_cells(TOKENS, "before"), _token_cells(TOKENS, "before", masked=False)
     assert "3.00" not in masked and masked.count("no loss shown") == 2
     assert "3.00" in bare and bare.count("no loss shown") == 1, "nothing predicts the first token"
-    assert _loss_of_tokens(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
-    bare_words = _loss_of_tokens(TOKENS, "after", masked=False)
+    assert _in_words(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
+    bare_words = _in_words(TOKENS, "after", masked=False)
     assert "of 3 tokens" in bare_words and "1.0833 nats" in bare_words
 
 
@@ -60,7 +60,7 @@ def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
     assert "<b>" not in _token_table(TOKENS, "after")["text/html"]
     shown = []
     monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data))
-    show_tokens(TOKENS, "after")
+    show_tokens(TOKENS, ["after"])
     assert shown[0]["text/html"] == _token_cells(TOKENS, "after")
     assert "✓ labelled" in shown[0]["text/plain"]
     assert "0.3750 nats" in capsys.readouterr().out

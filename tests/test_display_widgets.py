@@ -161,7 +161,8 @@ def screen(monkeypatch):
 
 
 def test_live_curve_shows_one_picture_and_one_line_and_then_only_updates_them(screen):
-    watch, history = LiveCurve(validation_rows=48, seconds=1000), History(4, 4)
+    watch, history = LiveCurve(validation_rows=48), History(4, 4)
+    watch.seconds = 1000
     history.evaluations.append(EvaluationRecord(0, 3.0, 0.25, 1.0))
     watch(history)
     assert ["image/png" in data for data in screen.shown] == [True, False]
@@ -182,7 +183,8 @@ def test_live_curve_shows_one_picture_and_one_line_and_then_only_updates_them(sc
 
 
 def test_live_curve_draws_in_between_when_the_last_picture_is_old(screen):
-    watch, history = LiveCurve(validation_rows=48, seconds=0), History(4, 4)
+    watch, history = LiveCurve(validation_rows=48), History(4, 4)
+    watch.seconds = 0
     history.evaluations.append(EvaluationRecord(0, 3.0, None, 1.0))  # a task without accuracy
     watch(history)
     history.steps.append(StepRecord(1, 2.0, 1e-4, 1.0, 400, 2.0))
@@ -205,7 +207,8 @@ class Told:
 
 
 def test_live_curve_lists_the_answer_at_each_evaluation_and_the_memory_in_use(screen):
-    watch, history = LiveCurve(48, Told("<b>", "good"), seconds=1000), History(2, 2)
+    watch, history = LiveCurve(48, Told("<b>", "good")), History(2, 2)
+    watch.seconds = 1000
     history.evaluations.append(EvaluationRecord(0, 3.0, 0.25, 1.0))
     watch(history)
     said = screen.shown[-1]

@@ -160,10 +160,6 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
         score([], [])
     with pytest.raises(ScoringError, match="There are 2 predictions for 1 references"):
         score(["good", "good"], ["good"])
-    with pytest.raises(ScoringError, match="predictions have to be a list .* of type str"):
-        score("good", ["good"])
-    with pytest.raises(ScoringError, match="references have to be a list .* of type NoneType"):
-        score(["good"], None)
 
 
 @pytest.mark.parametrize("score", ROW_BY_ROW)
@@ -275,12 +271,6 @@ def test_rouge_compares_whole_texts() -> None:
     assert rouge("", "the cat") == dict.fromkeys(ROUGE, 0.0)
 
 
-@pytest.mark.parametrize(("prediction", "reference"), [(None, "a"), ("a", ["b", 3]), ("a", [])])
-def test_rouge_refuses_what_is_no_text(prediction, reference) -> None:
-    with pytest.raises(ScoringError, match="ROUGE compares texts|no reference"):
-        rouge(prediction, reference)
-
-
 # ---- the scores of a task
 
 
@@ -366,8 +356,6 @@ def test_lead_words() -> None:
     assert _lead_words("Bad.", 3) == "Bad."
     assert _lead_words(" ", 3) == ""
     assert _lead_words("水壶坏了，很失望。", 4) == "水壶坏了，"
-    with pytest.raises(ScoringError, match="A lead of 0 words"):
-        _lead_words("Bad.", 0)
 
 
 def test_the_baseline_of_choices_is_the_commonest_training_answer_that_a_row_allows() -> None:
@@ -428,8 +416,6 @@ def test_nearest_neighbour_repeats_the_most_similar_allowed_answer() -> None:
     assert _nearest_answers(seen_task(), train, asked)[0] != "poor"
     asked[0]["choices"] = ["new"]
     assert _nearest_answers(seen_task(), train, asked)[0] == "new"
-    with pytest.raises(ScoringError, match="no training rows"):
-        _nearest_answers(seen_task(), [], asked)
 
 
 def test_the_linear_rival_learns_words_and_keeps_to_the_choices() -> None:
@@ -453,8 +439,6 @@ def test_the_linear_rival_does_with_one_answer_few_rows_and_one_group() -> None:
     assert _linear_answers(seen_task(), alike, asked) == ["good"]
     pair = shop(["a lid", "a pot"], choices, choices)  # one group: nothing to cross-validate with
     assert _linear_answers(seen_task(), pair, asked) == ["good"]
-    with pytest.raises(ScoringError, match="can only choose among answers"):
-        _linear_answers(seen_task("text"), pair, asked)
 
 
 def test_the_rivals_of_each_kind_of_task() -> None:

@@ -82,10 +82,10 @@ DOUBLED = Exercise(
     minutes=2,
     difficulty=1,
     reference=doubled,
-    cases=lambda: [
+    cases=(
         Case(([2],), "One number is enough to see it."),
         Case(([3, -1],), "Look at each number."),
-    ],
+    ),
     mistakes=(
         Mistake(plus_two, "Twice is not plus two."),
         Mistake(only_first, "Not only the first."),
@@ -189,7 +189,7 @@ def test_a_wrong_function_gets_its_smallest_failing_case_and_one_help(made_up, c
 
 def test_a_long_call_has_a_line_for_each_argument_and_long_ones_are_cut(monkeypatch, capsys):
     case = Case((["word"] * 20, ["many"] * 200))
-    exercise = Exercise("joined", "03_split", "", 1, 1, lambda a, b: a + b, lambda: [case])
+    exercise = Exercise("joined", "03_split", "", 1, 1, lambda a, b: a + b, [case])
     monkeypatch.setattr(commands, "find", {"joined": exercise}.get)
     first, one, two, last, *_ = said(capsys, "joined", lambda a, b: b).splitlines()
     assert (first, last) == ("not yet: joined(", "  )")
@@ -319,7 +319,7 @@ def test_a_function_that_is_to_raise_has_to_raise(made_up, capsys, monkeypatch):
         return numbers
 
     exercise = Exercise(
-        "strict", "03_split", "", 1, 1, strict, lambda: [Case(([1],)), Case(([1, 2],), "Refuse.")]
+        "strict", "03_split", "", 1, 1, strict, [Case(([1],)), Case(([1, 2],), "Refuse.")]
     )
     monkeypatch.setattr(commands, "find", {"strict": exercise}.get)
     assert said(capsys, "strict", strict) == "right"
@@ -434,7 +434,7 @@ def test_progress_is_kept_and_done_stays_done(made_up, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["progress.json", "progress.json.lock"]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"doubled": "perfect"}', "\udcff"])
+@pytest.mark.parametrize("text", ["{", "\udcff"])
 def test_a_damaged_file_starts_over_and_says_so(made_up, capsys, folder, text):
     folder.mkdir()
     damaged = text.encode("utf-8", "surrogateescape")
@@ -666,14 +666,11 @@ def test_what_else_may_go_wrong_is_told(exercise, capsys):
 
 @each_function
 def test_a_changed_argument_is_told(exercise, capsys):
-    if exercise.may_change:
-        pytest.skip("is meant to change its argument")
-
     def changeable(arguments):
         kinds = (list, dict, torch.Tensor)
         return [a for a in arguments if isinstance(a, kinds) and len(a)]
 
-    if not any(changeable(case.arguments) for case in exercise.cases()):
+    if not any(changeable(case.arguments) for case in exercise.cases):
         pytest.skip("has no argument that could be changed")
 
     def attempt(*arguments):

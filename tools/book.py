@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 from tools.sync_notebooks import address  # noqa: E402
 
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(?=[)#])")
-LINKED_IMAGE = re.compile(r"\[!\[([^\]]*)\]\([^)]*\)\](?=\()")
 ROAD = re.compile(r"!\[[^\]]*\]\(docs/road\.svg\)")
 SVG, BOX_HEIGHT, TWO = "http://www.w3.org/2000/svg", "68.0", "Two distributions"
 # What a box of docs/road.svg leads to: the notebook that treats it first.
@@ -92,8 +91,7 @@ def stage(folder: Path) -> None:
 def staged_text(text: str, name: str, pages: Mapping[str, str]) -> str:
     """`text`, which is Markdown in the file `name`, with links that hold on the site.
 
-    Files of the repository that are no page of the site are linked where it is published. An image
-    that is a link, as badges are, becomes a link of words.
+    Files of the repository that are no page of the site are linked where it is published.
     """
     folder = posixpath.dirname(name)
 
@@ -105,7 +103,7 @@ def staged_text(text: str, name: str, pages: Mapping[str, str]) -> str:
             return link[1]
         return f"{address()}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}"
 
-    return LINK.sub(target, LINKED_IMAGE.sub(r"[\1]", text))
+    return LINK.sub(target, text)
 
 
 def staged_notebook(text: str, name: str, pages: Mapping[str, str]) -> str:

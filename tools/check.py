@@ -24,8 +24,8 @@ from pathlib import Path
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
 # Disk (GB): packages and starting model; with the runs of all notebooks beside them (README).
 SET_UP_DISK, WHOLE_DISK = 3, 12
-# Memory (GB): with less, training takes its small mode by itself; with less, no notebook runs.
-SMALL_MODE, LEAST_MEMORY = 4.0, 1.8
+# Memory (GB): with less, training takes its low-memory mode by itself; with less, no notebook runs.
+LOW_MEMORY, LEAST_MEMORY = 4.0, 1.8
 MOST_HOURS = 4  # for all notebooks in the profile `laptop`; where it takes longer, `quick` fits
 MODEL, MODEL_MEGABYTES = "smollm2-135m-v2", 750
 TRIED_PACKAGE = "filelock"  # a small one that the set-up needs anyway
@@ -165,8 +165,8 @@ def memory_line(memory: int | None) -> Line:
     fact = f"{size:.1f} GB that the course may use"
     if size < LEAST_MEMORY:
         return STOP, "memory", fact, "too little for a notebook: use Colab or another machine"
-    if size < SMALL_MODE:
-        advice = "close other programs and keep one notebook open; training takes its small mode"
+    if size < LOW_MEMORY:
+        advice = "close other programs, keep one notebook open; training uses its low-memory mode"
         return NEXT, "memory", fact, advice
     return OK, "memory", fact, ""
 
@@ -280,7 +280,7 @@ def fitting_profile(memory: int | None, here: dict | None, found: dict | None) -
     """The profile to take, and in words why and how."""
     if found and found.get("device") == "cuda":
         return "gpu", " (set COURSE_PROFILE=gpu); for shorter runs laptop, the default"
-    if memory is not None and memory < SMALL_MODE * 1e9:
+    if memory is not None and memory < LOW_MEMORY * 1e9:
         return "quick", " (set COURSE_PROFILE=quick), because of the memory"
     if here and sum(here["laptop"].values()) > 60 * MOST_HOURS:
         return "quick", " (set COURSE_PROFILE=quick), because of the speed"

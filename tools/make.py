@@ -148,16 +148,6 @@ def lab(arguments: list[str]) -> int:
             continue  # JupyterLab got it as well, and asks whether to stop
 
 
-def course(arguments: list[str]) -> int:
-    """Run the notebooks and write the report."""
-    return status(PYTHON, "tools/run_course.py", *arguments)
-
-
-def book(_: list[str]) -> int:
-    """Build the site out of the notebooks as they are; none is run."""
-    return status(PYTHON, "tools/book.py")
-
-
 def test(arguments: list[str]) -> int:
     """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
     shutil.rmtree(RESULTS, ignore_errors=True)
@@ -211,14 +201,9 @@ def test_oldest(arguments: list[str]) -> int:
     )
 
 
-def teaching(arguments: list[str]) -> int:
-    """Bring the instructors' notes up to date; make slides and a test to print."""
-    return status(PYTHON, "-m", "tools.teaching", *arguments)
-
-
-def class_work(target: str) -> Callable[[list[str]], int]:
-    """A target that tools/classroom.py does."""
-    return lambda arguments: status(PYTHON, "-m", "tools.classroom", target, *arguments)
+def program(*words: str) -> Callable[[list[str]], int]:
+    """A target that another program does."""
+    return lambda arguments: status(PYTHON, *words, *arguments)
 
 
 def bench(arguments: list[str]) -> int:
@@ -278,10 +263,14 @@ def run(*command: str) -> None:
         )
 
 
-TARGETS = {"lab": lab, "course": course, "test": test, "test-oldest": test_oldest, "bench": bench}
-TARGETS |= {"book": book, "check": check, "setup": lambda _: 0, "constraints": constraints}
-TARGETS |= {"teaching": teaching}
-TARGETS |= {name: class_work(name) for name in ("handout", "solutions", "grade", "wheelhouse")}
+TARGETS = {"lab": lab, "test": test, "test-oldest": test_oldest, "bench": bench}
+TARGETS |= {"check": check, "setup": lambda _: 0, "constraints": constraints}
+TARGETS |= {"course": program("tools/run_course.py"), "book": program("tools/book.py")}
+TARGETS |= {"teaching": program("-m", "tools.teaching")}
+TARGETS |= {
+    name: program("-m", "tools.classroom", name)
+    for name in ("handout", "solutions", "grade", "wheelhouse")
+}
 REQUIREMENTS = {"test": "requirements-dev.txt", "grade": "requirements-dev.txt"}
 REQUIREMENTS |= {"book": "requirements-book.txt"}
 FROM_THE_NETWORK = [*REQUIREMENTS, "test-oldest", "constraints", "wheelhouse"]

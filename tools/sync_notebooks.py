@@ -68,8 +68,6 @@ def with_links(markdown: str, name: str) -> str:
 def with_minutes(readme: str) -> str:
     """`readme` with the minutes of the reference machine at the end of each line of its map."""
     path = ROOT / "data" / "minutes.json"
-    if not path.exists():
-        return readme
     minutes = json.loads(path.read_text(encoding="utf-8"))["laptop"]["minutes"]
     for name, taken in minutes.items():
         row = re.compile(rf"^(\| \[{name}\].*\|)[^|]*\|$", re.MULTILINE)
@@ -81,8 +79,6 @@ def with_binder(readme: str) -> str:
     """`readme` with its table of what each notebook takes on Binder, as tools/small_machine.py has
     measured it."""
     path = ROOT / "data" / "binder.json"
-    if not path.exists():
-        return readme
     lines = ["| On Binder | GB of memory | minutes of the processor |", "|---|---|---|"]
     total, measured = 0.0, json.loads(path.read_text(encoding="utf-8"))
     for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")):

@@ -192,27 +192,25 @@ def confusion_figure(tables: Mapping[str, list[list[int]]], labels: Sequence[str
     return chart
 
 
-def reliability_figure(
-    probabilities: Sequence[float], correct: Sequence[bool], bins: int = 10
-) -> Figure:
+def reliability_figure(probabilities: Sequence[float], correct: Sequence[bool]) -> Figure:
     """Reliability diagram: in each bin of probability, the share of answers that were right.
 
     On the diagonal the model is right as often as it says; below it, it is too sure of itself.
     The lower panel counts the rows of each bin. See `reliability_bins` for arguments and errors;
     the expected calibration error is written above.
     """
-    found = reliability_bins(probabilities, correct, bins)
+    found = reliability_bins(probabilities, correct)
     chart = figure(5, 2.6, 2, columns=1, sharex=True, height_ratios=[3, 1])
     top, bottom = chart.axes
     top.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
     means = [mean for mean, _, _ in found]
     scores = [(share, *wilson_interval(round(share * n), n)) for _, share, n in found]
     intervals(top, means, scores, fmt="o", color=BLUE)
-    error = expected_calibration_error(probabilities, correct, bins)
+    error = expected_calibration_error(probabilities, correct)
     top.set_title(f"expected calibration error: {error:.3f}", loc="left")
     top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that was right")
     top.text(0.05, 0.08, "as sure as it is right", rotation=38, transform=top.transAxes, fontsize=9)
-    bars = bottom.bar(means, [n for *_, n in found], 0.6 / bins, color=GREY)
+    bars = bottom.bar(means, [n for *_, n in found], 0.06, color=GREY)
     bottom.bar_label(bars, fontsize=8)
     bottom.margins(y=0.3)
     bottom.set(ylabel="rows", xlabel="probability that the model gave to its answer (mean of bin)")
@@ -284,9 +282,7 @@ Changes = tuple[Mapping[str, Mapping[int, float]], Mapping[str, float]]
 
 
 def change_map(
-    layered: Mapping[str, Mapping[int, float]],
-    single: Mapping[str, float],
-    absolute: Changes | None = None,
+    layered: Mapping[str, Mapping[int, float]], single: Mapping[str, float], absolute: Changes
 ) -> Figure:
     """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
 
@@ -296,19 +292,19 @@ def change_map(
     square, in units of the weights), drawn beside it.
     Each map's colours span the same factor on a logarithmic scale, so the evener map moved evener.
     """
-    maps = [(layered, single, 100, "relative change (%)")]
-    if absolute:
-        maps.append((*absolute, 1, "absolute change (RMS)"))
+    maps = (
+        (layered, single, 100, "relative change (%)"),
+        (*absolute, 1, "absolute change (RMS)"),
+    )
     heights = [len(layered), len(single)]
-    size = 9 if len(maps) == 1 else 12
-    options = {"columns": len(maps), "height_ratios": heights, "sharey": "row"}
-    chart = figure(size, 0.8 + 0.16 * sum(heights), 2 * len(maps), **options)
+    options = {"columns": 2, "height_ratios": heights, "sharey": "row"}
+    chart = figure(12, 0.8 + 0.16 * sum(heights), 4, **options)
     ranges = []
     for rows, *_ in maps:
         moved = [value for row in rows.values() for value in row.values() if value > 0] or [1.0]
         ranges.append((min(moved), max(moved)))
     half = max(1.01, *(math.sqrt(high / low) for low, high in ranges))  # of the span, as a factor
-    panels = zip(chart.axes, chart.axes[len(maps) :], maps, ranges, strict=False)
+    panels = zip(chart.axes[:2], chart.axes[2:], maps, ranges, strict=True)
     for top, bottom, (rows, others, unit, label), (low, high) in panels:
         middle = unit * math.sqrt(low * high)
         layers = range(1 + max(layer for row in rows.values() for layer in row))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,13 +21,11 @@ from helpers.display.charts import (
     name_rows,
 )
 from helpers.evaluation.uncertainty import share_of, wilson_interval
-
-if TYPE_CHECKING:
-    from helpers.training import History
+from helpers.training import History
 
 
 def training_curve(
-    history: "History", validation_rows: int, lines: Mapping[str, float] | None = None
+    history: History, validation_rows: int, lines: Mapping[str, float] | None = None
 ) -> Figure:
     """Losses of a run, step by step, and beside them its validation accuracy with 95 % intervals.
 
@@ -105,7 +102,7 @@ def _loss_axis(axes: Axes, lowest: float = 0) -> None:
     axes.set_title("equal distances are equal factors", loc="left", fontsize=9, color="#555555")
 
 
-def history_summary(history: "History", validation_rows: int) -> str:
+def history_summary(history: History, validation_rows: int) -> str:
     """Where a run stands, in one line: the losses, the accuracy with its interval, the speed."""
     parts = [f"step {len(history.steps)} of {history.total_steps}, {history.stopped}"]
     if history.steps:

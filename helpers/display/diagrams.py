@@ -14,7 +14,6 @@ from unicodedata import east_asian_width
 from IPython.display import display
 
 from helpers.display.charts import BLUE, GREY, ORANGE
-from helpers.errors import CourseError
 
 # As wide as a page of a notebook shows it, so that the letters are read in their own size.
 WIDTH, LEFT, RIGHT = 720, 20, 700
@@ -122,8 +121,6 @@ def show_road(here: str | tuple[str, ...] = ()) -> None:
     """Show the whole road of the course, from a table to a new model, and print it as a line.
 
     here: the stage or stages of STAGES to mark with "you are here".
-
-    Raises CourseError for a stage that is not on the road.
     """
     here = (here,) if isinstance(here, str) else tuple(here)
     drawing, says = _road(here)
@@ -141,10 +138,6 @@ def road_svg() -> str:
 
 def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
     """The road with some stages marked, and its text alternative."""
-    if unknown := [stage for stage in here if stage not in STAGES]:
-        raise CourseError(
-            f"The road has no stage {unknown[0]!r}. Its stages are: {', '.join(STAGES)}."
-        )
     pen = _Drawing(424)
     tops, says = (30, 174, 340), ["The road of the course."]
     for column in range(4):
@@ -207,15 +200,8 @@ def draw_shift(tokens: Sequence[str], n_prompt: int) -> None:
     """Draw the shift by one and the loss mask: what each position predicts, and what counts.
 
     tokens: the texts of an example's tokens, the prompt's first. n_prompt: how many are the
-    prompt's.
-
-    Raises CourseError unless both the prompt and the completion have a token.
+    prompt's; prompt and completion have at least one each.
     """
-    if not 1 <= n_prompt < len(tokens):
-        raise CourseError(
-            f"Of {len(tokens)} tokens, {n_prompt} cannot be the prompt's: prompt and completion "
-            "need at least one each."
-        )
     words = [_visible(token) for token in tokens]
     pen, x, y = _Drawing(0), RIGHT, -76.0
     for i in range(len(tokens) - 1):
@@ -247,12 +233,7 @@ def draw_shift(tokens: Sequence[str], n_prompt: int) -> None:
 
 
 def draw_padding(lengths: Sequence[int]) -> None:
-    """Draw a batch that is padded to its longest row. lengths: tokens of each row.
-
-    Raises CourseError when there is no row, or one without a token.
-    """
-    if not lengths or min(lengths) < 1:
-        raise CourseError("A batch needs at least one row, and each row at least one token.")
+    """Draw a batch that is padded to its longest row. lengths: tokens of each row."""
     pen, longest = _Drawing(52 + 28 * len(lengths)), max(lengths)
     for row, length in enumerate(lengths):
         y, end = 16 + 28 * row, 170 + 530 * length / longest
@@ -268,12 +249,7 @@ def draw_padding(lengths: Sequence[int]) -> None:
 
 
 def draw_epoch(rows: int, batch_size: int, epochs: int) -> None:
-    """Draw how rows make batches, batches steps, and steps epochs.
-
-    Raises CourseError when one of the numbers is less than one.
-    """
-    if min(rows, batch_size, epochs) < 1:
-        raise CourseError("Rows, batch size and epochs are whole numbers from 1.")
+    """Draw how rows make batches, batches steps, and steps epochs."""
     steps, shown = math.ceil(rows / batch_size), _some(epochs, 4)
     pen = _Drawing(122 + 34 * len(shown))
     pen.box(30, 16, 160, "One batch", f"{min(rows, batch_size)} rows")
@@ -337,11 +313,7 @@ def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> No
     """Draw how solved examples (shots) fill the context window.
 
     shots: numbers of shots. tokens_per_shot: mean length of one. window: in tokens.
-
-    Raises CourseError when there are no numbers, or tokens or window are not positive.
     """
-    if not shots or min(shots) < 0 or tokens_per_shot <= 0 or window < 1:
-        raise CourseError("Give numbers of shots from 0, tokens per shot and window above 0.")
     needed = [count * tokens_per_shot for count in shots]
     scale = 470 / max(window, *needed)
     pen = _Drawing(80 + 30 * len(shots))
@@ -427,17 +399,12 @@ def draw_all_reduce() -> None:
 
 
 def draw_parts(sizes: Mapping[str, int]) -> None:
-    """Draw train, validation and test, in proportion, and what each is for. sizes: part → rows.
-
-    Raises CourseError when one of the three is missing or empty.
-    """
+    """Draw train, validation and test, in proportion, and what each is for. sizes: part → rows."""
     uses = {
         "train": "changes the weights",
         "validation": "chooses settings",
         "test": "gives one score, at the end",
     }
-    if set(sizes) != set(uses) or min(sizes.values()) < 1:
-        raise CourseError("A split needs rows in each of: train, validation, test.")
     pen, x, total, parts = _Drawing(140), float(LEFT), sum(sizes.values()), []
     fills = (PALE_BLUE, PALE_ORANGE, "#dddddd")
     for column, (part, use) in enumerate(uses.items()):

@@ -24,14 +24,13 @@ class Token:
     losses: dict[str, float]
 
 
-def show_tokens(tokens: list[Token], when: str | Sequence[str] = "", masked: bool = True) -> None:
+def show_tokens(tokens: list[Token], times: Sequence[str] = ("",), masked: bool = True) -> None:
     """Show the tokens as coloured cells; where no HTML can be shown, as a plain table.
 
-    when: the time whose losses are shown; of several times each has its own block of cells, one
-    below the other and on one scale. masked: show the losses of the labelled tokens only, as
-    training sees them. Tokens without losses are shown with their ids and marks alone.
+    times: those whose losses are shown, each in its own block of cells, one below the other and on
+    one scale. masked: show the losses of the labelled tokens only, as training sees them. Tokens
+    without losses are shown with their ids and marks alone.
     """
-    times = [when] if isinstance(when, str) else list(when)
     page, text, words = tokens_page(tokens, times, masked)
     display({"text/html": page, "text/plain": text}, raw=True)
     print(words)
@@ -46,9 +45,7 @@ def tokens_page(
         plain = _token_table(tokens, when, masked)
         cells = plain["text/html"] if table else _token_cells(tokens, when, masked)
         name = f"<div><b>{html.escape(when)}</b></div>" if len(times) > 1 else ""
-        measured = _measured(tokens)
-        words = _loss_of_tokens(tokens, when, masked) if measured else _mask_of_tokens(tokens)
-        blocks.append((name + cells, plain["text/plain"], words))
+        blocks.append((name + cells, plain["text/plain"], _in_words(tokens, when, masked)))
     pages, texts, lines = zip(*blocks, strict=True)
     return "".join(pages), "\n\n".join(texts), "\n".join(lines)
 
@@ -103,18 +100,15 @@ def _token_table(tokens: list[Token], when: str = "", masked: bool = True) -> di
     return table_output(header, rows)
 
 
-def _loss_of_tokens(tokens: list[Token], when: str, masked: bool = True) -> str:
-    """The mean of the losses that are shown, in words."""
+def _in_words(tokens: list[Token], when: str, masked: bool = True) -> str:
+    """The mean of the losses that are shown; without losses, how many tokens are labelled."""
+    if not _measured(tokens):
+        labelled = sum(token.labelled for token in tokens)
+        return f"{len(tokens)} tokens, {labelled} of them labelled (✓)"
     losses = [_visible_loss(token, when, masked) for token in tokens]
     shown = [loss for loss in losses if loss is not None]
     which = "labelled tokens" if masked else "tokens, those of the prompt included"
     return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
-
-
-def _mask_of_tokens(tokens: list[Token]) -> str:
-    """How many tokens there are and how many of them are labelled, in words."""
-    labelled = sum(token.labelled for token in tokens)
-    return f"{len(tokens)} tokens, {labelled} of them labelled (✓)"
 
 
 def _measured(tokens: list[Token]) -> bool:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 import psutil
 import torch
 from IPython.display import DisplayHandle, display
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.describe import TableFacts, suggest, write_task
 from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions
@@ -24,13 +25,9 @@ from helpers.display.curves import history_summary, training_curve
 from helpers.display.tables import table_output
 from helpers.display.tokens import Token, tokens_page
 from helpers.errors import CourseError
+from helpers.inference.few_shot import Budget
 from helpers.inference.generate import generate_answers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from helpers.inference.few_shot import Budget
-    from helpers.training import History
+from helpers.training import History
 
 
 def _in_words(error: Exception) -> str:
@@ -282,7 +279,7 @@ class BudgetMeter(_Controls):
     in_words = "a slider for the number of shots"
 
     def __init__(
-        self, budgets: Mapping[int, "Budget"], measured: Mapping[int, Mapping[str, str]]
+        self, budgets: Mapping[int, Budget], measured: Mapping[int, Mapping[str, str]]
     ) -> None:
         self._budgets, self._measured = budgets, measured
         self.shots = ipywidgets.SelectionSlider(
@@ -293,11 +290,12 @@ class BudgetMeter(_Controls):
     def _content(self) -> tuple[str, str]:
         shots = self.shots.value
         budget, known = self._budgets[shots], self._measured.get(shots, {})
+        room = f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
         parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "black")}
         lines = [
             f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
             + ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)
-            + f", {_room(budget)}",
+            + f", {room}",
             *(f"{name}: {value}" for name, value in known.items()),
         ]
         if not known:
@@ -310,10 +308,6 @@ class BudgetMeter(_Controls):
         )
         bar = f'<div style="display: flex; width: 32em; background: #dddddd">{cells}</div>'
         return "\n".join(lines), bar + "".join(f"<div>{escape(line)}</div>" for line in lines)
-
-
-def _room(budget: "Budget") -> str:
-    return f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
 
 
 class TemplatePlayground(_Controls):
@@ -370,20 +364,20 @@ class LiveCurve:
     lines: name → accuracy to compare with, see `training_curve`.
     """
 
+    seconds = 10.0
+
     def __init__(
         self,
         validation_rows: int,
         question: "FixedQuestion | None" = None,
-        seconds: float = 10.0,
         lines: Mapping[str, float] | None = None,
     ) -> None:
-        self.validation_rows, self.question, self.seconds = validation_rows, question, seconds
-        self.lines = lines
+        self.validation_rows, self.question, self.lines = validation_rows, question, lines
         self.answers: dict[int, str] = {}
         self._picture = self._line = self._answers = None
         self._evaluations, self._drawn, self._peak = 0, 0.0, 0.0
 
-    def __call__(self, history: "History") -> None:
+    def __call__(self, history: History) -> None:
         """Draw the run as it is now."""
         text = self._text(history)
         # The picture costs as much as a part of a step, so it waits for something to be seen.
@@ -402,7 +396,7 @@ class LiveCurve:
             self._answers = _put(self._answers, {"text/plain": "\n".join(listed)}, {})
         self._evaluations = len(history.evaluations)
 
-    def _text(self, history: "History") -> str:
+    def _text(self, history: History) -> str:
         text = history_summary(history, self.validation_rows)
         if history.stopped == "running" and history.steps:
             text += f"; about {history.seconds_left:.0f} s left"
@@ -425,7 +419,7 @@ class FixedQuestion:
     """
 
     def __init__(
-        self, example: dict, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+        self, example: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         self.example, self.model, self.tokenizer = example, model, tokenizer
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers.data.table import share_of_common_words
+from helpers.data.task import Task
 from helpers.evaluation.metrics import UNSPACED, ScoringError, table_cell
 from helpers.evaluation.uncertainty import groups_of
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from scipy.sparse import spmatrix
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-
-    from helpers.data.task import Task
 
 # What TF-IDF may count, and how freely the logistic regression may fit the training rows (C).
 # In scikit-learn's own pattern a word has two characters or more; in Chinese, many have one.
@@ -54,16 +53,14 @@ def _by_frequency(labels: Iterable[str]) -> list[str]:
 def _lead_words(text: str, k: int) -> str:
     """The first k words of a text, a baseline for summaries.
 
-    Cut at white space; in scripts without spaces, k characters. Raises ScoringError for k below 1.
+    k: from 1. Cut at white space; in scripts without spaces, k characters.
     """
-    if k < 1:
-        raise ScoringError(f"A lead of {k} words was asked for. Ask for 1 or more.")
     ends = [piece.end() for piece in _PIECE.finditer(text)]
     return " ".join(text[: ends[min(k, len(ends)) - 1]].split()) if ends else ""
 
 
 def baseline_predictions(
-    task: "Task",
+    task: Task,
     train_examples: Iterable[Mapping[str, Any]],
     examples: Iterable[Mapping[str, Any]],
 ) -> list[str]:
@@ -96,7 +93,7 @@ def baseline_predictions(
     return [_lead_words(table_cell(row, longest) or "", k) for row in examples]
 
 
-def _prompt_texts(task: "Task", examples: Iterable[Mapping[str, Any]]) -> list[str]:
+def _prompt_texts(task: Task, examples: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the prompt of the tuned template shows of each row, and nothing else of it.
 
     So a rival gets the same text as the language model. The columns stand one below the other, in
@@ -107,17 +104,13 @@ def _prompt_texts(task: "Task", examples: Iterable[Mapping[str, Any]]) -> list[s
 
 
 def _nearest_answers(
-    task: "Task", train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
+    task: Task, train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """For each example, the answer of the training row that has most words in common with it.
 
     Nearest neighbour (1-NN), with the Dice coefficient of the words; of equally similar rows the
     first. With choices, only training rows whose answer the example allows are asked.
-
-    Raises ScoringError when there are no training rows.
     """
-    if len(train_examples) == 0:
-        raise ScoringError("There is no nearest neighbour, because there are no training rows.")
     answers = [row["answer"] for row in train_examples]
     known = list(zip(_prompt_texts(task, train_examples), answers, strict=True))
     found = []
@@ -133,7 +126,7 @@ def _nearest_answers(
 
 
 def _linear_answers(
-    task: "Task", train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
+    task: Task, train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """The answers of TF-IDF with logistic regression, for a task with choices.
 
@@ -141,14 +134,8 @@ def _linear_answers(
     whole groups and about the same share of each answer. The examples have no part in that. Each
     example gets the likeliest of its own choices.
 
-    Raises ScoringError: a task without choices, no training rows.
     Source: scikit-learn's TfidfVectorizer, LogisticRegression and StratifiedGroupKFold.
     """
-    if task.kind != "classification":
-        raise ScoringError(
-            f"The task {task.name!r} asks for free text, and logistic regression can only choose "
-            "among answers. Compare with the nearest neighbour there."
-        )
     answers = [row["answer"] for row in train_examples]
     texts, asked = _prompt_texts(task, train_examples), _prompt_texts(task, examples)
     allowed = [row["choices"] for row in examples]
@@ -174,7 +161,7 @@ def _linear_answers(
 
 
 def rival_answers(
-    task: "Task", train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
+    task: Task, train_examples: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[str]]:
     """Name of each rival → its answers. All get the same training rows and the same text.
 

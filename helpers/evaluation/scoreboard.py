@@ -4,15 +4,12 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
+from helpers.data.task import Task
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
-
-if TYPE_CHECKING:
-    from helpers.data.task import Task
 
 TUNED = "tuned"
 
@@ -76,7 +73,7 @@ class Scoreboard:
 
 
 def scoreboard(
-    task: "Task", part: str, examples: Dataset, answers: Mapping[str, Sequence[str | None]]
+    task: Task, part: str, examples: Dataset, answers: Mapping[str, Sequence[str | None]]
 ) -> Scoreboard:
     """Score what each candidate answered to the same rows, as notebook 06 does it.
 

@@ -58,16 +58,6 @@ def top_p(probabilities: list[float], p: float) -> list[float]:
     return [value / total if i in kept else 0 for i, value in enumerate(probabilities)]
 
 
-def _top_p_cases() -> list[Case]:
-    return [
-        Case(([1.0], 0.5), "One token: it is kept, and stays 1."),
-        Case(([0.5, 0.25, 0.25], 0.5), "The first token reaches p by itself."),
-        Case(([0.5, 0.25, 0.125, 0.125], 0.625), "Two tokens are needed, and are scaled to 1."),
-        Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not stand first."),
-        Case(([0.25, 0.5, 0.25], 1.0), "With p = 1 all are kept."),
-    ]
-
-
 def _without_scaling(probabilities: list[float], p: float) -> list[float]:
     kept = top_p(probabilities, p)
     return [value if ours else 0 for value, ours in zip(probabilities, kept, strict=True)]
@@ -99,7 +89,13 @@ TOP_P = Exercise(
     minutes=8,
     difficulty=2,
     reference=top_p,
-    cases=_top_p_cases,
+    cases=(
+        Case(([1.0], 0.5), "One token: it is kept, and stays 1."),
+        Case(([0.5, 0.25, 0.25], 0.5), "The first token reaches p by itself."),
+        Case(([0.5, 0.25, 0.125, 0.125], 0.625), "Two tokens are needed, and are scaled to 1."),
+        Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not stand first."),
+        Case(([0.25, 0.5, 0.25], 1.0), "With p = 1 all are kept."),
+    ),
     mistakes=(
         Mistake(
             _without_scaling,

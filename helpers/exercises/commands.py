@@ -35,7 +35,7 @@ def check(name: str, attempt: Any) -> None:
     exercise = find(name)
     ours = Verdict(NOT_TRIED, f"{NOT_TRIED}: {OURS}") if _is_ours(attempt) else None
     verdict = ours or assess(exercise, attempt)
-    text = in_words(exercise, verdict)
+    text = word_for(exercise, verdict.state) + verdict.text.removeprefix(verdict.state)
     if verdict.state != NOT_TRIED:
         record.note(name, verdict.state == RIGHT)
     if os.environ.get("COURSE_GRADING") == "1" and verdict.state != RIGHT:
@@ -49,11 +49,6 @@ def _is_ours(attempt: Any) -> bool:
     if not module.startswith("helpers.") or module.startswith("helpers.exercises."):
         return False
     return any(value is attempt for value in vars(sys.modules[module]).values())
-
-
-def in_words(exercise: Exercise, verdict: Verdict) -> str:
-    """A verdict in the words that fit the exercise."""
-    return word_for(exercise, verdict.state) + verdict.text.removeprefix(verdict.state)
 
 
 def word_for(exercise: Exercise, state: str) -> str:

@@ -1,7 +1,7 @@
 """What an exercise is made of, and when two answers count as the same."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ class Exercise:
     name: unique in the course, and the name of the learner's function or value.
     notebook: where it stands, without .ipynb. difficulty: 1, 2 or 3 stars.
     reference: the right function, wherever possible the helper itself, or the right value.
-    cases: makes the hidden cases, the smallest first; the reference says what is expected.
+    cases: the hidden ones, the smallest first; the reference says what is expected.
     mistakes: at least three, each with a message of its own.
     hints: the idea, and then what leads to the lines; at least two. `hint` shows the idea, then all
         the others.
@@ -119,7 +119,6 @@ class Exercise:
     judge: in place of reference and cases where many answers are right. It gets the learner's
         function or value and returns None when that is right, else what is wrong, in words.
     answer: source text of a solution, in place of the reference's own.
-    may_change: the function is meant to change its arguments, as an optimizer's step does.
     specimen: what stands in the notebook is no stub but a function with a bug, to be mended.
     """
 
@@ -129,11 +128,10 @@ class Exercise:
     minutes: int
     difficulty: int
     reference: Any = None
-    cases: Callable[[], list[Case]] = list
+    cases: Sequence[Case] = ()
     mistakes: tuple[Mistake, ...] = ()
     hints: tuple[str, ...] = ()
     same: Callable[[Any, Any], bool] = same_value
     judge: Callable[[Any], str | None] | None = None
     answer: str = ""
-    may_change: bool = False
     specimen: bool = False

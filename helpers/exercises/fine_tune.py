@@ -9,50 +9,7 @@ from torch import Tensor
 from helpers.data.tokenize import IGNORE, collate, make_labels
 from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
 
-# ---------------------------------------------------------------------------------------------
-# The loss mask
-# ---------------------------------------------------------------------------------------------
-
-
-def _everything(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return prompt_ids + completion_ids
-
-
-def _completion_alone(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return completion_ids
-
-
-def _without_end(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * len(prompt_ids) + completion_ids[:-1] + [IGNORE]
-
-
-def _one_too_many(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) - 1) + prompt_ids[-1:] + completion_ids
-
-
-def _one_too_few(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) + 1) + completion_ids[1:]
-
-
-def _zeros(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [0] * len(prompt_ids) + completion_ids
-
-
-def _shifted(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [IGNORE] * (len(prompt_ids) - 1) + completion_ids + [IGNORE]
-
-
-def _ones(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
-    return [0] * len(prompt_ids) + [1] * len(completion_ids)
-
-
-def _label_cases() -> list[Case]:
-    return [
-        Case(([11], [21, 2]), "A prompt of one token, a completion of one token, and the end."),
-        Case(([11, 12, 13], [21, 2]), "The prompt is longer than the completion."),
-        Case(([11, 12], [21, 22, 23, 2]), "The completion has several tokens."),
-        Case(([21, 2, 12], [21, 2]), "Ids of the completion also occur in the prompt."),
-    ]
+# ---- The loss mask
 
 
 MAKE_LABELS = Exercise(
@@ -62,42 +19,47 @@ MAKE_LABELS = Exercise(
     minutes=4,
     difficulty=1,
     reference=make_labels,
-    cases=_label_cases,
+    cases=(
+        Case(([11], [21, 2]), "A prompt of one token, a completion of one token, and the end."),
+        Case(([11, 12, 13], [21, 2]), "The prompt is longer than the completion."),
+        Case(([11, 12], [21, 22, 23, 2]), "The completion has several tokens."),
+        Case(([21, 2, 12], [21, 2]), "Ids of the completion also occur in the prompt."),
+    ),
     mistakes=(
         Mistake(
-            _everything,
+            lambda prompt, completion: prompt + completion,
             "Every token is labelled here, those of the prompt as well. So the model would "
             "mostly learn to write prompts.",
         ),
         Mistake(
-            _completion_alone,
+            lambda prompt, completion: completion,
             "The labels have to be as many as the tokens: the prompt's tokens need one, too, -100.",
         ),
         Mistake(
-            _without_end,
+            lambda prompt, completion: [IGNORE] * len(prompt) + completion[:-1] + [IGNORE],
             "The end token is not labelled here, so the model would never learn to stop.",
         ),
         Mistake(
-            _one_too_many,
+            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + prompt[-1:] + completion,
             "One position too early: the last token of the prompt is labelled as well.",
         ),
         Mistake(
-            _one_too_few,
+            lambda prompt, completion: [IGNORE] * (len(prompt) + 1) + completion[1:],
             "One position too late: the first token of the completion is not labelled, and "
             "often it is the whole answer.",
         ),
         Mistake(
-            _zeros,
+            lambda prompt, completion: [0] * len(prompt) + completion,
             "The prompt's labels are 0. But 0 is the id of a token, so the model would learn "
             "to say that token after each one of the prompt.",
         ),
         Mistake(
-            _shifted,
+            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + completion + [IGNORE],
             "The labels are shifted by one position. That is the loss function's own work; done "
             "twice, the model would learn to skip a token.",
         ),
         Mistake(
-            _ones,
+            lambda prompt, completion: [0] * len(prompt) + [1] * len(completion),
             "This says which tokens are labelled, but not with what. A label is the id itself.",
         ),
     ),
@@ -109,53 +71,37 @@ MAKE_LABELS = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A batch
-# ---------------------------------------------------------------------------------------------
+# ---- A batch
 
 
-def _padded(rows: list[dict], pad_token_id: int, label: int, right: bool = True) -> dict:
-    longest = max(len(row["input_ids"]) for row in rows)
-    lines: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        size = len(row["input_ids"])
-        parts = (row["input_ids"], [pad_token_id]), ([1] * size, [0]), (row["labels"], [label])
-        for name, (real, filler) in zip(lines, parts, strict=True):
-            gap = filler * (longest - size)
-            lines[name].append(real + gap if right else gap + real)
-    return {name: torch.tensor(numbers) for name, numbers in lines.items()}
-
-
-def _padding_is_learned(rows: list[dict], pad_token_id: int) -> dict:
-    return _padded(rows, pad_token_id, label=pad_token_id)
-
-
-def _labels_of_zero(rows: list[dict], pad_token_id: int) -> dict:
-    return _padded(rows, pad_token_id, label=0)
+def _padding_labelled(rows: list[dict], pad_token_id: int, label: int) -> dict:
+    batch = collate(rows, pad_token_id)
+    return {**batch, "labels": batch["labels"].where(batch["attention_mask"] == 1, label)}
 
 
 def _padded_left(rows: list[dict], pad_token_id: int) -> dict:
-    return _padded(rows, pad_token_id, label=IGNORE, right=False)
+    turned = [{name: numbers[::-1] for name, numbers in row.items()} for row in rows]
+    return {name: tensor.flip(1) for name, tensor in collate(turned, pad_token_id).items()}
 
 
 def _all_attended(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
 
 
 def _mask_by_id(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
 
 
 def _labels_by_id(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     padding = batch["input_ids"] == pad_token_id
     return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
 
 
 def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
-    batch = _padded(rows, pad_token_id, label=IGNORE)
+    batch = collate(rows, pad_token_id)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
     return {**batch, "labels": labels}
 
@@ -163,7 +109,7 @@ def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
 def _cut_to_shortest(rows: list[dict], pad_token_id: int) -> dict:
     shortest = min(len(row["input_ids"]) for row in rows)
     cut = [{name: numbers[:shortest] for name, numbers in row.items()} for row in rows]
-    return _padded(cut, pad_token_id, label=IGNORE)
+    return collate(cut, pad_token_id)
 
 
 def _same_numbers(got: Any, expected: dict[str, Tensor]) -> bool:
@@ -195,16 +141,16 @@ COLLATE = Exercise(
     minutes=8,
     difficulty=2,
     reference=collate,
-    cases=_batch_cases,
+    cases=_batch_cases(),
     same=_same_numbers,
     mistakes=(
         Mistake(
-            _padding_is_learned,
+            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, pad_token_id),
             "The padding is labelled with its own id, so it counts in the loss: the model would "
             "mostly learn to write padding.",
         ),
         Mistake(
-            _labels_of_zero,
+            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, 0),
             "The padding's labels are 0, and 0 is the id of a token. Which label does the loss "
             "ignore?",
         ),
@@ -246,23 +192,12 @@ COLLATE = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The loss of a guess
-# ---------------------------------------------------------------------------------------------
+# ---- The loss of a guess
 
 
 def loss_of_guessing(k: int) -> float:
     """Loss in nats when each of k tokens gets the same probability, and one of them is right."""
     return -math.log(1 / k)
-
-
-def _guess_cases() -> list[Case]:
-    return [
-        Case((1,), "With one token to choose from, nothing can go wrong."),
-        Case((2,), "Two tokens: each has a probability of one half."),
-        Case((5,), "Five tokens."),
-        Case((50_000,), "A whole vocabulary."),
-    ]
 
 
 LOSS_OF_GUESSING = Exercise(
@@ -272,7 +207,12 @@ LOSS_OF_GUESSING = Exercise(
     minutes=3,
     difficulty=1,
     reference=loss_of_guessing,
-    cases=_guess_cases,
+    cases=(
+        Case((1,), "With one token to choose from, nothing can go wrong."),
+        Case((2,), "Two tokens: each has a probability of one half."),
+        Case((5,), "Five tokens."),
+        Case((50_000,), "A whole vocabulary."),
+    ),
     mistakes=(
         Mistake(lambda k: math.log2(k), "This is in bits. A nat has the natural logarithm."),
         Mistake(lambda k: math.log10(k), "The base is 10 here. A nat has the natural one."),
@@ -299,9 +239,7 @@ LOSS_OF_GUESSING = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# One step
-# ---------------------------------------------------------------------------------------------
+# ---- One step
 
 
 def one_step(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
@@ -312,18 +250,6 @@ def one_step(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) ->
     return weights - rate * gradient
 
 
-def _uphill(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return 2 * weights - one_step(weights, gradient, rate, max_norm)
-
-
-def _unclipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return weights - rate * gradient
-
-
-def _each_number_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return weights - rate * gradient.clamp(-max_norm, max_norm)
-
-
 def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
     return weights - rate * gradient * max_norm / gradient.norm().clamp(min=1e-12)
 
@@ -331,14 +257,6 @@ def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: 
 def _step_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
     step = rate * gradient
     return weights - step * min(1.0, max_norm / max(1e-12, float(step.norm())))
-
-
-def _without_rate(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return one_step(weights, gradient, 1.0, max_norm)
-
-
-def _only_the_move(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return one_step(weights, gradient, rate, max_norm) - weights
 
 
 def _same_weights(got: Any, expected: Tensor) -> bool:
@@ -368,16 +286,19 @@ ONE_STEP = Exercise(
     minutes=8,
     difficulty=2,
     reference=one_step,
-    cases=_step_cases,
+    cases=_step_cases(),
     same=_same_weights,
     mistakes=(
         Mistake(
-            _uphill,
+            lambda weights, *others: 2 * weights - one_step(weights, *others),
             "You move along the gradient, and that is where the loss grows. Move against it.",
         ),
-        Mistake(_unclipped, "A gradient with a large norm is not scaled down yet."),
         Mistake(
-            _each_number_clipped,
+            lambda weights, gradient, rate, max_norm: weights - rate * gradient,
+            "A gradient with a large norm is not scaled down yet.",
+        ),
+        Mistake(
+            lambda weights, gradient, rate, most: weights - rate * gradient.clamp(-most, most),
             "You clip each number by itself, and that changes the direction. Scale the whole "
             "gradient, so that it keeps its direction.",
         ),
@@ -391,9 +312,12 @@ ONE_STEP = Exercise(
             "You clip the step. It is the gradient that is clipped, before the learning rate "
             "comes in.",
         ),
-        Mistake(_without_rate, "The learning rate is missing: the step is far too long."),
         Mistake(
-            _only_the_move,
+            lambda weights, gradient, rate, max_norm: one_step(weights, gradient, 1.0, max_norm),
+            "The learning rate is missing: the step is far too long.",
+        ),
+        Mistake(
+            lambda weights, *others: one_step(weights, *others) - weights,
             "This is the move alone. What is wanted is the weights after it.",
         ),
     ),
@@ -405,9 +329,7 @@ ONE_STEP = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The order of the loop's lines
-# ---------------------------------------------------------------------------------------------
+# ---- The order of the loop's lines
 
 # The letters under which notebook 04 shows the shuffled lines.
 _WORDS = {

@@ -8,17 +8,7 @@ from helpers.evaluation.metrics import holds_answer
 from helpers.evaluation.uncertainty import bootstrap_interval, paired_change
 from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
 
-# ---------------------------------------------------------------------------------------------
-# Is the answer in there?
-# ---------------------------------------------------------------------------------------------
-
-
-def _equal(text: str, answers: Sequence[str]) -> bool:
-    return text in answers
-
-
-def _anywhere(text: str, answers: Sequence[str]) -> bool:
-    return any(answer.lower() in text.lower() for answer in answers)
+# ---- Is the answer in there?
 
 
 def _same_case(text: str, answers: Sequence[str]) -> bool:
@@ -26,24 +16,14 @@ def _same_case(text: str, answers: Sequence[str]) -> bool:
     return holds_answer(text, [a for a in answers if a in text or a in lowered])
 
 
-def _split_at_spaces(text: str, answers: Sequence[str]) -> bool:
-    return any(f" {answer.lower()} " in f" {text.lower()} " for answer in answers)
-
-
-def _single_words(text: str, answers: Sequence[str]) -> bool:
-    return holds_answer(text, [answer for answer in answers if " " not in answer])
-
-
-def _any_word_of_it(text: str, answers: Sequence[str]) -> bool:
-    return holds_answer(text, [word for answer in answers for word in answer.split()])
-
-
-def _all_of_them(text: str, answers: Sequence[str]) -> bool:
-    return all(holds_answer(text, [answer]) for answer in answers)
-
-
-def _answer_cases() -> list[Case]:
-    return [
+HOLDS_ANSWER = Exercise(
+    name="holds_answer",
+    notebook="08_forgetting",
+    title="Is the answer in there?",
+    minutes=5,
+    difficulty=1,
+    reference=holds_answer,
+    cases=(
         Case(("Tokyo", ["Tokyo"]), "The answer and nothing else."),
         Case(("It is Paris", ["Tokyo"]), "No right answer in it."),
         Case(("", ["8", "eight"]), "A model may say nothing at all."),
@@ -54,25 +34,15 @@ def _answer_cases() -> list[Case]:
         Case(("Eight legs, as far as I know", ["8", "eight"]), "One of the answers is enough."),
         Case(("That is in South America!", ["South America"]), "The answer has two words."),
         Case(("In North America", ["South America"]), "One of its two words is not enough."),
-    ]
-
-
-HOLDS_ANSWER = Exercise(
-    name="holds_answer",
-    notebook="08_forgetting",
-    title="Is the answer in there?",
-    minutes=5,
-    difficulty=1,
-    reference=holds_answer,
-    cases=_answer_cases,
+    ),
     mistakes=(
         Mistake(
-            _equal,
+            lambda text, answers: text in answers,
             "This wants the answer and nothing else. A model that was taught to chat speaks in "
             "sentences, and would always be wrong.",
         ),
         Mistake(
-            _anywhere,
+            lambda text, answers: any(answer.lower() in text.lower() for answer in answers),
             "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
             "and ice in nice. Compare whole words.",
         ),
@@ -81,22 +51,22 @@ HOLDS_ANSWER = Exercise(
             "Case still matters in yours. Bring text and answers to the same case first.",
         ),
         Mistake(
-            _split_at_spaces,
+            lambda text, answers: any(f" {one.lower()} " in f" {text.lower()} " for one in answers),
             "A full stop or a comma right after the answer hides it from yours. Take the words "
             "without punctuation.",
         ),
         Mistake(
-            _single_words,
+            lambda text, answers: holds_answer(text, [one for one in answers if " " not in one]),
             "An answer of several words is never found. They have to stand in the text next to "
             "each other.",
         ),
         Mistake(
-            _any_word_of_it,
+            lambda text, answers: holds_answer(text, " ".join(answers).split()),
             "One word of a longer answer is enough for yours: North America would pass for "
             "South America.",
         ),
         Mistake(
-            _all_of_them,
+            lambda text, answers: all(holds_answer(text, [answer]) for answer in answers),
             "Yours wants all of the answers. They are different ways to say the same: one is "
             "enough.",
         ),
@@ -109,15 +79,9 @@ HOLDS_ANSWER = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A paired change
-# ---------------------------------------------------------------------------------------------
+# ---- A paired change
 
 Three = tuple[float, float, float]
-
-
-def _other_way(before: list[float], after: list[float]) -> Three:
-    return paired_change(after, before)
 
 
 def _unpaired(before: list[float], after: list[float]) -> Three:
@@ -130,34 +94,9 @@ def _end_by_end(before: list[float], after: list[float]) -> Three:
     return fmean(after) - fmean(before), new[0] - old[0], new[1] - old[1]
 
 
-def _of_after(before: list[float], after: list[float]) -> Three:
-    return (fmean(after) - fmean(before), *bootstrap_interval(after))
-
-
 def _only_size(before: list[float], after: list[float]) -> Three:
     sizes = [abs(new - old) for old, new in zip(before, after, strict=True)]
     return (fmean(sizes), *bootstrap_interval(sizes))
-
-
-def _relative(before: list[float], after: list[float]) -> Three:
-    mean, low, high = paired_change(before, after)
-    return mean / fmean(before), low / fmean(before), high / fmean(before)
-
-
-def _only_mean(before: list[float], after: list[float]) -> float:
-    return fmean(after) - fmean(before)
-
-
-def _change_cases() -> list[Case]:
-    return [
-        Case(([1.0, 2.0], [2.0, 3.0]), "Both units go up by 1: nothing is uncertain about it."),
-        Case(([2.0, 3.0], [1.0, 2.0]), "Both units go down by 1: a negative change."),
-        Case(([1.0, 5.0, 9.0], [1.5, 5.0, 9.25]), "Units far apart, changes small."),
-        Case(
-            ([0.0, 1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0]),
-            "Right (1) or wrong (0): one unit gets worse, two get better.",
-        ),
-    ]
 
 
 PAIRED_CHANGE = Exercise(
@@ -167,10 +106,18 @@ PAIRED_CHANGE = Exercise(
     minutes=10,
     difficulty=2,
     reference=paired_change,
-    cases=_change_cases,
+    cases=(
+        Case(([1.0, 2.0], [2.0, 3.0]), "Both units go up by 1: nothing is uncertain about it."),
+        Case(([2.0, 3.0], [1.0, 2.0]), "Both units go down by 1: a negative change."),
+        Case(([1.0, 5.0, 9.0], [1.5, 5.0, 9.25]), "Units far apart, changes small."),
+        Case(
+            ([0.0, 1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0]),
+            "Right (1) or wrong (0): one unit gets worse, two get better.",
+        ),
+    ),
     mistakes=(
         Mistake(
-            _other_way,
+            lambda before, after: paired_change(after, before),
             "The sign is the wrong way round: an increase has to be positive.",
         ),
         Mistake(
@@ -184,7 +131,7 @@ PAIRED_CHANGE = Exercise(
             "from the changes of the units.",
         ),
         Mistake(
-            _of_after,
+            lambda before, after: (fmean(after) - fmean(before), *bootstrap_interval(after)),
             "This is the interval of the second model's mean, and not of the change.",
         ),
         Mistake(
@@ -193,11 +140,11 @@ PAIRED_CHANGE = Exercise(
             "a change.",
         ),
         Mistake(
-            _relative,
+            lambda before, after: tuple(x / fmean(before) for x in paired_change(before, after)),
             "This is the change relative to the first mean. Wanted is the plain difference.",
         ),
         Mistake(
-            _only_mean,
+            lambda before, after: fmean(after) - fmean(before),
             "The mean is right. Return its interval with it: three numbers.",
         ),
     ),
@@ -209,13 +156,7 @@ PAIRED_CHANGE = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Mix in a tenth
-# ---------------------------------------------------------------------------------------------
-
-
-def _added(examples: list, others: list, share: float) -> list:
-    return [*examples, *others[: round(share * len(examples))]]
+# ---- Mix in a tenth
 
 
 def _share_of_others(examples: list, others: list, share: float) -> list:
@@ -239,17 +180,6 @@ def _from_the_end(examples: list, others: list, share: float) -> list:
     return [*examples[:-count], *others[:count]]
 
 
-def _mix_cases() -> list[Case]:
-    tens = [f"c{number}" for number in range(10)]
-    return [
-        Case((["a", "b"], ["X"], 0.5), "One of two."),
-        Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
-        Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
-        Case((tens, ["X", "Y", "Z"], 0.1), "A tenth of ten, with three others to choose from."),
-        Case((tens[:6], ["X", "Y", "Z"], 0.3), "0.3 of six is 1.8: rounded, 2."),
-    ]
-
-
 def _same_whatever_order(got: object, expected: list) -> bool:
     if not isinstance(got, list | tuple):
         return False
@@ -263,11 +193,17 @@ MIX = Exercise(
     minutes=8,
     difficulty=2,
     reference=mix,
-    cases=_mix_cases,
+    cases=(
+        Case((["a", "b"], ["X"], 0.5), "One of two."),
+        Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
+        Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
+        Case((list("abcdefghij"), list("XYZ"), 0.1), "A tenth of ten, with three others there."),
+        Case((list("abcdef"), list("XYZ"), 0.3), "0.3 of six is 1.8: rounded, 2."),
+    ),
     same=_same_whatever_order,
     mistakes=(
         Mistake(
-            _added,
+            lambda examples, others, share: [*examples, *others[: round(share * len(examples))]],
             "You add the others on top. Then the run is longer, and the comparison is no "
             "longer fair; and a tenth on top is less than a tenth of the whole.",
         ),

@@ -8,19 +8,9 @@ from torch import Tensor
 from helpers.exercises.exercise import Case, Exercise, Mistake
 from helpers.model.card import differing_tensors, relative_change
 
-# ---------------------------------------------------------------------------------------------
-# Which tensors differ
-# ---------------------------------------------------------------------------------------------
+# ---- Which tensors differ
 
 Tensors = dict[str, Tensor]
-
-
-def _only_missing(before: Tensors, after: Tensors) -> list[str]:
-    return sorted(before.keys() - after.keys())
-
-
-def _names_only(before: Tensors, after: Tensors) -> list[str]:
-    return sorted(before.keys() ^ after.keys())
 
 
 def _values_too(before: Tensors, after: Tensors) -> list[str]:
@@ -36,10 +26,6 @@ def _sizes_only(before: Tensors, after: Tensors) -> list[str]:
 def _shapes_of_common(before: Tensors, after: Tensors) -> list[str]:
     common = before.keys() & after.keys()
     return sorted(name for name in common if before[name].shape != after[name].shape)
-
-
-def _unsorted(before: Tensors, after: Tensors) -> list[str]:
-    return sorted(differing_tensors(before, after), reverse=True)
 
 
 def _tensor_cases() -> list[Case]:
@@ -67,15 +53,15 @@ DIFFERING_TENSORS = Exercise(
     minutes=6,
     difficulty=1,
     reference=differing_tensors,
-    cases=_tensor_cases,
+    cases=_tensor_cases(),
     mistakes=(
         Mistake(
-            _only_missing,
+            lambda before, after: sorted(before.keys() - after.keys()),
             "You find what the right side lacks. What it has in addition, and what has another "
             "shape, goes unseen.",
         ),
         Mistake(
-            _names_only,
+            lambda before, after: sorted(before.keys() ^ after.keys()),
             "All names are there. But two tensors of one name can have different shapes.",
         ),
         Mistake(
@@ -93,7 +79,10 @@ DIFFERING_TENSORS = Exercise(
             "You compare the names that both have. A name that only one of them has differs "
             "most of all.",
         ),
-        Mistake(_unsorted, "The right names, but not in alphabetical order."),
+        Mistake(
+            lambda before, after: sorted(differing_tensors(before, after), reverse=True),
+            "The right names, but not in alphabetical order.",
+        ),
     ),
     hints=(
         "All names of both sides: `before.keys() | after.keys()`.",
@@ -103,37 +92,7 @@ DIFFERING_TENSORS = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# How far a tensor moved
-# ---------------------------------------------------------------------------------------------
-
-
-def _mean_of_ratios(before: Tensor, after: Tensor) -> float:
-    return ((after - before).abs() / before.abs()).mean().item()
-
-
-def _by_the_new_size(before: Tensor, after: Tensor) -> float:
-    return ((after - before).norm() / after.norm()).item()
-
-
-def _difference_of_lengths(before: Tensor, after: Tensor) -> float:
-    return ((after.norm() - before.norm()).abs() / before.norm()).item()
-
-
-def _squares(before: Tensor, after: Tensor) -> float:
-    return relative_change(before, after) ** 2
-
-
-def _distance_only(before: Tensor, after: Tensor) -> float:
-    return (after - before).norm().item()
-
-
-def _per_number(before: Tensor, after: Tensor) -> float:
-    return relative_change(before, after) / before.numel()
-
-
-def _in_percent(before: Tensor, after: Tensor) -> float:
-    return 100 * relative_change(before, after)
+# ---- How far a tensor moved
 
 
 def _change_cases() -> list[Case]:
@@ -166,37 +125,40 @@ RELATIVE_CHANGE = Exercise(
     minutes=6,
     difficulty=1,
     reference=relative_change,
-    cases=_change_cases,
+    cases=_change_cases(),
     mistakes=(
         Mistake(
-            _mean_of_ratios,
+            lambda before, after: ((after - before).abs() / before.abs()).mean().item(),
             "You compare number by number. A number that was 0, or nearly, then decides "
             "everything. Compare the length of the difference with the length of the tensor.",
         ),
         Mistake(
-            _by_the_new_size,
+            lambda before, after: ((after - before).norm() / after.norm()).item(),
             "You divide by the size after training. How far it went is told from where it started.",
         ),
         Mistake(
-            _difference_of_lengths,
+            lambda before, after: ((after.norm() - before.norm()).abs() / before.norm()).item(),
             "You compare the two lengths. A tensor can turn without growing: take the length "
             "of the difference, not the difference of the lengths.",
         ),
         Mistake(
-            _squares,
+            lambda before, after: relative_change(before, after) ** 2,
             "This is the square of what is wanted: a length is the root of the sum of squares.",
         ),
         Mistake(
-            _distance_only,
+            lambda before, after: (after - before).norm().item(),
             "This is how far it moved, not in proportion to its own size. A large matrix moves "
             "further than a small one, even if every number in it moves less.",
         ),
         Mistake(
-            _per_number,
+            lambda before, after: relative_change(before, after) / before.numel(),
             "You also divide by how many numbers there are. Both lengths are made of equally "
             "many, so their ratio needs no further division.",
         ),
-        Mistake(_in_percent, "Right, but in per cent. Give the share: 0.01 is one per cent."),
+        Mistake(
+            lambda before, after: 100 * relative_change(before, after),
+            "Right, but in per cent. Give the share: 0.01 is one per cent.",
+        ),
         Mistake(
             _nan_for_zeros,
             "Right where the tensor has a size. One of zeros has none: 0.0 if it did not move, "

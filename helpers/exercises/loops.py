@@ -45,10 +45,6 @@ def _loop_of(*names: str) -> Callable:
     return loop
 
 
-def _loses_the_losses(model, optimizer, batches, loss_of):
-    return train_loop(model, optimizer, batches, loss_of)[-1:]
-
-
 def _judge_loop(attempt: Callable) -> str | None:
     def run(loop: Callable) -> tuple[list[float], Tensor, int]:
         torch.manual_seed(0)
@@ -106,7 +102,10 @@ TRAIN_LOOP = Exercise(
             "The step uses a gradient that is not clipped. Clip after backward and before the "
             "step: afterwards is too late.",
         ),
-        Mistake(_loses_the_losses, "The training is right. But give back the loss of every step."),
+        Mistake(
+            lambda *given: train_loop(*given)[-1:],
+            "The training is right. But give back the loss of every step.",
+        ),
     ),
     hints=(
         "Six words, in this order: forward, loss, backward, clip, step, zero.",

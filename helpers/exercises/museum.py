@@ -20,9 +20,7 @@ from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
 
 _specimen = partial(Exercise, notebook="09_bug_museum", specimen=True)
 
-# ---------------------------------------------------------------------------------------------
-# Padding that is learned
-# ---------------------------------------------------------------------------------------------
+# ---- Padding that is learned
 
 
 def _padded_as_shipped(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
@@ -39,10 +37,6 @@ def _pad_ids_ignored(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
     batch = _padded_as_shipped(rows, pad_token_id)
     padding = batch["labels"] == pad_token_id
     return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
-
-
-def _pad_with_ignore(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
-    return collate(rows, IGNORE)
 
 
 def _padding_cases() -> list[Case]:
@@ -66,7 +60,7 @@ PADDED_BATCH = _specimen(
     minutes=5,
     difficulty=1,
     reference=collate,
-    cases=_padding_cases,
+    cases=_padding_cases(),
     mistakes=(
         Mistake(
             _padded_as_shipped,
@@ -83,7 +77,7 @@ PADDED_BATCH = _specimen(
             "The labels are right. But the attention mask has to be 0 over the padding.",
         ),
         Mistake(
-            _pad_with_ignore,
+            lambda rows, pad_token_id: collate(rows, IGNORE),
             "-100 is a mark for labels, not a token. As an input id it has no embedding.",
         ),
     ),
@@ -94,9 +88,7 @@ PADDED_BATCH = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The model that never stops
-# ---------------------------------------------------------------------------------------------
+# ---- The model that never stops
 
 
 def stop_labels(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
@@ -104,22 +96,6 @@ def stop_labels(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tenso
     labels = input_ids.clone()
     labels[attention_mask == 0] = IGNORE
     return labels
-
-
-def _every_pad_id(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids.masked_fill(input_ids == pad_id, IGNORE)
-
-
-def _nothing_ignored(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids.clone()
-
-
-def _zero_for_padding(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids * attention_mask
-
-
-def _mask_upside_down(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
-    return input_ids.masked_fill(attention_mask == 1, IGNORE)
 
 
 def _stop_cases() -> list[Case]:
@@ -141,23 +117,24 @@ STOP_LABELS = _specimen(
     minutes=5,
     difficulty=1,
     reference=stop_labels,
-    cases=_stop_cases,
+    cases=_stop_cases(),
     mistakes=(
         Mistake(
-            _every_pad_id,
+            lambda ids, mask, pad_id: ids.masked_fill(ids == pad_id, IGNORE),
             "The real end token has the same id as the padding, and is thrown out with it. "
             "Nothing ever teaches the model to stop.",
         ),
         Mistake(
-            _nothing_ignored,
+            lambda ids, mask, pad_id: ids.clone(),
             "Now the padding is labelled as if it were text: that is the specimen before this one.",
         ),
         Mistake(
-            _zero_for_padding,
+            lambda ids, mask, pad_id: ids * mask,
             "Label 0 is a token like any other, and would be learned. The loss skips only -100.",
         ),
         Mistake(
-            _mask_upside_down, "The other way round: 1 in the attention mask means a real token."
+            lambda ids, mask, pad_id: ids.masked_fill(mask == 1, IGNORE),
+            "The other way round: 1 in the attention mask means a real token.",
         ),
     ),
     hints=(
@@ -167,9 +144,7 @@ STOP_LABELS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Shifted twice
-# ---------------------------------------------------------------------------------------------
+# ---- Shifted twice
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -215,7 +190,7 @@ NEXT_TOKEN_LOSS = _specimen(
     minutes=6,
     difficulty=2,
     reference=next_token_loss,
-    cases=_shift_cases,
+    cases=_shift_cases(),
     mistakes=(
         Mistake(
             _shifted_twice,
@@ -240,9 +215,7 @@ NEXT_TOKEN_LOSS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A mask that is off by one
-# ---------------------------------------------------------------------------------------------
+# ---- A mask that is off by one
 
 
 def labelled_predictions(prompt_length: int, length: int) -> list[int]:
@@ -251,53 +224,36 @@ def labelled_predictions(prompt_length: int, length: int) -> list[int]:
     return mask[1:]
 
 
-def _first_token_lost(prompt_length: int, length: int) -> list[int]:
-    return ([0] * prompt_length + [1] * (length - prompt_length))[: length - 1]
-
-
-def _end_lost(prompt_length: int, length: int) -> list[int]:
-    return [*labelled_predictions(prompt_length, length)[:-1], 0]
-
-
-def _one_too_many(prompt_length: int, length: int) -> list[int]:
-    return [0] * prompt_length + [1] * (length - prompt_length)
-
-
-def _prompt_end_too(prompt_length: int, length: int) -> list[int]:
-    return [0] * (prompt_length - 2) + [1] * (length - prompt_length + 1)
-
-
-def _mask_cases() -> list[Case]:
-    return [
-        Case((3, 5), "Tokens 3 and 4 are the completion. They are predicted at positions 2 and 3."),
-        Case((4, 5), "The completion is one token, the last. It is predicted at position 3."),
-        Case((2, 8), "Six of the tokens are the completion."),
-    ]
-
-
 LABELLED_PREDICTIONS = _specimen(
     name="labelled_predictions",
     title="A mask that is off by one",
     minutes=5,
     difficulty=2,
     reference=labelled_predictions,
-    cases=_mask_cases,
+    cases=(
+        Case((3, 5), "Tokens 3 and 4 are the completion. They are predicted at positions 2 and 3."),
+        Case((4, 5), "The completion is one token, the last. It is predicted at position 3."),
+        Case((2, 8), "Six of the tokens are the completion."),
+    ),
     mistakes=(
         Mistake(
-            _first_token_lost,
+            lambda prompt, length: [0] * prompt + [1] * (length - prompt - 1),
             "The first token of the completion is not labelled. With answers of one token, "
             "nothing of the answer is learned: only that it is over.",
         ),
         Mistake(
-            _end_lost,
+            lambda prompt, length: [*labelled_predictions(prompt, length)[:-1], 0],
             "The first token is labelled now, but the last one no longer is. That is the end "
             "token, so the model would not learn to stop.",
         ),
         Mistake(
-            _one_too_many,
+            lambda prompt, length: [0] * prompt + [1] * (length - prompt),
             "One number too many: after the last token there is nothing to predict.",
         ),
-        Mistake(_prompt_end_too, "Now the last token of the prompt is labelled as well."),
+        Mistake(
+            lambda prompt, length: [0] * (prompt - 2) + [1] * (length - prompt + 1),
+            "Now the last token of the prompt is labelled as well.",
+        ),
     ),
     hints=(
         "mask says of each token whether it is labelled. At which position is it predicted?",
@@ -306,9 +262,7 @@ LABELLED_PREDICTIONS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Tokens at the boundary
-# ---------------------------------------------------------------------------------------------
+# ---- Tokens at the boundary
 
 
 class _Tokenizer:
@@ -333,31 +287,23 @@ def ids_and_labels(
     return prompt_ids + completion_ids, [IGNORE] * len(prompt_ids) + completion_ids
 
 
-def _cut_by_length(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _cut_by_length(prompt, completion, tokenize, end):
     ids = tokenize(prompt + completion) + [end]
     start = len(tokenize(prompt))
     return ids, [IGNORE] * start + ids[start:]
 
 
-def _space_moved(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _space_moved(prompt, completion, tokenize, end):
     bare = prompt.rstrip()
     return ids_and_labels(bare, prompt[len(bare) :] + completion, tokenize, end)
 
 
-def _end_forgotten(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _end_forgotten(prompt, completion, tokenize, end):
     ids, labels = ids_and_labels(prompt, completion, tokenize, end)
     return ids[:-1], labels[:-1]
 
 
-def _prompt_labelled(
-    prompt: str, completion: str, tokenize: Callable, end: int
-) -> tuple[list[int], list[int]]:
+def _prompt_labelled(prompt, completion, tokenize, end):
     ids, _ = ids_and_labels(prompt, completion, tokenize, end)
     return ids, ids
 
@@ -378,7 +324,7 @@ IDS_AND_LABELS = _specimen(
     minutes=8,
     difficulty=2,
     reference=ids_and_labels,
-    cases=_boundary_cases,
+    cases=_boundary_cases(),
     mistakes=(
         Mistake(
             _cut_by_length,
@@ -401,9 +347,7 @@ IDS_AND_LABELS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A mask of zeros
-# ---------------------------------------------------------------------------------------------
+# ---- A mask of zeros
 
 
 def assistant_labels(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
@@ -420,31 +364,17 @@ def _zeros_accepted(input_ids: list[int], assistant_mask: list[int]) -> list[int
     return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
 
 
-def _all_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
-    return _zeros_accepted(
-        input_ids, assistant_mask if any(assistant_mask) else [1] * len(input_ids)
-    )
-
-
-def _nothing_when_none(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
-    return assistant_labels(input_ids, assistant_mask) if any(assistant_mask) else []
-
-
-def _assistant_cases() -> list[Case]:
-    return [
-        Case(([5, 6], [0, 0]), "No token is marked, so there is nothing to learn from."),
-        Case(([5, 6, 7, 2], [0, 0, 1, 1]), "Two tokens of the answer are marked."),
-        Case(([5, 6], [1, 1]), "Both tokens are marked."),
-    ]
-
-
 ASSISTANT_LABELS = _specimen(
     name="assistant_labels",
     title="A mask of zeros",
     minutes=4,
     difficulty=1,
     reference=assistant_labels,
-    cases=_assistant_cases,
+    cases=(
+        Case(([5, 6], [0, 0]), "No token is marked, so there is nothing to learn from."),
+        Case(([5, 6, 7, 2], [0, 0, 1, 1]), "Two tokens of the answer are marked."),
+        Case(([5, 6], [1, 1]), "Both tokens are marked."),
+    ),
     mistakes=(
         Mistake(
             _zeros_accepted,
@@ -452,12 +382,12 @@ ASSISTANT_LABELS = _specimen(
             "conversation. Refuse it: raise a ValueError.",
         ),
         Mistake(
-            _all_when_none,
+            lambda ids, mask: _zeros_accepted(ids, mask if any(mask) else [1] * len(ids)),
             "Now everything is labelled where nothing was marked, the user's words included. "
             "Nobody asked for that: refuse such a mask.",
         ),
         Mistake(
-            _nothing_when_none,
+            lambda ids, mask: assistant_labels(ids, mask) if any(mask) else [],
             "An empty list of labels is as quiet as a list of -100. Refuse such a mask.",
         ),
     ),
@@ -468,9 +398,7 @@ ASSISTANT_LABELS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The end token outside of the mask
-# ---------------------------------------------------------------------------------------------
+# ---- The end token outside of the mask
 
 Turns = list[tuple[str, str]]
 
@@ -524,7 +452,7 @@ CONVERSATION_LABELS = _specimen(
     minutes=5,
     difficulty=2,
     reference=conversation_labels,
-    cases=_conversation_cases,
+    cases=_conversation_cases(),
     mistakes=(
         Mistake(
             _end_outside,
@@ -545,9 +473,7 @@ CONVERSATION_LABELS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Accumulation that averages means
-# ---------------------------------------------------------------------------------------------
+# ---- Accumulation that averages means
 
 
 def step_loss(micro_batches: list[Tensor]) -> Tensor:
@@ -556,24 +482,13 @@ def step_loss(micro_batches: list[Tensor]) -> Tensor:
     return summed / sum(len(losses) for losses in micro_batches)
 
 
-def _mean_of_means(micro_batches: list[Tensor]) -> Tensor:
-    return sum(losses.mean() for losses in micro_batches) / len(micro_batches)
-
-
-def _sum_of_means(micro_batches: list[Tensor]) -> Tensor:
-    return sum(losses.mean() for losses in micro_batches)
-
-
-def _sum_by_batches(micro_batches: list[Tensor]) -> Tensor:
-    return sum(losses.sum() for losses in micro_batches) / len(micro_batches)
-
-
-def _only_last(micro_batches: list[Tensor]) -> Tensor:
-    return micro_batches[-1].mean()
-
-
-def _step_cases() -> list[Case]:
-    return [
+STEP_LOSS = _specimen(
+    name="step_loss",
+    title="Accumulation that averages means",
+    minutes=5,
+    difficulty=2,
+    reference=step_loss,
+    cases=(
         Case(
             ([torch.tensor([1.0]), torch.tensor([4.0, 4.0, 4.0])],),
             "Four tokens: one with loss 1, three with loss 4. In one batch the mean would be 3.25.",
@@ -583,28 +498,22 @@ def _step_cases() -> list[Case]:
             "Three micro-batches of different sizes.",
         ),
         Case(([torch.tensor([0.25, 0.75])],), "One micro-batch."),
-    ]
-
-
-STEP_LOSS = _specimen(
-    name="step_loss",
-    title="Accumulation that averages means",
-    minutes=5,
-    difficulty=2,
-    reference=step_loss,
-    cases=_step_cases,
+    ),
     mistakes=(
         Mistake(
-            _mean_of_means,
+            lambda batches: sum(losses.mean() for losses in batches) / len(batches),
             "Each micro-batch weighs the same, however few labelled tokens it has. A token in a "
             "short one weighs too much, and the step is not that of the big batch.",
         ),
-        Mistake(_sum_of_means, "The loss now grows with the number of micro-batches."),
         Mistake(
-            _sum_by_batches,
+            lambda batches: sum(losses.mean() for losses in batches),
+            "The loss now grows with the number of micro-batches.",
+        ),
+        Mistake(
+            lambda batches: sum(losses.sum() for losses in batches) / len(batches),
             "The sums are right. Divide them by the number of tokens, not of micro-batches.",
         ),
-        Mistake(_only_last, "Only the last micro-batch is left."),
+        Mistake(lambda batches: batches[-1].mean(), "Only the last micro-batch is left."),
     ),
     hints=(
         "What would the loss be if all these tokens were in one batch?",
@@ -613,9 +522,7 @@ STEP_LOSS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The average of averages, across processes
-# ---------------------------------------------------------------------------------------------
+# ---- The average of averages, across processes
 
 
 def local_loss(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
@@ -627,24 +534,13 @@ def local_loss(token_losses: Tensor, labelled_everywhere: int, processes: int) -
     return token_losses.sum() * processes / labelled_everywhere
 
 
-def _own_mean(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
-    return token_losses.mean()
-
-
-def _not_multiplied(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
-    return token_losses.sum() / labelled_everywhere
-
-
-def _sum_of_own(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
-    return token_losses.sum()
-
-
-def _mean_divided(token_losses: Tensor, labelled_everywhere: int, processes: int) -> Tensor:
-    return token_losses.mean() / processes
-
-
-def _local_cases() -> list[Case]:
-    return [
+LOCAL_LOSS = _specimen(
+    name="local_loss",
+    title="The average of averages",
+    minutes=6,
+    difficulty=3,
+    reference=local_loss,
+    cases=(
         Case(
             (torch.tensor([1.0]), 4, 2),
             "One of four labelled tokens is here, the other three are in the other process.",
@@ -652,30 +548,25 @@ def _local_cases() -> list[Case]:
         Case((torch.tensor([4.0, 4.0, 4.0]), 4, 2), "And these are the other three."),
         Case((torch.tensor([0.5, 1.5]), 2, 1), "One process has everything."),
         Case((torch.zeros(0), 4, 2), "This process has no labelled token at all."),
-    ]
-
-
-LOCAL_LOSS = _specimen(
-    name="local_loss",
-    title="The average of averages",
-    minutes=6,
-    difficulty=3,
-    reference=local_loss,
-    cases=_local_cases,
+    ),
     mistakes=(
         Mistake(
-            _own_mean,
+            lambda losses, everywhere, processes: losses.mean(),
             "Each process divides by its own tokens, and then the processes are averaged. A token "
             "in a process with few of them weighs too much.",
         ),
         Mistake(
-            _not_multiplied,
+            lambda losses, everywhere, processes: losses.sum() / everywhere,
             "Almost. The average over the processes divides once more: make up for it.",
         ),
         Mistake(
-            _sum_of_own, "The loss now grows with the number of tokens. Divide by all of them."
+            lambda losses, everywhere, processes: losses.sum(),
+            "The loss now grows with the number of tokens. Divide by all of them.",
         ),
-        Mistake(_mean_divided, "Each process still divides by its own tokens."),
+        Mistake(
+            lambda losses, everywhere, processes: losses.mean() / processes,
+            "Each process still divides by its own tokens.",
+        ),
     ),
     hints=(
         "Write down what the average of two processes should be: one sum, divided by all tokens.",
@@ -684,9 +575,7 @@ LOCAL_LOSS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A batch without labels
-# ---------------------------------------------------------------------------------------------
+# ---- A batch without labels
 
 
 def batch_loss(losses: Tensor, mask: Tensor) -> Tensor:
@@ -696,22 +585,6 @@ def batch_loss(losses: Tensor, mask: Tensor) -> Tensor:
 
 def _nothing_by_nothing(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * mask).sum() / mask.sum()
-
-
-def _nan_painted_over(losses: Tensor, mask: Tensor) -> Tensor:
-    return torch.nan_to_num(_nothing_by_nothing(losses, mask))
-
-
-def _by_all_positions(losses: Tensor, mask: Tensor) -> Tensor:
-    return (losses * mask).sum() / mask.numel()
-
-
-def _one_more(losses: Tensor, mask: Tensor) -> Tensor:
-    return (losses * mask).sum() / (mask.sum() + 1)
-
-
-def _cut_off_from_the_model(losses: Tensor, mask: Tensor) -> Tensor:
-    return _nothing_by_nothing(losses, mask) if mask.any() else torch.tensor(0.0)
 
 
 def _judge_batch_loss(attempt: Callable) -> str | None:
@@ -747,21 +620,21 @@ BATCH_LOSS = _specimen(
             "and after one step so is the model.",
         ),
         Mistake(
-            _nan_painted_over,
+            lambda losses, mask: torch.nan_to_num(_nothing_by_nothing(losses, mask)),
             "The loss looks good now, but the backward pass still goes through the division, and "
             "the weights are ruined all the same. Do not divide by zero in the first place.",
         ),
         Mistake(
-            _by_all_positions,
+            lambda losses, mask: (losses * mask).sum() / mask.numel(),
             "No nan any more. But you divide by the number of all tokens, and the mean is over "
             "the labelled ones.",
         ),
         Mistake(
-            _one_more,
+            lambda losses, mask: (losses * mask).sum() / (mask.sum() + 1),
             "No nan any more. But adding 1 to the divisor makes every loss a little too small.",
         ),
         Mistake(
-            _cut_off_from_the_model,
+            lambda losses, mask: batch_loss(losses, mask) if mask.any() else torch.tensor(0.0),
             "A new zero knows nothing of the model, so loss.backward() would raise an error. "
             "Compute it from the losses that you were given.",
         ),
@@ -773,9 +646,7 @@ BATCH_LOSS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# A learning rate that never warms up
-# ---------------------------------------------------------------------------------------------
+# ---- A learning rate that never warms up
 
 
 def learning_rates(
@@ -787,39 +658,9 @@ def learning_rates(
     return [peak * min(1.0, step / max(1, warmup_steps)) for step in range(1, total_steps + 1)]
 
 
-def _ratio_always_wins(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, int(warmup_ratio * total_steps))
-
-
-def _ratio_forgotten(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, warmup_steps)
-
-
-def _always_rising(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    return learning_rates(total_steps, peak, total_steps)
-
-
-def _whole_division(
-    total_steps: int, peak: float, warmup_steps: int = 0, warmup_ratio: float = 0.0
-) -> list[float]:
-    right = learning_rates(total_steps, peak, warmup_steps, warmup_ratio)
-    return [rate if rate == peak else 0.0 for rate in right]
-
-
-def _warmup_cases() -> list[Case]:
-    return [
-        Case((4, 1.0, 2), "Two steps of warm-up were asked for: half the rate, then all of it."),
-        Case((4, 1.0, 0, 0.5), "A ratio of one half: two of the four steps."),
-        Case((3, 0.1), "No warm-up was asked for."),
-        Case((10, 0.5, 4), "Four steps of warm-up."),
-        Case((10, 0.5, 2, 0.5), "Both were given: the ratio wins, as the docstring says."),
-    ]
+def _whole_division(total_steps, peak, *warmup):
+    rates = learning_rates(total_steps, peak, *warmup)
+    return [rate if rate == peak else 0.0 for rate in rates]
 
 
 LEARNING_RATES = _specimen(
@@ -828,18 +669,27 @@ LEARNING_RATES = _specimen(
     minutes=5,
     difficulty=1,
     reference=learning_rates,
-    cases=_warmup_cases,
+    cases=(
+        Case((4, 1.0, 2), "Two steps of warm-up were asked for: half the rate, then all of it."),
+        Case((4, 1.0, 0, 0.5), "A ratio of one half: two of the four steps."),
+        Case((3, 0.1), "No warm-up was asked for."),
+        Case((10, 0.5, 4), "Four steps of warm-up."),
+        Case((10, 0.5, 2, 0.5), "Both were given: the ratio wins, as the docstring says."),
+    ),
     mistakes=(
         Mistake(
-            _ratio_always_wins,
+            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, int(ratio * n)),
             "The number of warm-up steps that was asked for is overwritten by a ratio that "
             "nobody gave. The first step already has the full rate.",
         ),
         Mistake(
-            _ratio_forgotten,
+            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, steps),
             "The steps are kept now. But where a ratio is given, it wins.",
         ),
-        Mistake(_always_rising, "Now it rises until the end: the warm-up is the whole run."),
+        Mistake(
+            lambda n, peak, *warmup: learning_rates(n, peak, n),
+            "Now it rises until the end: the warm-up is the whole run.",
+        ),
         Mistake(
             _whole_division,
             "During the warm-up the rate is zero. A whole division rounds every share of the "
@@ -853,9 +703,7 @@ LEARNING_RATES = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Dropout left on
-# ---------------------------------------------------------------------------------------------
+# ---- Dropout left on
 
 
 def evaluate(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
@@ -889,14 +737,9 @@ def _mean_of_many(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> fl
     return sum(losses) / len(losses)
 
 
+@torch.random.fork_rng(devices=[])  # the learner's own random numbers stay as they are
 def _judge_evaluate(attempt: Callable) -> str | None:
-    # The learner's own random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _said_by_evaluate(attempt)
-
-
-def _said_by_evaluate(attempt: Callable) -> str | None:
+    torch.manual_seed(0)
     inputs, targets = torch.eye(4), torch.tensor([0, 1, 2, 3])
     for training in (True, False):
         model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 4))
@@ -957,34 +800,12 @@ EVALUATE = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Shots from the test set
-# ---------------------------------------------------------------------------------------------
+# ---- Shots from the test set
 
 
 def pick_shots(train_rows: list, test_rows: list, k: int, seed: int) -> list:
     """k different rows to show in the prompt, none of them from the test rows."""
     return random.Random(seed).sample(train_rows, k)
-
-
-def _from_test(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return random.Random(seed).sample(test_rows, k)
-
-
-def _from_both(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return random.Random(seed).sample(train_rows + test_rows, k)
-
-
-def _first_k(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return train_rows[:k]
-
-
-def _again_and_again(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return random.Random(seed).choices(train_rows, k=k)
-
-
-def _without_seed(train_rows: list, test_rows: list, k: int, seed: int) -> list:
-    return random.sample(train_rows, k)
 
 
 def _judge_shots(attempt: Callable) -> str | None:
@@ -1021,20 +842,26 @@ PICK_SHOTS = _specimen(
     answer="import random\n\n\n" + inspect.getsource(pick_shots),
     mistakes=(
         Mistake(
-            _from_test,
+            lambda train, test, k, seed: random.Random(seed).sample(test, k),
             "A test row that is shown with its answer no longer tests anything. Some questions "
             "even get their own answer to read.",
         ),
         Mistake(
-            _from_both,
+            lambda train, test, k, seed: random.Random(seed).sample(train + test, k),
             "There are fewer of them, but some shots are still test rows. None may be.",
         ),
-        Mistake(_first_k, "No leak any more. But the seed has no effect: draw at random."),
         Mistake(
-            _again_and_again,
+            lambda train, test, k, seed: train[:k],
+            "No leak any more. But the seed has no effect: draw at random.",
+        ),
+        Mistake(
+            lambda train, test, k, seed: random.Random(seed).choices(train, k=k),
             "No leak any more. But a shot that is shown twice teaches nothing new.",
         ),
-        Mistake(_without_seed, "No leak any more. But nobody can repeat the draw: use the seed."),
+        Mistake(
+            lambda train, test, k, seed: random.sample(train, k),
+            "No leak any more. But nobody can repeat the draw: use the seed.",
+        ),
     ),
     hints=(
         "The function gets two lists. Which of them may be shown?",
@@ -1043,9 +870,7 @@ PICK_SHOTS = _specimen(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The first ten rows
-# ---------------------------------------------------------------------------------------------
+# ---- The first ten rows
 
 
 def rows_to_score(rows: list, n: int, seed: int) -> list:
@@ -1053,29 +878,9 @@ def rows_to_score(rows: list, n: int, seed: int) -> list:
     return random.Random(seed).sample(rows, min(n, len(rows)))
 
 
-def _head(rows: list, n: int, seed: int) -> list:
-    return rows[:n]
-
-
 def _shuffled_in_place(rows: list, n: int, seed: int) -> list:
     random.Random(seed).shuffle(rows)
     return rows[:n]
-
-
-def _each_time_others(rows: list, n: int, seed: int) -> list:
-    return random.sample(rows, min(n, len(rows)))
-
-
-def _every_so_many(rows: list, n: int, seed: int) -> list:
-    return rows[:: max(1, len(rows) // n)][:n]
-
-
-def _with_repeats(rows: list, n: int, seed: int) -> list:
-    return random.Random(seed).choices(rows, k=n)
-
-
-def _fails_on_few(rows: list, n: int, seed: int) -> list:
-    return random.Random(seed).sample(rows, n)
 
 
 def _judge_rows(attempt: Callable) -> str | None:
@@ -1113,12 +918,12 @@ ROWS_TO_SCORE = _specimen(
     answer="import random\n\n\n" + inspect.getsource(rows_to_score),
     mistakes=(
         Mistake(
-            _head,
+            lambda rows, n, seed: rows[:n],
             "A table is often sorted, so its first rows are all of one kind. The score says "
             "something about these and nothing about the rest.",
         ),
         Mistake(
-            _every_so_many,
+            lambda rows, n, seed: rows[:: max(1, len(rows) // n)][:n],
             "Better than the first rows. But rows in a regular pattern would fool it, and the "
             "seed has no effect: draw at random.",
         ),
@@ -1126,9 +931,18 @@ ROWS_TO_SCORE = _specimen(
             _shuffled_in_place,
             "The draw is good. But whoever uses the table next finds it shuffled.",
         ),
-        Mistake(_each_time_others, "It is random, but nobody can repeat the draw: use the seed."),
-        Mistake(_with_repeats, "Draw without replacement: each row at most once."),
-        Mistake(_fails_on_few, "There may be fewer rows than asked for: then take all of them."),
+        Mistake(
+            lambda rows, n, seed: random.sample(rows, min(n, len(rows))),
+            "It is random, but nobody can repeat the draw: use the seed.",
+        ),
+        Mistake(
+            lambda rows, n, seed: random.Random(seed).choices(rows, k=n),
+            "Draw without replacement: each row at most once.",
+        ),
+        Mistake(
+            lambda rows, n, seed: random.Random(seed).sample(rows, n),
+            "There may be fewer rows than asked for: then take all of them.",
+        ),
     ),
     hints=(
         "random.Random(seed).sample(...) draws without replacement.",

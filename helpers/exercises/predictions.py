@@ -86,26 +86,16 @@ def _path() -> Path:
 
 def _load() -> dict[str, dict[str, float]]:
     """Name → {"guess": number} and, once revealed, "result": number; in the order made."""
-    return record.read(_path(), _are_predictions)
+    return record.read(_path())
 
 
 def _note(name: str, prediction: dict[str, float]) -> None:
-    record.update(_path(), _are_predictions, lambda content: content.update({name: prediction}))
-
-
-def _are_predictions(content: dict) -> bool:
-    return all(
-        "guess" in one and all(_is_number(value) for value in one.values())
-        for one in content.values()
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    record.update(_path(), lambda content: content.update({name: prediction}))
 
 
 def _checked(name: str, value: float) -> float:
-    if not isinstance(name, str) or not _is_number(value):
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(name, str) or not number:
         raise CourseError(
             f"{value!r} is no number for {name!r}. Give a name and a number, a share as 0 to 1: "
             'predict("accuracy after one epoch", 0.6).'

@@ -5,38 +5,19 @@ from types import SimpleNamespace
 import torch
 
 from helpers.data.templates import Template
-from helpers.errors import CourseError
 from helpers.evaluation.prompt_search import calibrate
 from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.template import wrong_prompt
 from helpers.inference.few_shot import fit_shots, prompt_budget, shots_prefix
 
-# ---------------------------------------------------------------------------------------------
-# A better prompt
-# ---------------------------------------------------------------------------------------------
+# ---- A better prompt
 
-_WORDS = ("terrible", "poor", "okay", "good", "excellent")
-_REVIEWS = (
-    {"review_headline": "Too thin", "review_body": "It tore at once.", "star_rating": 1},
-    {"review_headline": "", "review_body": "Does what it should.", "star_rating": 4},
-)
-_COMPLETION = "{{ choices[star_rating - 1] }}"
+_CHOICES = ("terrible", "poor", "okay", "good", "excellent")
 
 
-def _judge_prompt(text: str) -> str | None:
-    if "star_rating" in text:
-        return "the prompt shows star_rating, which decides the answer"
-    template = Template("better_prompt", text, _COMPLETION)
-    for review in _REVIEWS:
-        try:
-            prompt = template.render(review, choices=_WORDS)["prompt"]
-        except CourseError as error:
-            return str(error)
-        if review["review_body"] not in prompt:
-            return f"the prompt does not show the review: {prompt!r}"
-        missing = [word for word in _WORDS if word not in prompt]
-        if missing:
-            return f"the prompt does not name the answer {missing[0]!r}: {prompt!r}"
-    return None
+def _judge_prompt(source: str) -> str | None:
+    completion = "{{ choices[star_rating - 1] }}"
+    return wrong_prompt(Template("better_prompt", source, completion, _CHOICES))
 
 
 BETTER_PROMPT = Exercise(
@@ -80,9 +61,7 @@ Answer with one word ({{ choices | join(", ") }}):"""
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# As many shots as fit
-# ---------------------------------------------------------------------------------------------
+# ---- As many shots as fit
 
 
 class _Words:
@@ -159,10 +138,6 @@ def _skip_long(shots, example, tokenizer, window, answer_tokens):
     return kept
 
 
-def _only_the_number(shots, example, tokenizer, window, answer_tokens):
-    return len(fit_shots(shots, example, tokenizer, window, answer_tokens))
-
-
 def _fit_cases() -> list[Case]:
     def example(name: str, prompt_tokens: int) -> dict:
         prompt = "very " * (prompt_tokens - 1) + "nice:"
@@ -197,7 +172,7 @@ FIT_SHOTS = Exercise(
     minutes=10,
     difficulty=2,
     reference=fit_shots,
-    cases=_fit_cases,
+    cases=_fit_cases(),
     mistakes=(
         Mistake(
             _keep_first,
@@ -229,7 +204,7 @@ FIT_SHOTS = Exercise(
             "are kept should be the last ones, without a gap.",
         ),
         Mistake(
-            _only_the_number,
+            lambda *given: len(fit_shots(*given)),
             "That is how many shots fit. Return the shots themselves, in their order.",
         ),
     ),
@@ -253,46 +228,12 @@ def fit_shots(shots, example, tokenizer, window, answer_tokens):
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Calibration
-# ---------------------------------------------------------------------------------------------
-
-
-def _mean_of_prompt(scores: torch.Tensor) -> torch.Tensor:
-    return scores - scores.mean(1, keepdim=True)
-
-
-def _mean_of_all(scores: torch.Tensor) -> torch.Tensor:
-    return scores - scores.mean()
-
-
-def _only_offsets(scores: torch.Tensor) -> torch.Tensor:
-    return scores.mean(0)
-
-
-def _added(scores: torch.Tensor) -> torch.Tensor:
-    return scores + scores.mean(0)
-
-
-def _divided(scores: torch.Tensor) -> torch.Tensor:
-    return scores / scores.mean(0)
+# ---- Calibration
 
 
 def _of_probabilities(scores: torch.Tensor) -> torch.Tensor:
     shares = scores.softmax(1)
     return shares - shares.mean(0)
-
-
-def _calibration_cases() -> list[Case]:
-    drawn = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) * -8
-    return [
-        Case((torch.tensor([[-3.0, -1.0]]),), "One prompt: its own scores are the means."),
-        Case((torch.tensor([[-3.0, -1.0], [-5.0, -1.0]]),), "The second word always gets -1."),
-        Case(
-            (torch.tensor([[-2.0, -4.0, -9.0], [-3.0, -4.0, -5.0]]),), "Two prompts, three words."
-        ),
-        Case((drawn,), "Seven prompts and five words."),
-    ]
 
 
 CALIBRATE = Exercise(
@@ -302,28 +243,38 @@ CALIBRATE = Exercise(
     minutes=5,
     difficulty=1,
     reference=calibrate,
-    cases=_calibration_cases,
+    cases=(
+        Case((torch.tensor([[-3.0, -1.0]]),), "One prompt: its own scores are the means."),
+        Case((torch.tensor([[-3.0, -1.0], [-5.0, -1.0]]),), "The second word always gets -1."),
+        Case(
+            (torch.tensor([[-2.0, -4.0, -9.0], [-3.0, -4.0, -5.0]]),), "Two prompts, three words."
+        ),
+        Case(
+            (-8 * torch.rand(7, 5, generator=torch.Generator().manual_seed(0)),),
+            "Seven prompts and five words.",
+        ),
+    ),
     mistakes=(
         Mistake(
-            _mean_of_prompt,
+            lambda scores: scores - scores.mean(1, keepdim=True),
             "You take off the mean of each prompt, the same from all its words. So the "
             "largest stays the largest, and the bias stays what it was.",
         ),
         Mistake(
-            _mean_of_all,
+            lambda scores: scores - scores.mean(),
             "You take the same number off everywhere, which changes no answer. Each word has "
             "a mean of its own.",
         ),
         Mistake(
-            _only_offsets,
+            lambda scores: scores.mean(0),
             "These are the means that should be taken off. What remains when they are?",
         ),
         Mistake(
-            _added,
+            lambda scores: scores + scores.mean(0),
             "You add the means, so the bias becomes twice as large.",
         ),
         Mistake(
-            _divided,
+            lambda scores: scores / scores.mean(0),
             "You divide by the means. Log-probabilities are subtracted: that divides the "
             "probabilities behind them.",
         ),

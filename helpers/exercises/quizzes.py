@@ -2,8 +2,8 @@
 
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 from html import escape
-from typing import Any
 
 import ipywidgets
 import yaml
@@ -50,13 +50,15 @@ def load_quiz(notebook: str) -> list[Question]:
         raise CourseError(f"There is no quiz {notebook!r}. There is: {there}.")
     content = yaml.safe_load((QUIZZES / f"{notebook}.yaml").read_text(encoding="utf-8"))
     return [
-        Question(item["question"].strip(), tuple(_choice(choice) for choice in item["choices"]))
+        Question(
+            item["question"].strip(),
+            tuple(
+                Choice(one["text"].strip(), one.get("right", False), one["why"].strip())
+                for one in item["choices"]
+            ),
+        )
         for item in content
     ]
-
-
-def _choice(entry: dict) -> Choice:
-    return Choice(entry["text"].strip(), entry.get("right", False), entry["why"].strip())
 
 
 def as_text(questions: list[Question]) -> str:
@@ -122,7 +124,7 @@ class QuizButtons(ipywidgets.VBox):
                     tooltip=f"Question {number}, {letter}: {choice.text}",
                     layout=ipywidgets.Layout(width="4em"),
                 )
-                button.on_click(self._answer(notebook, number, letter))
+                button.on_click(partial(self._answer, notebook, number, letter))
                 self.buttons[-1].append(button)
             name = ipywidgets.HTML(f"Question {number}:")
             rows += [ipywidgets.HBox([name, *self.buttons[-1]]), self.replies[-1]]
@@ -132,12 +134,9 @@ class QuizButtons(ipywidgets.VBox):
         """What stands in place of the widget where no kernel runs."""
         return "Buttons for the answers. They need a running notebook."
 
-    def _answer(self, notebook: str, number: int, letter: str) -> Any:
-        def clicked(_: ipywidgets.Button) -> None:
-            words = reply(notebook, number, letter)
-            self.replies[number - 1].value = escape(f"{letter} is {words}")
-
-        return clicked
+    def _answer(self, notebook: str, number: int, letter: str, _: ipywidgets.Button) -> None:
+        words = reply(notebook, number, letter)
+        self.replies[number - 1].value = escape(f"{letter} is {words}")
 
 
 def quiz(notebook: str) -> None:

@@ -11,19 +11,6 @@ def loss_of_parts(sums: list[float], counts: list[int]) -> float:
     return sum(sums) / sum(counts)
 
 
-def _mean_of_means(sums: list[float], counts: list[int]) -> float:
-    return sum(s / n for s, n in zip(sums, counts, strict=True)) / len(sums)
-
-
-def _parts_of_cases() -> list[Case]:
-    return [
-        Case(([6.0], [3]), "One micro-batch is the whole batch."),
-        Case(([2.0, 4.0], [2, 2]), "Two micro-batches with equally many labelled tokens."),
-        Case(([2.0, 12.0], [1, 4]), "The second micro-batch has more labelled tokens."),
-        Case(([1.0, 0.5, 30.0], [2, 1, 10]), "Three micro-batches."),
-    ]
-
-
 LOSS_OF_PARTS = Exercise(
     name="loss_of_parts",
     notebook="A_speed_and_memory",
@@ -31,10 +18,15 @@ LOSS_OF_PARTS = Exercise(
     minutes=3,
     difficulty=1,
     reference=loss_of_parts,
-    cases=_parts_of_cases,
+    cases=(
+        Case(([6.0], [3]), "One micro-batch is the whole batch."),
+        Case(([2.0, 4.0], [2, 2]), "Two micro-batches with equally many labelled tokens."),
+        Case(([2.0, 12.0], [1, 4]), "The second micro-batch has more labelled tokens."),
+        Case(([1.0, 0.5, 30.0], [2, 1, 10]), "Three micro-batches."),
+    ),
     mistakes=(
         Mistake(
-            _mean_of_means,
+            lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)) / len(sums),
             "This is the mean of the parts' means. A token in a part with few labelled tokens "
             "then weighs more than one in a part with many.",
         ),

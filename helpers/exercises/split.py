@@ -33,9 +33,7 @@ def _rows(*products: str) -> list[Row]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------
-# Which part for which job
-# ---------------------------------------------------------------------------------------------
+# ---- Which part for which job
 
 _JOBS = {
     "change the weights": "train",
@@ -98,30 +96,12 @@ WHICH_PART = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------------------------
-# Spot the leak
-# ---------------------------------------------------------------------------------------------
+# ---- Spot the leak
 
 
 def _as_spelled(train: list[Row], test: list[Row], column: str) -> list[Row]:
     known = {row[column] for row in train}
     return [row for row in test if row[column] in known]
-
-
-def _by_id(train: list[Row], test: list[Row], column: str) -> list[Row]:
-    return leaked_rows(train, test, "review_id")
-
-
-def _by_department(train: list[Row], test: list[Row], column: str) -> list[Row]:
-    return leaked_rows(train, test, "department")
-
-
-def _by_product(train: list[Row], test: list[Row], column: str) -> list[Row]:
-    return leaked_rows(train, test, "product_title")
-
-
-def _of_train(train: list[Row], test: list[Row], column: str) -> list[Row]:
-    return leaked_rows(test, train, column)
 
 
 def _only_values(train: list[Row], test: list[Row], column: str) -> list[str]:
@@ -154,10 +134,10 @@ LEAKED_ROWS = Exercise(
     minutes=5,
     difficulty=1,
     reference=leaked_rows,
-    cases=_leak_cases,
+    cases=_leak_cases(),
     mistakes=(
         Mistake(
-            _by_id,
+            lambda train, test, column: leaked_rows(train, test, "review_id"),
             "You look for the same review in both parts. A split never has that; the leak is one "
             "level higher.",
         ),
@@ -167,12 +147,18 @@ LEAKED_ROWS = Exercise(
             "one.",
         ),
         Mistake(
-            _by_department,
+            lambda train, test, column: leaked_rows(train, test, "department"),
             "Every department is in every part, and has to be. Which column names the thing that "
             "a review is about?",
         ),
-        Mistake(_by_product, "Compare the column that is asked for: row[column]."),
-        Mistake(_of_train, "These are rows of train. Which part does the score come from?"),
+        Mistake(
+            lambda train, test, column: leaked_rows(train, test, "product_title"),
+            "Compare the column that is asked for: row[column].",
+        ),
+        Mistake(
+            lambda train, test, column: leaked_rows(test, train, column),
+            "These are rows of train. Which part does the score come from?",
+        ),
         Mistake(_only_values, "These are products. The question is which test rows are known."),
         Mistake(_one_each, "A product may have several test rows; train tells about all of them."),
     ),
@@ -182,9 +168,7 @@ LEAKED_ROWS = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------------------------
-# Split by product
-# ---------------------------------------------------------------------------------------------
+# ---- Split by product
 
 
 def hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -203,6 +187,11 @@ def _hold_out_rows(rows, share, seed):
     return shuffled[count:], shuffled[:count]
 
 
+def _sides(rows, out):
+    kept = [row for row in rows if group_key(row["product_title"]) not in out]
+    return kept, [row for row in rows if row not in kept]
+
+
 def _hold_out_titles(rows, share, seed):
     products = sorted({row["product_title"] for row in rows})
     random.Random(seed).shuffle(products)
@@ -216,28 +205,12 @@ def _hold_out_titles(rows, share, seed):
 def _hold_out_unsorted(rows, share, seed):
     products = list({group_key(row["product_title"]) for row in rows})
     random.Random(seed).shuffle(products)
-    out = set(products[: round(share * len(products))])
-    return (
-        [row for row in rows if group_key(row["product_title"]) not in out],
-        [row for row in rows if group_key(row["product_title"]) in out],
-    )
+    return _sides(rows, products[: round(share * len(products))])
 
 
 def _hold_out_first(rows, share, seed):
     products = list(dict.fromkeys(group_key(row["product_title"]) for row in rows))
-    out = products[: round(share * len(products))]
-    return (
-        [row for row in rows if group_key(row["product_title"]) not in out],
-        [row for row in rows if group_key(row["product_title"]) in out],
-    )
-
-
-def _hold_out_unseeded(rows, share, seed):
-    return hold_out(rows, share, random.SystemRandom().randrange(10**9))
-
-
-def _hold_out_swapped(rows, share, seed):
-    return hold_out(rows, share, seed)[::-1]
+    return _sides(rows, products[: round(share * len(products))])
 
 
 def _hold_out_in_place(rows, share, seed):
@@ -379,11 +352,14 @@ HOLD_OUT = Exercise(
             "the seed.",
         ),
         Mistake(
-            _hold_out_unseeded,
+            lambda rows, share, seed: hold_out(rows, share, random.SystemRandom().randrange(10**9)),
             "Nobody could repeat your split. random.Random(seed) is a source of chance that "
             "repeats itself.",
         ),
-        Mistake(_hold_out_swapped, "Are the two lists in the right order? The larger is kept."),
+        Mistake(
+            lambda rows, share, seed: hold_out(rows, share, seed)[::-1],
+            "Are the two lists in the right order? The larger is kept.",
+        ),
         Mistake(
             _hold_out_in_place,
             "random.shuffle changes a list in place. Shuffle a list of your own.",
@@ -398,9 +374,7 @@ HOLD_OUT = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------------------------
-# How many rows
-# ---------------------------------------------------------------------------------------------
+# ---- How many rows
 
 
 def rows_needed(share: float, width: float) -> int:
@@ -413,26 +387,6 @@ def rows_needed(share: float, width: float) -> int:
         n += 1
 
 
-def _one_too_few(share, width):
-    return rows_needed(share, width) - 1
-
-
-def _each_side(share, width):
-    return rows_needed(share, 2 * width)
-
-
-def _simple_formula(share, width):
-    return math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2)
-
-
-def _right_rows(share, width):
-    return round(share * rows_needed(share, width))
-
-
-def _in_points(share, width):
-    return rows_needed(share, min(1.0, 100 * width))
-
-
 ROWS_NEEDED = Exercise(
     name="rows_needed",
     notebook=NOTEBOOK,
@@ -440,22 +394,34 @@ ROWS_NEEDED = Exercise(
     minutes=5,
     difficulty=2,
     reference=rows_needed,
-    cases=lambda: [
+    cases=(
         Case((0.75, 0.5), "So wide an interval needs few rows. Try n = 1, 2, 3 and so on."),
         Case((0.75, 0.2), "Is the interval of one row fewer really wider than asked for?"),
         Case((0.9, 0.1), "The share decides as well."),
         Case((0.5, 0.08), "Half the width takes about four times the rows."),
-    ],
+    ),
     mistakes=(
-        Mistake(_one_too_few, "With so few rows the interval is still too wide. One more."),
-        Mistake(_each_side, "The width goes from low to high, not from the share to one side."),
         Mistake(
-            _simple_formula,
+            lambda share, width: rows_needed(share, width) - 1,
+            "With so few rows the interval is still too wide. One more.",
+        ),
+        Mistake(
+            lambda share, width: rows_needed(share, 2 * width),
+            "The width goes from low to high, not from the share to one side.",
+        ),
+        Mistake(
+            lambda share, width: math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2),
             "That is the formula of the textbook, share plus or minus so many standard errors. "
             "Near, but the interval here is wilson_interval's.",
         ),
-        Mistake(_right_rows, "That is the number of right answers. How many rows does that take?"),
-        Mistake(_in_points, "Widths go from 0 to 1 here: do not compare points with shares."),
+        Mistake(
+            lambda share, width: round(share * rows_needed(share, width)),
+            "That is the number of right answers. How many rows does that take?",
+        ),
+        Mistake(
+            lambda share, width: rows_needed(share, min(1.0, 100 * width)),
+            "Widths go from 0 to 1 here: do not compare points with shares.",
+        ),
     ),
     hints=(
         "wilson_interval(round(share * n), n) gives low and high for n rows.",

@@ -15,14 +15,14 @@ LIKELIEST = Exercise(
     minutes=2,
     difficulty=1,
     reference=likeliest,
-    cases=lambda: [
+    cases=(
         Case((["red"], [1.0]), "There is only one to choose from."),
         Case(([" yellow", " red"], [0.25, 0.75]), "Which of the two has the larger number?"),
         Case(
             ([" green", " blue", " a", " red"], [0.125, 0.5, 0.0625, 0.25]),
             "It may stand in the middle.",
         ),
-    ],
+    ),
     mistakes=(
         Mistake(
             lambda tokens, probabilities: max(probabilities),

@@ -12,12 +12,9 @@ from helpers.data.templates import Template
 from helpers.errors import CourseError
 from helpers.exercises.exercise import Case, Exercise, Mistake
 
-# ---------------------------------------------------------------------------------------------
-# A prompt without a leak
-# ---------------------------------------------------------------------------------------------
+# ---- A prompt without a leak
 
-_CHOICES = ("yes", "no")
-_ROWS = [
+_REVIEWS = [
     {
         "review_id": f"R{number}",
         "department": "garden",
@@ -34,36 +31,47 @@ _ROWS = [
         start=1,
     )
 ]
-
-
 _HEADLINE = "1234"  # no filter, such as upper, would change it
 
 
-def _judge_prompt(source: str) -> str | None:
-    completion = "{{ choices[0] if star_rating > 3 else choices[1] }}"
-    template = Template("yours", source, completion, _CHOICES)
-    try:
-        prompts = [template.render(row)["prompt"] for row in _ROWS]
-        with_headline = template.render(_ROWS[1] | {"review_headline": _HEADLINE})["prompt"]
-    except CourseError as error:
-        return str(error)
-    for row, prompt in zip(_ROWS, prompts, strict=True):
-        if row["review_body"] not in prompt:
+def wrong_prompt(template: Template) -> str | None:
+    """What is wrong with the prompts that a template makes of two reviews, in words: the template
+    itself, a review that is not shown, or an answer that is not named. None when all is right."""
+    for review in _REVIEWS:
+        try:
+            prompt = template.render(review)["prompt"]
+        except CourseError as error:
+            return str(error)
+        body = review["review_body"]
+        if body not in prompt:
             return (
                 f"The prompt of one row is {prompt!r}. The review itself, review_body, is not in "
                 "it, so the model could only guess."
             )
-        rest = prompt.replace(row["review_body"], "")
-        missing = [word for word in _CHOICES if not re.search(rf"\b{word}\b", rest.lower())]
+        rest = prompt.replace(body, "").lower()
+        missing = [word for word in template.choices if not re.search(rf"\b{word}\b", rest)]
         if missing:
             return (
                 f"The prompt of one row is {prompt!r}. It does not name the answer "
                 f"{' or '.join(missing)}, so the model cannot know which words are asked for."
             )
+    return None
+
+
+def _judge_prompt(source: str) -> str | None:
+    completion = "{{ choices[0] if star_rating > 3 else choices[1] }}"
+    template = Template("yours", source, completion, ("yes", "no"))
+    if wrong := wrong_prompt(template):
+        return wrong
+    without = _REVIEWS[1]
+    prompt, with_headline = (
+        template.render(row)["prompt"]
+        for row in (without, without | {"review_headline": _HEADLINE})
+    )
     # Without an `if`, a missing headline takes nothing with it: no label, no line break.
-    if _HEADLINE in with_headline and with_headline.replace(_HEADLINE, "") == prompts[1]:
+    if _HEADLINE in with_headline and with_headline.replace(_HEADLINE, "") == prompt:
         return (
-            f"The prompt of a row without a headline is {prompts[1]!r}. Where its headline would "
+            f"The prompt of a row without a headline is {prompt!r}. Where its headline would "
             "stand, something is left over: an empty line, a space, or a label with nothing "
             "behind it. Such rows need a prompt in which the headline's place is gone as well."
         )
@@ -123,9 +131,7 @@ Is this customer happy ({{ choices | join(" or ") }})?\"\"\"
 """,
 )
 
-# ---------------------------------------------------------------------------------------------
-# Words in common
-# ---------------------------------------------------------------------------------------------
+# ---- Words in common
 
 
 def _count(text: str) -> Counter[str]:
@@ -168,8 +174,14 @@ def _position_by_position(a: str, b: str) -> float:
     return 2 * same / max(1, len(first) + len(second))
 
 
-def _word_cases() -> list[Case]:
-    return [
+SHARE_OF_COMMON_WORDS = Exercise(
+    name="share_of_common_words",
+    notebook="02_template",
+    title="How alike are two texts?",
+    minutes=6,
+    difficulty=1,
+    reference=share_of_common_words,
+    cases=(
         Case(("good", "good"), "The same text twice has all its words in common."),
         Case(("", ""), "Two empty texts have nothing in common: 0, and no error."),
         Case(("good", "bad"), "No word in common."),
@@ -179,17 +191,7 @@ def _word_cases() -> list[Case]:
         Case(("bag for the beach", "for the bag"), "The order of the words does not matter."),
         Case(("very very good", "very bad"), "One 'very' is common, the second one is not."),
         Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
-    ]
-
-
-SHARE_OF_COMMON_WORDS = Exercise(
-    name="share_of_common_words",
-    notebook="02_template",
-    title="How alike are two texts?",
-    minutes=6,
-    difficulty=1,
-    reference=share_of_common_words,
-    cases=_word_cases,
+    ),
     mistakes=(
         Mistake(
             _sets,
@@ -231,9 +233,7 @@ SHARE_OF_COMMON_WORDS = Exercise(
     ),
 )
 
-# ---------------------------------------------------------------------------------------------
-# A table of your own
-# ---------------------------------------------------------------------------------------------
+# ---- A table of your own
 
 _FILES = ("table.csv", "task.yaml")
 _FEWEST_ROWS = 4

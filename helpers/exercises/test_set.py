@@ -10,9 +10,7 @@ from helpers.exercises.exercise import Case, Exercise, Mistake
 
 Interval = tuple[float, float]
 
-# ---------------------------------------------------------------------------------------------
-# Interval of a share
-# ---------------------------------------------------------------------------------------------
+# ---- Interval of a share
 
 
 def _z(confidence: float) -> float:
@@ -23,19 +21,6 @@ def _around_the_share(correct: int, total: int, confidence: float = 0.95) -> Int
     share = correct / total
     half = _z(confidence) * sqrt(share * (1 - share) / total)
     return share - half, share + half
-
-
-def _cut_around_the_share(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    low, high = _around_the_share(correct, total, confidence)
-    return max(0.0, low), min(1.0, high)
-
-
-def _always_95(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    return wilson_interval(correct, total, 0.95)
-
-
-def _one_sided(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    return wilson_interval(correct, total, 2 * confidence - 1)
 
 
 def _not_scaled(correct: int, total: int, confidence: float = 0.95) -> Interval:
@@ -50,23 +35,6 @@ def _middle_and_half(correct: int, total: int, confidence: float = 0.95) -> Inte
     return (low + high) / 2, (high - low) / 2
 
 
-def _in_percent(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    low, high = wilson_interval(correct, total, confidence)
-    return 100 * low, 100 * high
-
-
-def _interval_cases() -> list[Case]:
-    return [
-        Case((5, 10, 0.95), "Half of ten rows right: the interval lies evenly around one half."),
-        Case((0, 20, 0.95), "No row of 20 is right. It could still be more on other rows."),
-        Case((20, 20, 0.95), "All 20 rows are right. That does not prove that it is never wrong."),
-        Case((1, 20, 0.95), "One row of 20 is right: no share is below 0."),
-        Case((36, 48, 0.95), "36 of 48 rows are right."),
-        Case((36, 48, 0.8), "Who wants to be less sure gets a shorter interval."),
-        Case((160, 195, 0.99), "Who wants to be surer gets a longer one."),
-    ]
-
-
 WILSON_INTERVAL = Exercise(
     name="wilson_interval",
     notebook="06_test",
@@ -74,7 +42,15 @@ WILSON_INTERVAL = Exercise(
     minutes=6,
     difficulty=1,
     reference=wilson_interval,
-    cases=_interval_cases,
+    cases=(
+        Case((5, 10, 0.95), "Half of ten rows right: the interval lies evenly around one half."),
+        Case((0, 20, 0.95), "No row of 20 is right. It could still be more on other rows."),
+        Case((20, 20, 0.95), "All 20 rows are right. That does not prove that it is never wrong."),
+        Case((1, 20, 0.95), "One row of 20 is right: no share is below 0."),
+        Case((36, 48, 0.95), "36 of 48 rows are right."),
+        Case((36, 48, 0.8), "Who wants to be less sure gets a shorter interval."),
+        Case((160, 195, 0.99), "Who wants to be surer gets a longer one."),
+    ),
     mistakes=(
         Mistake(
             _around_the_share,
@@ -83,16 +59,16 @@ WILSON_INTERVAL = Exercise(
             "for the standard errors of each p, not of s.",
         ),
         Mistake(
-            _cut_around_the_share,
+            lambda *given: tuple(min(1.0, max(0.0, end)) for end in _around_the_share(*given)),
             "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
             "no width, as if 20 rows could prove it.",
         ),
         Mistake(
-            _always_95,
+            lambda correct, total, confidence=0.95: wilson_interval(correct, total, 0.95),
             "Right for 95 %. Let z depend on the confidence that is asked for.",
         ),
         Mistake(
-            _one_sided,
+            lambda correct, total, confidence: wilson_interval(correct, total, 2 * confidence - 1),
             "Your z is too small: it leaves out all of the rest on one side. The rest is "
             "shared by both ends.",
         ),
@@ -104,7 +80,10 @@ WILSON_INTERVAL = Exercise(
             _middle_and_half,
             "You give back the middle and the half width. Wanted are the two ends.",
         ),
-        Mistake(_in_percent, "Right, but in per cent. Shares go from 0 to 1 in this course."),
+        Mistake(
+            lambda *given: tuple(100 * end for end in wilson_interval(*given)),
+            "Right, but in per cent. Shares go from 0 to 1 in this course.",
+        ),
     ),
     hints=(
         "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
@@ -115,18 +94,12 @@ WILSON_INTERVAL = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# F1 of each label, and their mean
-# ---------------------------------------------------------------------------------------------
+# ---- F1 of each label, and their mean
 
 
 def _f1_of(label: str, said: list[str], meant: list[str]) -> float:
     right = sum(a == b == label for a, b in zip(said, meant, strict=True))
     return 2 * right / (said.count(label) + meant.count(label)) if right else 0.0
-
-
-def _plain_accuracy(said: list[str], meant: list[str], labels: list[str]) -> float:
-    return accuracy(said, meant)
 
 
 def _of_those_that_occur(said: list[str], meant: list[str], labels: list[str]) -> float:
@@ -143,14 +116,6 @@ def _mean_recall(said: list[str], meant: list[str], labels: list[str]) -> float:
         sum(a == b == one for a, b in zip(said, meant, strict=True)) / max(1, meant.count(one))
         for one in labels
     )
-
-
-def _mean_precision(said: list[str], meant: list[str], labels: list[str]) -> float:
-    return _mean_recall(meant, said, labels)
-
-
-def _twice_too_small(said: list[str], meant: list[str], labels: list[str]) -> float:
-    return macro_f1(said, meant, labels) / 2
 
 
 def _f1_cases() -> list[Case]:
@@ -185,10 +150,10 @@ MACRO_F1 = Exercise(
     minutes=10,
     difficulty=2,
     reference=macro_f1,
-    cases=_f1_cases,
+    cases=_f1_cases(),
     mistakes=(
         Mistake(
-            _plain_accuracy,
+            lambda said, meant, labels: accuracy(said, meant),
             "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
             "Compute a score for each label, then average.",
         ),
@@ -208,13 +173,13 @@ MACRO_F1 = Exercise(
             "A label that is said far too often costs nothing here. F1 looks at both sides.",
         ),
         Mistake(
-            _mean_precision,
+            lambda said, meant, labels: _mean_recall(meant, said, labels),
             "This is the mean precision: of the rows that a label was said for, how many were "
             "right. A label that is said once, and rightly, would be perfect. F1 looks at both "
             "sides.",
         ),
         Mistake(
-            _twice_too_small,
+            lambda said, meant, labels: macro_f1(said, meant, labels) / 2,
             "Half of what it should be: the harmonic mean of two numbers has a factor 2.",
         ),
     ),
@@ -227,9 +192,7 @@ MACRO_F1 = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# Two methods on the same rows
-# ---------------------------------------------------------------------------------------------
+# ---- Two methods on the same rows
 
 
 def _coins(first: list[bool], second: list[bool]) -> tuple[int, int]:
@@ -246,22 +209,10 @@ def _one_way_only(first: list[bool], second: list[bool]) -> float:
     return _tail(only_first + only_second, min(only_first, only_second))
 
 
-def _more_than_certain(first: list[bool], second: list[bool]) -> float:
-    return 2 * _one_way_only(first, second)
-
-
 def _just_this_outcome(first: list[bool], second: list[bool]) -> float:
     only_first, only_second = _coins(first, second)
     coins = only_first + only_second
     return min(1.0, 2 * comb(coins, only_first) / 2**coins)
-
-
-def _all_rows_are_coins(first: list[bool], second: list[bool]) -> float:
-    return min(1.0, 2 * _tail(len(first), min(_coins(first, second))))
-
-
-def _chance_that_it_is_real(first: list[bool], second: list[bool]) -> float:
-    return 1 - paired_test(first, second)
 
 
 def _paired_cases() -> list[Case]:
@@ -287,7 +238,7 @@ PAIRED_TEST = Exercise(
     minutes=12,
     difficulty=3,
     reference=paired_test,
-    cases=_paired_cases,
+    cases=_paired_cases(),
     mistakes=(
         Mistake(
             _one_way_only,
@@ -295,7 +246,7 @@ PAIRED_TEST = Exercise(
             "could have been ahead: count both ways.",
         ),
         Mistake(
-            _more_than_certain,
+            lambda first, second: 2 * _one_way_only(first, second),
             "Nearly. When the coins fall evenly, doubling counts the middle twice, and the "
             "result is larger than 1. No probability is.",
         ),
@@ -305,12 +256,12 @@ PAIRED_TEST = Exercise(
             "is rare. Ask for an outcome at least as uneven.",
         ),
         Mistake(
-            _all_rows_are_coins,
+            lambda first, second: min(1.0, 2 * _tail(len(first), min(_coins(first, second)))),
             "You toss a coin for each row. Rows on which both are right, or both wrong, say "
             "nothing about who is better: leave them out.",
         ),
         Mistake(
-            _chance_that_it_is_real,
+            lambda first, second: 1 - paired_test(first, second),
             "This is 1 minus the wanted value. A small p speaks for a difference; and 1 - p is "
             "not the probability that the difference is real.",
         ),

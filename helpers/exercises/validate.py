@@ -3,9 +3,7 @@
 from helpers.exercises.exercise import Case, Exercise, Mistake
 from helpers.training.loop import should_stop_early
 
-# ---------------------------------------------------------------------------------------------
-# Patience
-# ---------------------------------------------------------------------------------------------
+# ---- Patience
 
 
 def _counts_every_rise(losses: list[float], patience: int) -> bool:
@@ -18,35 +16,9 @@ def _rises_in_a_row(losses: list[float], patience: int) -> bool:
     return len(rises) == patience and all(rises)
 
 
-def _one_too_late(losses: list[float], patience: int) -> bool:
-    return len(losses) - 1 - losses.index(min(losses)) > patience
-
-
-def _one_too_early(losses: list[float], patience: int) -> bool:
-    return len(losses) - losses.index(min(losses)) >= patience
-
-
 def _equal_is_better(losses: list[float], patience: int) -> bool:
     last_best = max(i for i, loss in enumerate(losses) if loss == min(losses))
     return len(losses) - 1 - last_best >= patience
-
-
-def _gives_the_place(losses: list[float], patience: int) -> int:
-    return losses.index(min(losses))
-
-
-def _patience_cases() -> list[Case]:
-    return [
-        Case(([2.0], 1), "There was only one evaluation, and it is the best."),
-        Case(([2.0, 1.0], 1), "The last evaluation is the best."),
-        Case(([1.0, 2.0], 1), "One evaluation without a lower loss, and patience for one."),
-        Case(([1.0, 2.0], 2), "One evaluation without a lower loss, but patience for two."),
-        Case(([1.0, 1.0], 1), "A loss that is equal is not lower."),
-        Case(([3.0, 1.0, 2.0, 1.5], 2), "It fell at the end, but not below the best."),
-        Case(([3.0, 1.0, 2.0, 0.5], 2), "The last evaluation beats all before it."),
-        Case(([2.0, 2.5, 1.0, 1.5, 0.5, 0.75], 2), "The last evaluation but one was the best."),
-        Case(([1.0, 2.0, 3.0, 4.0], 3), "Three evaluations in a row without a lower loss."),
-    ]
 
 
 SHOULD_STOP_EARLY = Exercise(
@@ -56,7 +28,17 @@ SHOULD_STOP_EARLY = Exercise(
     minutes=8,
     difficulty=2,
     reference=should_stop_early,
-    cases=_patience_cases,
+    cases=(
+        Case(([2.0], 1), "There was only one evaluation, and it is the best."),
+        Case(([2.0, 1.0], 1), "The last evaluation is the best."),
+        Case(([1.0, 2.0], 1), "One evaluation without a lower loss, and patience for one."),
+        Case(([1.0, 2.0], 2), "One evaluation without a lower loss, but patience for two."),
+        Case(([1.0, 1.0], 1), "A loss that is equal is not lower."),
+        Case(([3.0, 1.0, 2.0, 1.5], 2), "It fell at the end, but not below the best."),
+        Case(([3.0, 1.0, 2.0, 0.5], 2), "The last evaluation beats all before it."),
+        Case(([2.0, 2.5, 1.0, 1.5, 0.5, 0.75], 2), "The last evaluation but one was the best."),
+        Case(([1.0, 2.0, 3.0, 4.0], 3), "Three evaluations in a row without a lower loss."),
+    ),
     mistakes=(
         Mistake(
             _counts_every_rise,
@@ -69,11 +51,11 @@ SHOULD_STOP_EARLY = Exercise(
             "the best, brings nothing new either: compare with the best.",
         ),
         Mistake(
-            _one_too_late,
+            lambda losses, patience: len(losses) - 1 - losses.index(min(losses)) > patience,
             "One evaluation too many: with patience 1 the first without a lower loss is enough.",
         ),
         Mistake(
-            _one_too_early,
+            lambda losses, patience: len(losses) - losses.index(min(losses)) >= patience,
             "One too early: you count the best evaluation itself as one without a lower loss.",
         ),
         Mistake(
@@ -82,7 +64,7 @@ SHOULD_STOP_EARLY = Exercise(
             "goes on running out.",
         ),
         Mistake(
-            _gives_the_place,
+            lambda losses, patience: losses.index(min(losses)),
             "You found where the best loss is. The question is whether to stop: True or False.",
         ),
     ),

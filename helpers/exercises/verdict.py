@@ -122,7 +122,7 @@ def _of_mistake(exercise: Exercise, attempt: Any, words: str | None = None) -> s
 
 
 def _on_cases(exercise: Exercise, attempt: Callable) -> Verdict:
-    cases = exercise.cases()
+    cases = exercise.cases
     expected = [call(exercise.reference, case.arguments) for case in cases]
     given: list[Outcome] = []
     for case in cases:
@@ -132,7 +132,7 @@ def _on_cases(exercise: Exercise, attempt: Callable) -> Verdict:
     failed = [
         number
         for number, (got, right) in enumerate(zip(given, expected, strict=False))
-        if not _agree(exercise, got, right) or (got.changed and not exercise.may_change)
+        if got.changed or not _agree(exercise, got, right)
     ]
     if not failed:
         return Verdict(RIGHT, RIGHT)
@@ -171,9 +171,7 @@ def _not_yet(said: str, help_: str, exercise: Exercise | None) -> Verdict:
     return Verdict(NOT_YET, f"{NOT_YET}: {said}" + (f"\n{help_}" if help_ else ""))
 
 
-# ---------------------------------------------------------------------------------------------
-# Running
-# ---------------------------------------------------------------------------------------------
+# ---- Running
 
 
 def call(function: Callable, arguments: tuple, of: Any = None, copied: bool = True) -> Outcome:
@@ -278,9 +276,7 @@ def _untouched(value: Any) -> bool:
     return any(item is ... for item in (value if isinstance(value, tuple | list) else [value]))
 
 
-# ---------------------------------------------------------------------------------------------
-# Words
-# ---------------------------------------------------------------------------------------------
+# ---- Words
 
 
 def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
@@ -304,7 +300,7 @@ def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
         tried = not got.error and not got.too_long
         same_kind = tried and kind_of(got.value) == kind_of(right.value)
         lines.append(f"  expected  {kind_of(right.value)}{', but another one' * same_kind}")
-    if got.changed and not exercise.may_change and not _agree(exercise, got, right):
+    if got.changed and not _agree(exercise, got, right):
         lines.append(f"  Also, the call changed its argument {got.changed}. Work on a copy.")
     if got.printed.strip():
         lines.append("  It printed: " + " | ".join(got.printed.strip().splitlines()[:5]))

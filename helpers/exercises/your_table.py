@@ -11,16 +11,6 @@ def redact(text: str) -> str:
     return re.sub(EMAIL, "[e-mail]", text)
 
 
-def _cases() -> list[Case]:
-    return [
-        Case(("Nothing in here.",), "A text without an address stays as it is."),
-        Case(("Write to ann@example.org please",), "One address between words."),
-        Case(("Write to ann@example.org.",), "The full stop behind it ends the sentence."),
-        Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
-        Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
-    ]
-
-
 REDACT = Exercise(
     name="redact",
     notebook="10_your_table",
@@ -28,7 +18,13 @@ REDACT = Exercise(
     minutes=6,
     difficulty=1,
     reference=redact,
-    cases=_cases,
+    cases=(
+        Case(("Nothing in here.",), "A text without an address stays as it is."),
+        Case(("Write to ann@example.org please",), "One address between words."),
+        Case(("Write to ann@example.org.",), "The full stop behind it ends the sentence."),
+        Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
+        Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
+    ),
     mistakes=(
         Mistake(
             lambda text: re.sub(EMAIL, "[e-mail]", text, count=1),
