@@ -10,7 +10,7 @@ from helpers.display import (
     training_curve,
 )
 from helpers.display.charts import as_output
-from helpers.training.settings import EvaluationRecord, History, StepRecord
+from helpers.training import EvaluationRecord, History, StepRecord
 
 
 def made_up_run(accuracy: float | None) -> History:

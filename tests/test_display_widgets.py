@@ -24,8 +24,7 @@ from helpers.errors import CourseError
 from helpers.inference import generate_answers
 from helpers.inference.few_shot import Budget
 from helpers.profiles import ROOT
-from helpers.training import TrainSettings, train
-from helpers.training.settings import EvaluationRecord, History, StepRecord
+from helpers.training import EvaluationRecord, History, StepRecord, TrainSettings, train
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

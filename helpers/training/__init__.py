@@ -3,6 +3,7 @@
 from helpers.training.checkpoint import load_finished
 from helpers.training.footprint import (
     PARTS,
+    Cost,
     measured,
     predicted,
     predicted_cost,
@@ -13,6 +14,7 @@ from helpers.training.loop import (
     learning_rate_at,
     make_optimizer,
     set_learning_rate,
+    should_stop_early,
     train,
     training_step,
     update,
@@ -26,9 +28,12 @@ from helpers.training.loss import (
     per_token_loss,
 )
 from helpers.training.low_memory import training_memory
-from helpers.training.run import load_or_train, train_task
+from helpers.training.run import TunedModel, load_or_train, train_task
 from helpers.training.settings import (
+    EvaluationRecord,
     History,
+    StepRecord,
+    TrainingError,
     TrainSettings,
 )
 from helpers.training.shared_prefix import hidden_states_after_prefix, shared_length
