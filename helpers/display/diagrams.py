@@ -305,7 +305,7 @@ def draw_backward() -> None:
     )
     line = "Forward: embedding → layer 1 → … → last layer → logits → loss. Backward: the gradient "
     line += "flows from the loss to the logits (there it is p − q) and through the layers in "
-    line += "reverse; on its way all weights get their own."
+    line += "reverse; along the way, each weight gets its own gradient."
     pen.show("The gradient flows back", line)
 
 
@@ -345,7 +345,7 @@ def draw_three_ways() -> None:
     """
     pen = _Drawing(276)
     ways = {
-        "Prompt": ("no weight changes;", "the task stands in", "the text, every time"),
+        "Prompt": ("no weight changes;", "the task is described", "in every prompt"),
         "Full fine-tuning": ("all weights change;", "the result is", "a new model"),
         "LoRA": ("the model is frozen;", "small matrices beside", "its weights are trained"),
     }

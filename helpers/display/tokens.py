@@ -53,7 +53,7 @@ def tokens_page(
 def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
     """HTML of the tokens in their order: text, id, and the loss with a symbol.
 
-    The darker a cell, the higher its loss, on one scale for all times. ✓ and a firm border: the
+    The darker a cell, the higher its loss, on one scale for all times. ✓ and a solid border: the
     token is labelled. Pointing at a cell shows the same in words. Where no token has a loss,
     labelled tokens are shaded.
     """
@@ -85,7 +85,7 @@ def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> st
         )
     loss = f", loss in nats (the darker, the higher; darkest: {highest:.2f})" if measured else ""
     legend = f"Each cell: token, id{loss}. "
-    legend += "✓ and a firm border: labelled; · not. ␣ is a space, ⏎ the end of a line."
+    legend += "✓ and a solid border: labelled; · not. ␣ is a space, ⏎ the end of a line."
     return f"<div>{''.join(cells)}</div><div>{legend}</div>"
 
 
