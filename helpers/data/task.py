@@ -217,8 +217,8 @@ def load_task(name: str | Path | None = None) -> Task:
     if not path.exists():
         there = format_names(sorted(file.stem for file in TASKS.glob("*.yaml")))
         raise TaskError(
-            f"There is no task {name}. The course comes with: {there}. For a task of your own, name "
-            "the path to its YAML file, as in COURSE_TASK=my_task.yaml."
+            f"There is no task {name}. The course comes with: {there}. For a task of your own, "
+            "name the path to its YAML file, as in COURSE_TASK=my_task.yaml."
         )
     return _make_task(path, read_yaml(path, yaml.BaseLoader, TaskError))
 
