@@ -163,7 +163,7 @@ def _extras(
     limits = [
         "Trained on one task with one template, on the rows of one table. Expect lower scores on "
         "texts of another kind.",
-        "What it forgot of other tasks was not measured.",
+        "How much it forgot of other tasks was not measured.",
     ]
     title = f"A model tuned on the task {task.name}"
     metadata = card_metadata(task, title, tuned)
