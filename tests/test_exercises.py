@@ -180,7 +180,7 @@ def test_a_wrong_function_gets_its_smallest_failing_case_and_one_help(made_up, c
     assert lines == [
         "not yet: doubled([3, -1])",
         "  gives     [5, 1] (a list of 2, each a whole number)",
-        "  expected  a list of 2, each a whole number, but another one",
+        "  expected  a list of 2, each a whole number, but a different one",
         "Twice is not plus two.",
     ]
     unknown = said(capsys, "doubled", lambda numbers: [7])

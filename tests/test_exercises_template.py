@@ -81,4 +81,4 @@ def test_no_other_table_is_read(monkeypatch, name):
 def test_files_that_are_missing_or_no_texts_are_told():
     assert "two keys" in assess(template.OWN_TABLE, {"table.csv": "a,b"}).text
     half = {"table.csv": template._RIVERS, "task.yaml": ...}
-    assert "task.yaml must be a text" in assess(template.OWN_TABLE, half).text
+    assert "task.yaml must be a string" in assess(template.OWN_TABLE, half).text
