@@ -554,7 +554,7 @@ def test_progress_counts_exercises_and_questions(made_up, made_up_quiz, capsys, 
         (lambda: answer("03_split", 1, "c"), "a, b"),
         (lambda: answer("03_split", 1, ""), "a, b"),
         (lambda: answer("03_split", 1, 1), "a, b"),
-        (lambda: quiz("03_splits"), "There is: 03_split"),
+        (lambda: quiz("03_splits"), "The quizzes are: 03_split"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(made_up_quiz, call, words):

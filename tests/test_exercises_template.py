@@ -54,7 +54,7 @@ def test_own_files_may_begin_with_an_empty_line_and_need_no_choices():
     [
         ("south]", "south, east]", "no row has the answer 'east'"),
         ("{{ river }}: {{ note }}", "A {{ river | length }}", "have the same prompt"),
-        ("[north", "[north, north", "list of texts that differ"),
+        ("[north", "[north, north", "list of different texts"),
         ("templates:", "template: other\ntemplates:", "no template other"),
     ],
 )

@@ -364,7 +364,7 @@ def _letters(order: object) -> str:
 def _judge_order(order: object) -> str | None:
     letters = _letters(order)
     if sorted(letters) != sorted(_WORDS):
-        return f'Write each letter from a to {max(_WORDS)} once, as one text: "abc…".'
+        return f'Write each letter from a to {max(_WORDS)} once, as one string: "abc…".'
     broken = _broken_rule(letters)
     if broken is None:
         return None
