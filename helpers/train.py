@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -112,7 +112,7 @@ def test_an_interrupt_ends_with_a_sentence_and_the_next_run_goes_on(smoke, monke
 
     monkeypatch.setattr(train, "_say", stop)
     assert run(train, "--task", path, "--epochs", 1) == train.INTERRUPTED
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "continues from the last checkpoint" in capsys.readouterr().err
     assert not (runs_folder("mine") / "tuned").exists()
     monkeypatch.setattr(train, "_say", real)
     assert run(train, "--task", path, "--epochs", 1) == 0

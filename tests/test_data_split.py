@@ -252,7 +252,7 @@ def test_class_with_too_few_rows_or_groups():
     some = table(*toys, row(40, "Novel", "books"))
     words = ("department = 'books'", "1 row with 1 value of product_title", "Add rows", "stratify")
     refused(lambda: by_product(some), *words)
-    words = ("department = 'books' has 1 row, too few", "join it with another class")
+    words = ("department = 'books' has 1 row, too few", "combine it with another class")
     refused(lambda: split_by_group(some, None, ["department"]), *words)
     some = table(*toys, *(row(40 + n, f"Novel {n % 2}", stars=1) for n in range(8)))
     refused(lambda: by_product(some), "star_rating = 1", "8 rows with 2 values")
@@ -335,7 +335,7 @@ def test_changed_rows_are_another_test_set(tmp_path, rows, change):
 def test_what_is_no_lock(tmp_path, rows, text):
     path = tmp_path / "test.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    refused(lambda: open_test_set(path, rows), "test.json", "no locked test set", "Delete it")
+    refused(lambda: open_test_set(path, rows), "test.json", "not a locked test set", "Delete it")
 
 
 def test_other_refusals_of_the_lock(tmp_path, rows):

@@ -476,27 +476,27 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 REFUSED = {
     "empty": (b"", "is empty"),
     "blank": (b"\xef\xbb\xbf\n\n", "is empty"),
-    "header alone": (b"text,label\n", "has no row", "Add rows"),
+    "header alone": (b"text,label\n", "has no rows", "Add rows"),
     "too few cells": (b"text,label\na,b\nc", "line 3", "1 cells", "column label"),
     "too many cells": (b"text,label\na,b\nc,d, e", "line 3", "3 cells", "double quotes"),
     "doubled column": (b"text,label,text\na,b,c", "line 1, column text", "twice"),
     "missing column": (b"txt,label\na,b", "lacks the column text", "txt, label", "Correct"),
     "open quote": (b'text,label\na,b\n"c,d\n' + b"e,f\n" * 9999, "line 3", "quotation mark"),
     "quote in a quote": (b'text,label\n"a "b" c",d', "line 2", "double it"),
-    "NUL": (NUL, "line 3,", "no text"),
-    "picture": (PNG, "line 1,", "no text"),
-    "damaged UTF-8": ("text,label\né,b\nx,".encode() + b"\xe9", "line 3", "no text"),
-    "half of UTF-16": ("text,label\na,b".encode("utf-16")[:-1], "line 2,", "no text"),
-    "no byte of cp1252": (b"text,label\na,\x81", "line 2,", "no text"),
+    "NUL": (NUL, "line 3,", "not text"),
+    "picture": (PNG, "line 1,", "not text"),
+    "damaged UTF-8": ("text,label\né,b\nx,".encode() + b"\xe9", "line 3", "not text"),
+    "half of UTF-16": ("text,label\na,b".encode("utf-16")[:-1], "line 2,", "not text"),
+    "no byte of cp1252": (b"text,label\na,\x81", "line 2,", "not text"),
     "Cyrillic": ("text,label\nЧай хороший,да".encode("cp1251"), "line 2,", "CSV UTF-8"),
     "xlsx": (b"PK\x03\x04 and so on", "Excel", "CSV UTF-8"),
     "xls": (b"\xd0\xcf\x11\xe0 and so on", "Excel"),
     "parquet": (b"PAR1 and so on", "Parquet", "damaged"),
     "half of gzip": (gzip.compress(b"text,label\na,b")[:-9], "cannot be read"),
-    "JSON lines": (b'{"text": "a", "label": "b"}\n{"text": "a"', "line 2", "no JSON"),
-    "JSON list": (b'[{"text": "a"},\n {"text": }]', "line 2", "no JSON"),
+    "JSON lines": (b'{"text": "a", "label": "b"}\n{"text": "a"', "line 2", "not valid JSON"),
+    "JSON list": (b'[{"text": "a"},\n {"text": }]', "line 2", "not valid JSON"),
     "JSON scalar": (b'{"text": 1, "label": 2}', "holds no rows"),
-    "JSON of lists": (b'[{"text": [1], "label": 1}, {"text": [{}], "label": 1}]', "one form"),
+    "JSON of lists": (b'[{"text": [1], "label": 1}, {"text": [{}], "label": 1}]', "differ in form"),
 }
 
 
@@ -513,7 +513,7 @@ def test_other_refusals(tmp_path):
     refused(lambda: load_table(tmp_path / "absent.csv"), "absent.csv", "There is no table")
     refused(lambda: load_table(tmp_path), "cannot be read")
     path = write(tmp_path, "t,n", "a,9", "b,8")
-    words = ("2 rows", "line 2, column n", "'9' is no whole number from 1 to 5")
+    words = ("2 rows", "line 2, column n", "'9' is not a whole number from 1 to 5")
     refused(lambda: load_table(path, numbers={"n": (1, 5)}), *words)
     assert issubclass(TableError, CourseError)
 

@@ -286,7 +286,7 @@ def test_texts_that_are_on_both_sides_are_told(tmp_path, capsys):
 def test_small_classes_are_named(tmp_path):
     rows = {"text": texts(31), "label": ["a", "b", "c"] * 10 + ["Bar"]}
     task = task_of(tmp_path, rows, "stratify: label\n")
-    refusal(SplitError, lambda: load_examples(task), "label = 'Bar' has 1 row", "join it with")
+    refusal(SplitError, lambda: load_examples(task), "label = 'Bar' has 1 row", "combine it with")
     assert len(load_examples(task_of(tmp_path, rows))["train"]) in (21, 22)
 
 
@@ -305,8 +305,8 @@ WRONG = {
     "unknown key": (f"{GOOD}stratfy: [a]\n", "unknown key stratfy", "stratify"),
     "no YAML": ("name: [mine\ntable: x\n", "line 2", "cannot be read"),
     "not a text": (f"{GOOD}group: [a, b]\n", "group must be one text"),
-    "not a list": (f"{GOOD}choices: {{a: b}}\n", "choices must be a list of texts", "{'a': 'b'}"),
-    "twice": (f"{GOOD}choices: [a, b, a]\n", "choices must be a list of texts that differ"),
+    "not a list": (f"{GOOD}choices: {{a: b}}\n", "choices must be a list of", "{'a': 'b'}"),
+    "twice": (f"{GOOD}choices: [a, b, a]\n", "choices must be a list of different texts"),
     "numbers": (f"{GOOD}numbers: {{n: 5}}\n", "numbers must name columns", "stars: [1, 5]"),
     "numbers in words": (f"{GOOD}numbers: {{n: [one, five]}}\n", "numbers must name columns"),
     "name": (GOOD.replace("mine", "../mine"), "name ../mine", "letters"),

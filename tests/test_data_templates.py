@@ -249,7 +249,7 @@ def test_a_prompt_without_a_field_is_refused(prompt):
 
 def test_a_field_in_pythons_braces_is_refused_and_json_is_not():
     row = {"payee": "Store", "memo": "Milk", "category": "Food"}
-    words = ("its prompt has {payee} in single braces", "two braces: {{ payee }}")
+    words = ("its prompt has {payee} in single braces", "double braces: {{ payee }}")
     refused(lambda: Template("mine", "{{ memo }} {payee}:", "{{ category }}").render(row), *words)
     words = ("its completion has {category}", "{{ category }}")
     refused(lambda: Template("mine", "{{ memo }}:", "{category}").render(row), *words)
@@ -363,7 +363,7 @@ def test_what_is_no_number_is_not_taken_for_zero(kind, value):
     call = partial(
         answer, f"{{{{ choices[label | {kind} | int] }}}}", {"label": value}, ["no", "yes"]
     )
-    refused(call, "'mine'", "row R7", "no number", "Compare instead")
+    refused(call, "'mine'", "row R7", "not a number", "Compare instead")
 
 
 @pytest.mark.parametrize("value", [None, math.nan, ["a", "b"], [], {"a": 1}, ("a",)])

@@ -168,7 +168,7 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
     [
         ([1, 0], ["1", "0"], "A text never equals a number"),
         (["good", 3], ["good", "poor"], "A text never equals a number"),
-        (["good"], [None], "The reference None is no label"),
+        (["good"], [None], "The reference None is not a label"),
     ],
 )
 def test_answers_that_could_never_be_right_are_refused(
@@ -190,7 +190,7 @@ def test_numbers_of_any_library_are_numbers(make) -> None:
 def test_labels_that_do_not_fit_are_refused() -> None:
     for score in (macro_f1, confusion, mean_absolute_error):
         with pytest.raises(
-            ScoringError, match="'great' is no label .*: the labels are .'terrible'"
+            ScoringError, match="'great' is not a label .*: the labels are .'terrible'"
         ):
             score(["good"], ["great"], OPINIONS)
     for score in (confusion, mean_absolute_error):
@@ -335,7 +335,7 @@ def test_the_metrics_are_those_of_the_task() -> None:
 def test_scores_of_a_task_are_refused_in_words() -> None:
     with pytest.raises(ScoringError, match="'mine' asks for a metric 'bleu'.*It has accuracy, mac"):
         score_all(task_of("text", ("rouge", "bleu")), ["a"], rows_of(["a"]))
-    with pytest.raises(ScoringError, match="The prediction 1 is no text"):
+    with pytest.raises(ScoringError, match="The prediction 1 is not a text"):
         row_scores(task_of("classification"), ["1", 1], rows_of(["1", "1"]))
     with pytest.raises(ScoringError, match="There are 1 predictions for 2 references"):
         row_scores(task_of("text"), ["a"], rows_of(["a", "b"]))

@@ -61,7 +61,9 @@ def test_wilson_covers_at_the_stated_rate(share: float, total: int) -> None:
 
 def test_wilson_refuses_what_is_no_share() -> None:
     for correct, total in [(0, 0), (-1, 5), (6, 5)]:
-        with pytest.raises(ScoringError, match=f"{correct} right answers of {total} is no share"):
+        with pytest.raises(
+            ScoringError, match=f"{correct} right answers out of {total} is not a share"
+        ):
             wilson_interval(correct, total)
 
 
@@ -127,11 +129,11 @@ def test_bootstrap_percentiles_equal_numpy() -> None:
 
 
 def test_bootstrap_refuses() -> None:
-    with pytest.raises(ScoringError, match="at least two rows to draw from, and here are 1"):
+    with pytest.raises(ScoringError, match="at least two rows to draw from, but there are 1"):
         bootstrap_interval([1])
-    with pytest.raises(ScoringError, match="at least two rows to draw from, and here are 0"):
+    with pytest.raises(ScoringError, match="at least two rows to draw from, but there are 0"):
         bootstrap_interval([])
-    with pytest.raises(ScoringError, match="at least two groups to draw from, and here are 1"):
+    with pytest.raises(ScoringError, match="at least two groups to draw from, but there are 1"):
         bootstrap_interval([1, 2], ["x", "x"])
 
 

@@ -180,7 +180,7 @@ def test_a_wrong_function_gets_its_smallest_failing_case_and_one_help(made_up, c
     assert lines == [
         "not yet: doubled([3, -1])",
         "  gives     [5, 1] (a list of 2, each a whole number)",
-        "  expected  a list of 2, each a whole number, but another one",
+        "  expected  a list of 2, each a whole number, but a different one",
         "Twice is not plus two.",
     ]
     unknown = said(capsys, "doubled", lambda numbers: [7])
@@ -554,7 +554,7 @@ def test_progress_counts_exercises_and_questions(made_up, made_up_quiz, capsys, 
         (lambda: answer("03_split", 1, "c"), "a, b"),
         (lambda: answer("03_split", 1, ""), "a, b"),
         (lambda: answer("03_split", 1, 1), "a, b"),
-        (lambda: quiz("03_splits"), "There is: 03_split"),
+        (lambda: quiz("03_splits"), "The quizzes are: 03_split"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(made_up_quiz, call, words):

@@ -61,7 +61,7 @@ def test_a_new_guess_replaces_the_old_one_and_waits_for_its_result(drawn, capsys
     reveal(NAME, 0.7)
     predict(NAME, 0.65)
     show_predictions()
-    assert drawn == ([], []) and "No guess has met its result" in capsys.readouterr().out
+    assert drawn == ([], []) and "No guess has a result" in capsys.readouterr().out
     reveal(NAME, 0.7)
     reveal(NAME, 0.72)
     show_predictions()

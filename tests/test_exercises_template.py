@@ -54,7 +54,7 @@ def test_own_files_may_begin_with_an_empty_line_and_need_no_choices():
     [
         ("south]", "south, east]", "no row has the answer 'east'"),
         ("{{ river }}: {{ note }}", "A {{ river | length }}", "have the same prompt"),
-        ("[north", "[north, north", "list of texts that differ"),
+        ("[north", "[north, north", "list of different texts"),
         ("templates:", "template: other\ntemplates:", "no template other"),
     ],
 )
@@ -81,4 +81,4 @@ def test_no_other_table_is_read(monkeypatch, name):
 def test_files_that_are_missing_or_no_texts_are_told():
     assert "two keys" in assess(template.OWN_TABLE, {"table.csv": "a,b"}).text
     half = {"table.csv": template._RIVERS, "task.yaml": ...}
-    assert "task.yaml must be a text" in assess(template.OWN_TABLE, half).text
+    assert "task.yaml must be a string" in assess(template.OWN_TABLE, half).text

@@ -79,7 +79,7 @@ def test_weight_changes_are_relative_norms():
 def test_models_of_other_shapes_cannot_be_compared():
     other = tiny_model()
     other.resize_token_embeddings(700)
-    with pytest.raises(ModelError, match="other names or shapes.*'model.embed_tokens.weight'"):
+    with pytest.raises(ModelError, match="differ in names or shapes.*'model.embed_tokens.weight'"):
         weight_changes(tiny_model(), other)
 
 

@@ -138,7 +138,7 @@ def test_a_hub_that_does_not_take_it_is_told_in_a_sentence(saved, monkeypatch):
 
 
 def test_a_name_that_the_hub_does_not_admit_is_refused(saved, hub):
-    with pytest.raises(ModelError, match="admits no such name"):
+    with pytest.raises(ModelError, match="does not allow this name"):
         publish(saved, "my name/my model")
     assert hub.asked == []
 

@@ -486,7 +486,7 @@ def test_a_finished_run_is_moved_aside_for_another_one_and_still_found(tmp_path,
     model, history = learn(tmp_path)
     other = dataclasses.replace(SETTINGS, learning_rate=1e-3)
     learn(tmp_path, other, watch=interrupt_at(3))
-    assert "had a finished run of other settings" in capsys.readouterr().out
+    assert "had a finished run with other settings" in capsys.readouterr().out
     again = tiny_model()
     assert finished(tmp_path, again) == history
     assert same_bits(weights(again), weights(model))
@@ -508,7 +508,7 @@ def test_an_unfinished_run_makes_room_for_one_with_other_settings(broken_off, tm
         learn(folder, dataclasses.replace(SETTINGS, learning_rate=rate), watch=watch)
         assert not left[0]  # nothing of the other run was there when the first file was written
         said = capsys.readouterr().out
-        assert "was deleted: it is of a run with other settings" in said
+        assert "was deleted: it belongs to a run with other settings" in said
         assert "unfinished at step 7 of 10" in said
         # The best weights and the checkpoint, each with the one before it.
         assert len([path for path in folder.rglob("*") if path.stat().st_size > 10_000]) <= 4

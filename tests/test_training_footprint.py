@@ -99,7 +99,7 @@ def test_a_training_that_breaks_off_says_why(tmp_path, monkeypatch, what, words)
     program.write_text(f"#!/bin/sh\n{what}\n")
     program.chmod(0o755)
     monkeypatch.setattr(footprint.sys, "executable", str(program))
-    with pytest.raises(CourseError, match=f"did not come to its end: .*{words}"):
+    with pytest.raises(CourseError, match=f"did not finish: .*{words}"):
         train_apart({"train": [], "validation": []}, low_memory=True)
 
 

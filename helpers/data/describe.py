@@ -251,10 +251,10 @@ def too_little(task: Task, examples: Dataset) -> list[str]:
     least = FEW_ROWS if task.kind == "classification" else 10 * FEW_ROWS
     if task.kind != "classification":
         short = len(examples) < least
-        advice = "Expect the form of the answers to be learned, and little of their content."
+        advice = "Expect the model to learn the form of the answers, but little of their content."
         return [f"{len(examples)} training rows, fewer than {least}. {advice}"] if short else []
     counts = Counter(examples["answer"])
     rare = {choice: counts[choice] for choice in task.choices if counts[choice] < least}
     listed = ", ".join(f"{choice} {count}" for choice, count in rare.items())
-    advice = "Collect more of these rows, or join answers that mean nearly the same."
+    advice = "Collect more of these rows, or combine answers that mean nearly the same."
     return [f"Answers with fewer than {least} training rows: {listed}. {advice}"] if rare else []

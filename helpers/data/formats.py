@@ -70,7 +70,7 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             raw = _read_json(path, text) if is_json else _read_separated(path, text, names)
             raw.notes[:0] = notes
     if raw.frame.empty:
-        raise refused(source, "has no row. Add rows, or name another table.")
+        raise refused(source, "has no rows. Add rows, or name another table.")
     for name, cells in raw.frame.items():
         numbers = cells.astype(str).str.fullmatch("[0-9]+").all()
         if not name.strip() or (numbers and _INDEX.fullmatch(name)):
@@ -130,9 +130,9 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
         line = data.count(b"\n", 0, error.start) + 1
         text = data.decode("cp1252", errors="replace")
         notes = [
-            f"The file is not in UTF-8 (line {line} has the byte 0x{data[error.start]:02x}). It is "
-            "read as cp1252, the encoding of Western European Windows; look whether that line "
-            "reads right."
+            f"The file is not in UTF-8 (line {line} has the byte 0x{data[error.start]:02x}). It "
+            "is read as cp1252, the encoding of Western European Windows; check that this line "
+            "reads correctly."
         ]
     letters = re.findall(r"[^\W\d_]", text) if line else []
     # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
@@ -140,7 +140,7 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
     # Good UTF-8 beside the wrong byte: a damaged file, whose other accents would come out wrong.
     foreign |= line > 0 and not data.decode(errors="ignore").lstrip("\ufeff").isascii()
     if "\0" in text or (line and (foreign or "\ufffd" in text)):
-        problem = "is no text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
+        problem = "is not text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
         raise refused(path, problem, line or text.count("\n", 0, text.index("\0")) + 1)
     if not text.strip():
         raise refused(path, "is empty. Copy the file again, or name another one.")
@@ -160,7 +160,7 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     else:
         del records[first]
     if doubled := [name for name in header if name and header.count(name) > 1]:
-        raise refused(path, "stands twice in the header. Rename one of them.", first, doubled[0])
+        raise refused(path, "appears twice in the header. Rename one of them.", first, doubled[0])
     for line, cells in records.items():
         if len(cells) != len(header):
             column = header[min(len(cells), len(header) - 1)]
@@ -243,10 +243,12 @@ def _read_json(path: Path, text: str) -> RawTable:
             content = inner[0] if len(inner) == 1 else content
         frame = pandas.DataFrame(content, lines, dtype=object).rename(columns=str)
     except json.JSONDecodeError as error:
-        raise refused(path, f"is no JSON: {error.msg}. Mend it.", line + error.lineno - 1) from None
+        raise refused(
+            path, f"is not valid JSON: {error.msg}. Correct it.", line + error.lineno - 1
+        ) from None
     except ValueError:
         problem = (
-            "holds no rows. Write each as {column: value, ...}, all in one list or one a line."
+            "holds no rows. Write each as {column: value, ...}, all in one list or one per line."
         )
         raise refused(path, problem) from None
     return RawTable(str(path), path.name, unit, frame if lines else _counted(frame), [])
@@ -274,7 +276,7 @@ def _read_hub(source: str) -> RawTable:
             "name a file that you have downloaded."
         ) from None
     part = "train" if "train" in parts else next(iter(parts))
-    notes = [f"Read is the part {part!r} of: {format_names(parts)}."]
+    notes = [f"Of the parts {format_names(parts)}, {part!r} is read."]
     frame = _counted(pandas.DataFrame(parts[part].to_dict(), dtype=object))
     return RawTable(source, f"{name} {part}", "row", frame, notes)
 

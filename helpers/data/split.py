@@ -196,17 +196,17 @@ def _read_lock(path: Path, expected: Dataset) -> dict:
         digest, locked, times = facts["sha256"], facts["row_ids"], len(facts["openings"])
     except (OSError, ValueError, KeyError, TypeError):
         raise SplitError(
-            f"The file {path} is no locked test set, or it is damaged. Delete it and lock the test "
-            "set again, as notebook 03 does."
+            f"The file {path} is not a locked test set, or it is damaged. Delete it and lock the "
+            "test set again, as notebook 03 does."
         ) from None
     if digest != _digest(expected):
         common = len({*map(str, locked)} & {*expected["row_id"]})
         raise SplitError(
             f"Another test set is locked in {path}: {_number(len(locked), 'row')}, of which "
             f"{common} are, by their row_id, among the {len(expected)} test rows at hand; the "
-            "table, its cleaning or the split is not the same. It was opened "
+            "table, its cleaning or the split has changed. It was opened "
             f"{_number(times, 'time')}. Changing the test set after results were seen makes them "
-            "worthless: go back to the rows that were locked. If you do begin anew, delete that "
+            "worthless: go back to the rows that were locked. If you do start over, delete that "
             "file and the results that belong to it."
         )
     return facts
@@ -316,7 +316,7 @@ def _check_parts(
                     size += f" with {_number(number, 'value')} of {group}"
                 raise SplitError(
                     f"The class {column} = {value!r:.60} has {size}, too few to be in each of "
-                    f"{', '.join(PARTS)}: {lacking[0]} would have none of it. Add rows, join it "
+                    f"{', '.join(PARTS)}: {lacking[0]} would have none of it. Add rows, combine it "
                     f"with another class, or leave {column} out of stratify."
                 )
     total, largest = sum(map(len, parts)), max(map(len, groups.values()))

@@ -116,7 +116,7 @@ def load_table(
     if missing := sorted(needed - {*frame}):
         hint = ""
         if len(missing) == len(needed) and raw.unit == "line":
-            hint = "If line 1 is a row and no header, name the columns: columns: [label, text]. "
+            hint = "If line 1 is a row, not a header, name the columns: columns: [label, text]. "
         raise refused(
             source,
             f"lacks the column {format_names(missing)}. It has: {format_names(frame)}. {hint}"
@@ -155,8 +155,8 @@ def load_table(
     try:
         dataset = Dataset.from_dict(data)
     except (pyarrow.ArrowException, OverflowError, TypeError) as error:
-        problem = "has a column whose cells do not have one form: "
-        problem += f"{format_names([error])}. Write them alike, or delete that column."
+        problem = "has a column whose cells differ in form: "
+        problem += f"{format_names([error])}. Write them all the same way, or delete that column."
         raise refused(source, problem) from None
     findings.sort(key=lambda finding: finding.line)
     return dataset, TableReport(
@@ -240,7 +240,7 @@ def _unusable(
             if whole and low <= int(whole[1]) <= high:
                 frame.at[line, name] = int(whole[1])
             else:
-                detail = f"{_short(text)} is no whole number from {low} to {high}"
+                detail = f"{_short(text)} is not a whole number from {low} to {high}"
                 yield line, name, "bad_number", "dropped", detail
     for name in mixed:
         frame[name] = frame[name].map(lambda cell: "" if cell is None else cell)
@@ -363,8 +363,8 @@ class KnownTexts:
         self.limit = ""
         if pairs > MOST_PAIRS:
             self.limit = (
-                f"There are {pairs:,} pairs of texts, too many to compare: near copies are only "
-                "those that have the same words."
+                f"There are {pairs:,} pairs of texts, too many to compare: only those with the "
+                "same words count as near copies."
             )
         self._by_group: dict[str, list[tuple[Words, str]]] = defaultdict(list)
         self._by_words: dict[Words | str, str] = {}

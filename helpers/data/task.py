@@ -243,13 +243,13 @@ def _make_task(path: Path, content: object) -> Task:
         values = value if isinstance(value, list) else [value] if value else []
         if key in _TEXTS:
             if not isinstance(value, str):
-                raise TaskError(f"{where}: {key} must be one text, and is {str(value)[:60]}.")
+                raise TaskError(f"{where}: {key} must be one text, but it is {str(value)[:60]}.")
             facts[key] = value or None
         elif key in _LISTS:
             if not all(isinstance(one, str) for one in values) or len({*values}) < len(values):
                 raise TaskError(
-                    f"{where}: {key} must be a list of texts that differ from each other, as in "
-                    f"[a, b], and is {str(value)[:60]}."
+                    f"{where}: {key} must be a list of different texts, as in [a, b], but it is "
+                    f"{str(value)[:60]}."
                 )
             facts[key] = tuple(one.strip() for one in values)
         elif key not in ("numbers", "templates"):
@@ -262,14 +262,14 @@ def _make_task(path: Path, content: object) -> Task:
         facts["numbers"] = {name: (int(low), int(high)) for name, (low, high) in numbers.items()}
     except (AttributeError, ValueError, TypeError):
         raise TaskError(
-            f"{where}: numbers must name columns with their lowest and highest whole number, as in "
-            f"numbers: {{stars: [1, 5]}}, and is {str(numbers)[:60]}."
+            f"{where}: numbers must name columns with their lowest and highest whole number, as "
+            f"in numbers: {{stars: [1, 5]}}, but it is {str(numbers)[:60]}."
         ) from None
     facts["title"] = facts.get("title") or facts["name"]
     if not re.fullmatch(r"[\w-]+", str(facts["name"])):
         raise TaskError(
-            f"{where}: the name {format_names([facts['name']])} becomes that of a folder: it may "
-            "have letters, digits, - and _ alone."
+            f"{where}: the name {format_names([facts['name']])} becomes the name of a folder: it "
+            "may have only letters, digits, - and _."
         )
     if facts["table"] is None:
         raise TaskError(f"{where}: table is empty. Name a file, or hub:owner/name.")

@@ -203,8 +203,8 @@ class Template:
             problem = "with space around it" if part == "completion" else "that ends in a space"
             raise TemplateError(
                 f"{where} gives a {part} {problem}: {text[-30:]!r}. Delete the space, or cut it "
-                "off, as in {{ field | trim }}; the one between prompt and completion is put there "
-                "by itself."
+                "off, as in {{ field | trim }}; the one between prompt and completion is "
+                "added automatically."
             )
 
 
@@ -228,15 +228,15 @@ def _check(template: Template, columns: frozenset[str]) -> None:
             problem = f"has {{{single[0]}}} in single braces" if single else "uses no column"
             example = single[0] if single else next(iter(sorted(columns)), "field")
             raise TemplateError(
-                f"{named}: its {part} {problem}, and so it would say the same for every row. "
-                f"Jinja takes two braces: {{{{ {example} }}}}. The columns of the table are: "
+                f"{named}: its {part} {problem}, so it would say the same for every row. "
+                f"Jinja takes double braces: {{{{ {example} }}}}. The columns of the table are: "
                 f"{format_names(sorted(columns))}."
             )
     leaked = sorted(template.prompt_fields & template.completion_fields - set(template.may_copy))
     if leaked and not template.whole:
         raise TemplateError(
             f"{named} leaks its answer: the field {', '.join(leaked)} decides the completion and "
-            "is used in the prompt as well, so that the model could copy it. Take it out of the "
+            "is used in the prompt as well, so the model could copy it. Take it out of the "
             "prompt. If copying is the task, as in correcting a text, name the field in may_copy."
         )
 
@@ -275,7 +275,7 @@ def _number(kind: str) -> Any:
         number = FILTERS[kind](value, default, **base)
         if number is _MISSING:
             raise _Refused(
-                f"{str(value)[:40]!r} | {kind} is no number. Compare instead: "
+                f"{str(value)[:40]!r} | {kind} is not a number. Compare instead: "
                 "{{ choices[0] if field == 'yes' else choices[1] }}"
             )
         return number
@@ -372,7 +372,7 @@ def load_templates(path: str | Path) -> dict[str, Template]:
     if not path.exists():
         there = [file.name for file in sorted(path.parent.glob("*.yaml"))]
         raise TemplateError(
-            f"There is no file of templates {path}. Those in its folder: "
+            f"There is no template file {path}. Those in its folder: "
             f"{format_names(there) or 'none'}."
         )
     content = read_yaml(path, _Loader, TemplateError)
@@ -391,8 +391,8 @@ def read_yaml(path: Path, loader: type, error_type: type[CourseError]) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise error_type(
-            f"The file {path}{line} cannot be read: {problem}. It must be YAML in UTF-8; a text "
-            "that holds a colon or a brace stands in quotes or below a |- sign."
+            f"The file {path}{line} cannot be read: {problem}. It must be YAML in UTF-8; put a "
+            "text that holds a colon or a brace in quotes or below a |- sign."
         ) from None
 
 

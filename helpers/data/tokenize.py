@@ -97,7 +97,7 @@ def tokenize(
     for name, prompt, completion in zip(named, read, written, strict=True):
         if problem := beyond_window(len(prompt), len(completion), config):
             raise TokenizeError(
-                f"Row {name!r} {problem}. Cutting it would cut labels away in silence. Use a "
+                f"Row {name!r} {problem}. Cutting it would silently cut labels away. Use a "
                 "shorter template, shorten the text, or leave this row out."
             )
     if config.is_encoder_decoder:
@@ -155,7 +155,7 @@ def check_tokenized(dataset: Dataset, vocabulary: int, encoder_decoder: bool = F
         if len(labels) != len(ids) and not encoder_decoder:
             raise TokenizeError(
                 f"The example at index {index} has {len(ids)} tokens and {len(labels)} labels. "
-                f"Each token needs one label; {IGNORE} where the loss does not look."
+                f"Each token needs one label; {IGNORE} where the loss ignores the token."
             )
         strange = [i for i in [*ids, *labels] if not (0 <= i < vocabulary or i == IGNORE)]
         strange += [IGNORE] * (IGNORE in ids)
@@ -237,8 +237,8 @@ def _prompt_ids(
 def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     if tokenizer.eos_token_id is None:
         raise TokenizeError(
-            "The tokenizer has no end token, so that the model could not learn where an answer "
-            "ends. Name one that it knows: tokenizer.eos_token = ..."
+            "The tokenizer has no end token, so the model could not learn where an answer ends. "
+            "Name one that it knows: tokenizer.eos_token = ..."
         )
     return [ids + [tokenizer.eos_token_id] for ids in _continue(texts, tokenizer)]
 

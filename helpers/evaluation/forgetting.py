@@ -227,7 +227,7 @@ def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:
     count = round(share * len(examples))
     if count > len(others):
         raise CourseError(
-            f"{count} examples of other tasks are needed, and there are {len(others)}. Give more "
+            f"{count} examples of other tasks are needed, but there are {len(others)}. Give more "
             "of them, or mix in a smaller share."
         )
     kept = len(examples) - count

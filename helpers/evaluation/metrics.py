@@ -60,9 +60,9 @@ def read_answer(text: str, choices: Sequence[str]) -> str | None:
     by_words = {tuple(_split_words(choice)): choice for choice in choices}
     if () in by_words or len(by_words) < len(choices):
         raise ScoringError(
-            f"Of the choices {list(choices)}, one holds no letter and no digit, or two differ in "
-            "nothing but case or punctuation. A free answer is compared with their words, so "
-            "rename these."
+            f"Of the choices {list(choices)}, one holds no letter and no digit, or two differ "
+            "only in case or punctuation. A free answer is compared with their words, so rename "
+            "these."
         )
     answer = tuple(_split_words(text))
     begun = [words for words in by_words if answer[: len(words)] == words]
@@ -105,13 +105,13 @@ def _comparable(
     both = [v.tolist() if hasattr(v, "tolist") else list(v) for v in (predictions, references)]
     if len({isinstance(value, str) for value in [*both[0], *both[1]] if value is not None}) > 1:
         raise ScoringError(
-            "There are texts and numbers among these answers. A text never equals a number, so "
-            "such a row would always count as wrong. Turn all of them into texts with str()."
+            "These answers mix texts and numbers. A text never equals a number, so such a row "
+            "would always count as wrong. Turn all of them into texts with str()."
         )
     unknown = [r for r in both[1] if r is None or (labels is not None and r not in labels)]
     if unknown:
         raise ScoringError(
-            f"The reference {unknown[0]!r} is no label to compare with"
+            f"The reference {unknown[0]!r} is not a label to compare with"
             f"{f': the labels are {list(labels)}' if labels else ''}. Give every label that the "
             "references use, and a reference for every row."
         )
@@ -185,7 +185,7 @@ def _inside(predictions: Sequence, references: Sequence, labels: Sequence) -> tu
     if outside:
         raise ScoringError(
             f"{len(outside)} of {len(predictions)} predictions are none of the labels; the first "
-            f"is {outside[0]!r}. Replace them by a label of their own, such as 'no answer', and "
+            f"is {outside[0]!r}. Replace them with a label of their own, such as 'no answer', and "
             "add it to the labels, so that they stay visible; or leave their rows out, and say so."
         )
     return predictions, references
@@ -254,7 +254,7 @@ def _pairs(
     for prediction, row in zip(predictions, examples, strict=True):
         if not isinstance(prediction, str | None):
             raise ScoringError(
-                f"The prediction {prediction!r} is no text. Give the texts of the answers, not "
+                f"The prediction {prediction!r} is not a text. Give the texts of the answers, not "
                 "their numbers."
             )
         cells = [row["answer"], *(table_cell(row, column) for column in task.references)]

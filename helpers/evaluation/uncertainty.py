@@ -31,8 +31,8 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     """
     if total < 1 or not 0 <= correct <= total:
         raise ScoringError(
-            f"{correct} right answers of {total} is no share. There has to be at least one row, "
-            "and the number of right answers lies between 0 and the number of rows."
+            f"{correct} right answers out of {total} is not a share. There must be at least one "
+            "row, and the number of right answers must lie between 0 and the number of rows."
         )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / total
@@ -74,7 +74,7 @@ def bootstrap_interval(
     if len(members) < 2:
         raise ScoringError(
             f"An interval needs at least two {'rows' if groups is None else 'groups'} to draw "
-            f"from, and here are {len(members)}."
+            f"from, but there are {len(members)}."
         )
     generator = random.Random(seed)
     scores = []
@@ -119,7 +119,9 @@ def mean_interval(
     Returns (mean, low, high). Raises ScoringError: no scores; as bootstrap_interval.
     """
     if len(scores) == 0:
-        raise ScoringError("There are no scores, so they have no mean. Check the rows before it.")
+        raise ScoringError(
+            "There are no scores, so they have no mean. Check the rows before this step."
+        )
     members = _members(scores, groups)
     if set(scores) <= {0, 1} and (groups is None or len(set(scores)) == 1):
         return (fmean(scores), *wilson_interval(round(fmean(scores) * len(members)), len(members)))

@@ -12,17 +12,18 @@ CULPRIT = Exercise(
     mistakes=(
         Mistake(
             "train_sampling_strategy",
-            "With another order of the rows the very first loss would be that of other rows.",
+            "If the rows came in a different order, the very first loss would be that of other "
+            "rows.",
         ),
         Mistake(
             "completion_only_loss",
-            "If the prompt counted as well, the very first loss would be another one. (TRL leaves "
-            "it out by itself when there are columns prompt and completion.)",
+            "If the prompt counted as well, the very first loss would be different. (TRL leaves "
+            "it out by itself when there are columns named prompt and completion.)",
         ),
         Mistake(
             "bf16",
-            "With 16 bits the first loss would already differ a little, and later ones not by much "
-            "more.",
+            "With 16 bits, the first loss would already differ a little, and later ones by not "
+            "much more.",
         ),
         Mistake(
             "max_length",
@@ -34,15 +35,15 @@ CULPRIT = Exercise(
         ),
         Mistake(
             "lr_scheduler_type",
-            "The first steps of both schedules are nearly the same, so the losses would part later "
-            "and by less. Try trl_run(leave_out=...).",
+            "The first steps of both schedules are nearly the same, so the losses would diverge "
+            "later and by less. Try trl_run(leave_out=...).",
         ),
     ),
     hints=(
         "The first loss is computed before any weight has moved. So rows, labels and model are the "
         "same; something in the step must differ. How large is the step?",
         "Of the settings that decide how far the weights move, one has a default in TRL that is a "
-        'tenth of ours. Leave each of them out: `trl_run(leave_out="learning_rate")[1]`.',
+        'tenth of ours. Leave them out one at a time: `trl_run(leave_out="learning_rate")[1]`.',
     ),
 )
 
@@ -93,7 +94,7 @@ TOP_P = Exercise(
         Case(([1.0], 0.5), "One token: it is kept, and stays 1."),
         Case(([0.5, 0.25, 0.25], 0.5), "The first token reaches p by itself."),
         Case(([0.5, 0.25, 0.125, 0.125], 0.625), "Two tokens are needed, and are scaled to 1."),
-        Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not stand first."),
+        Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not come first."),
         Case(([0.25, 0.5, 0.25], 1.0), "With p = 1 all are kept."),
     ),
     mistakes=(
@@ -103,7 +104,7 @@ TOP_P = Exercise(
         ),
         Mistake(
             _one_too_few,
-            "The tokens kept do not reach p yet. The one that takes the sum there is kept.",
+            "The tokens you keep do not reach p yet. Keep the one that takes the sum to p, too.",
         ),
         Mistake(
             _in_given_order,
@@ -111,13 +112,13 @@ TOP_P = Exercise(
         ),
         Mistake(
             lambda probabilities, p: [value if value >= p else 0 for value in probabilities],
-            "Each token is held against p by itself. It is their sum, from the likeliest on, that "
-            "has to reach p.",
+            "You compare each token with p by itself. The sum, from the likeliest token on, has "
+            "to reach p.",
         ),
     ),
     hints=(
         "Go through the tokens from the likeliest on, add up, and stop as soon as the sum reaches "
-        "p. What has been passed is kept, and divided by that sum.",
+        "p. Keep the tokens you have passed, and divide them by that sum.",
         "`for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):` gives the "
         "positions from the likeliest on.",
     ),

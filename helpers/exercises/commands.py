@@ -65,7 +65,7 @@ def hint(name: str) -> None:
     _hints_shown[name] += 1
     if _hints_shown[name] == 1:
         print(textwrap.fill(f"Hint 1 of 2, the idea: {idea}", WIDTH))
-        print(f'hint("{name}") once more goes on to the lines.')
+        print(f'Call hint("{name}") again for the lines.')
     elif _hints_shown[name] == 2:
         steps = lines if len(lines) == 1 else [f"({n}) {one}" for n, one in enumerate(lines, 1)]
         print(textwrap.fill(f"Hint 2 of 2, the lines: {' '.join(steps)}", WIDTH))

@@ -28,12 +28,12 @@ MAKE_LABELS = Exercise(
     mistakes=(
         Mistake(
             lambda prompt, completion: prompt + completion,
-            "Every token is labelled here, those of the prompt as well. So the model would "
-            "mostly learn to write prompts.",
+            "Here every token is labelled, even those of the prompt. So the model would mostly "
+            "learn to write prompts.",
         ),
         Mistake(
             lambda prompt, completion: completion,
-            "The labels have to be as many as the tokens: the prompt's tokens need one, too, -100.",
+            "There have to be as many labels as tokens. The prompt's tokens need one, too: -100.",
         ),
         Mistake(
             lambda prompt, completion: [IGNORE] * len(prompt) + completion[:-1] + [IGNORE],
@@ -50,13 +50,13 @@ MAKE_LABELS = Exercise(
         ),
         Mistake(
             lambda prompt, completion: [0] * len(prompt) + completion,
-            "The prompt's labels are 0. But 0 is the id of a token, so the model would learn "
-            "to say that token after each one of the prompt.",
+            "The prompt's labels are 0. But 0 is the id of a token, so the model would learn to "
+            "say that token after each token of the prompt.",
         ),
         Mistake(
             lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + completion + [IGNORE],
-            "The labels are shifted by one position. That is the loss function's own work; done "
-            "twice, the model would learn to skip a token.",
+            "The labels are shifted by one position. The loss function does that itself; if it "
+            "happens twice, the model learns to skip a token.",
         ),
         Mistake(
             lambda prompt, completion: [0] * len(prompt) + [1] * len(completion),
@@ -66,7 +66,7 @@ MAKE_LABELS = Exercise(
     hints=(
         "How many labels are there in all? As many as prompt and completion have tokens.",
         "A list can be repeated: [7] * 3 is [7, 7, 7].",
-        "First one -100 for each token of the prompt, then the completion's ids as they are.",
+        "First comes one -100 for each token of the prompt, then the completion's ids as they are.",
     ),
 )
 
@@ -156,8 +156,8 @@ COLLATE = Exercise(
         ),
         Mistake(
             _padded_left,
-            "You pad on the left. A model can be trained in that way, too, but here the real "
-            "tokens should begin at position 0.",
+            "You pad on the left. A model can be trained that way, too, but here the real tokens "
+            "should begin at position 0.",
         ),
         Mistake(
             _all_attended,
@@ -175,13 +175,13 @@ COLLATE = Exercise(
         ),
         Mistake(
             _labels_are_ids,
-            "The labels are the ids again, with only the padding left out. So the prompt "
-            "is labelled as well. Each example brings its labels along.",
+            "Your labels are the ids, with only the padding masked, so the prompt is labelled as "
+            "well. Each example comes with its own labels.",
         ),
         Mistake(
             _cut_to_shortest,
-            "You cut all to the shortest example, and with it answers away. Fill up to the "
-            "longest one.",
+            "You cut all examples to the length of the shortest, and lose answers that way. Pad "
+            "them to the longest instead.",
         ),
     ),
     hints=(
@@ -214,18 +214,18 @@ LOSS_OF_GUESSING = Exercise(
         Case((50_000,), "A whole vocabulary."),
     ),
     mistakes=(
-        Mistake(lambda k: math.log2(k), "This is in bits. A nat has the natural logarithm."),
-        Mistake(lambda k: math.log10(k), "The base is 10 here. A nat has the natural one."),
+        Mistake(lambda k: math.log2(k), "This is in bits. Nats use the natural logarithm."),
+        Mistake(lambda k: math.log10(k), "The base is 10 here. Nats use the natural logarithm."),
         Mistake(
             lambda k: math.log(1 / k),
-            "The logarithm of a probability is never above zero, and a loss never below. One "
-            "sign is missing.",
+            "The logarithm of a probability is never above zero, and a loss is never below it. A "
+            "minus sign is missing.",
         ),
-        Mistake(lambda k: 1 / k, "This is the probability. The loss is made from it."),
+        Mistake(lambda k: 1 / k, "This is the probability. Compute the loss from it."),
         Mistake(
             lambda k: math.log(k) / k,
-            "You weigh the term by the model's own probability. What weighs it is the label's, "
-            "which is 1 at the right token.",
+            "You weight the logarithm by the model's own probability. The weight should be the "
+            "label's probability, which is 1 for the right token.",
         ),
         Mistake(
             lambda k: 1 - 1 / k,
@@ -291,7 +291,7 @@ ONE_STEP = Exercise(
     mistakes=(
         Mistake(
             lambda weights, *others: 2 * weights - one_step(weights, *others),
-            "You move along the gradient, and that is where the loss grows. Move against it.",
+            "You move along the gradient, and there the loss grows. Move against it.",
         ),
         Mistake(
             lambda weights, gradient, rate, max_norm: weights - rate * gradient,
@@ -304,13 +304,12 @@ ONE_STEP = Exercise(
         ),
         Mistake(
             _always_that_norm,
-            "A gradient whose norm is small enough is scaled up here to `max_norm`. It should "
+            "Here a gradient whose norm is small enough is scaled up to `max_norm`. It should "
             "stay as it is.",
         ),
         Mistake(
             _step_clipped,
-            "You clip the step. It is the gradient that is clipped, before the learning rate "
-            "comes in.",
+            "You clip the step. Clip the gradient instead, before the learning rate comes in.",
         ),
         Mistake(
             lambda weights, gradient, rate, max_norm: one_step(weights, gradient, 1.0, max_norm),
@@ -318,12 +317,13 @@ ONE_STEP = Exercise(
         ),
         Mistake(
             lambda weights, *others: one_step(weights, *others) - weights,
-            "This is the move alone. What is wanted is the weights after it.",
+            "This is only the change. Return the weights after it.",
         ),
     ),
     hints=(
         "The norm of a gradient is `gradient.norm()`.",
-        "Only if it is larger than `max_norm`: multiply the gradient by `max_norm / norm`.",
+        "If it is larger than `max_norm`, and only then, multiply the gradient by `max_norm / "
+        "norm`.",
         "New weights: the old ones minus rate times gradient, as a new tensor.",
     ),
 )
@@ -364,7 +364,7 @@ def _letters(order: object) -> str:
 def _judge_order(order: object) -> str | None:
     letters = _letters(order)
     if sorted(letters) != sorted(_WORDS):
-        return f'Write each letter from a to {max(_WORDS)} once, as one text: "abc…".'
+        return f'Write each letter from a to {max(_WORDS)} once, as one string: "abc…".'
     broken = _broken_rule(letters)
     if broken is None:
         return None
@@ -396,8 +396,8 @@ LOOP_ORDER = Exercise(
         ),
         Mistake(
             "ecfgbad",
-            "There is no gradient to clip before the backward pass has made one. At the first "
-            "step nothing would be clipped, and later the old gradient.",
+            "There is no gradient to clip before the backward pass has made one. The first step "
+            "would clip nothing, and later steps the old gradient.",
         ),
         Mistake(
             "ecfbagd",
@@ -406,7 +406,7 @@ LOOP_ORDER = Exercise(
         Mistake(
             "ecfbdga",
             "zero_grad throws the gradient away, so the step has nothing to go by and no weight "
-            "moves. Empty the gradients after the step, or before the backward pass.",
+            "moves. Zero the gradients after the step, or before the backward pass.",
         ),
     ),
     hints=(

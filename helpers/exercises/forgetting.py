@@ -27,9 +27,9 @@ HOLDS_ANSWER = Exercise(
         Case(("Tokyo", ["Tokyo"]), "The answer and nothing else."),
         Case(("It is Paris", ["Tokyo"]), "No right answer in it."),
         Case(("", ["8", "eight"]), "A model may say nothing at all."),
-        Case(("The capital is Tokyo of course", ["Tokyo"]), "The answer stands in a sentence."),
+        Case(("The capital is Tokyo of course", ["Tokyo"]), "The answer is part of a sentence."),
         Case(("it is tokyo", ["Tokyo"]), "Case does not matter."),
-        Case(("There are 18 of them", ["8", "eight"]), "18 is another number than 8."),
+        Case(("There are 18 of them", ["8", "eight"]), "18 is not the number 8."),
         Case(("The capital of Japan is Tokyo.", ["Tokyo"]), "Punctuation does not matter."),
         Case(("Eight legs, as far as I know", ["8", "eight"]), "One of the answers is enough."),
         Case(("That is in South America!", ["South America"]), "The answer has two words."),
@@ -38,7 +38,7 @@ HOLDS_ANSWER = Exercise(
     mistakes=(
         Mistake(
             lambda text, answers: text in answers,
-            "This wants the answer and nothing else. A model that was taught to chat speaks in "
+            "This accepts the answer and nothing else. A model that was taught to chat answers in "
             "sentences, and would always be wrong.",
         ),
         Mistake(
@@ -48,33 +48,33 @@ HOLDS_ANSWER = Exercise(
         ),
         Mistake(
             _same_case,
-            "Case still matters in yours. Bring text and answers to the same case first.",
+            "Case still matters here. Convert text and answers to the same case first.",
         ),
         Mistake(
             lambda text, answers: any(f" {one.lower()} " in f" {text.lower()} " for one in answers),
-            "A full stop or a comma right after the answer hides it from yours. Take the words "
-            "without punctuation.",
+            "A full stop or a comma right after the answer hides it. Compare the words without "
+            "punctuation.",
         ),
         Mistake(
             lambda text, answers: holds_answer(text, [one for one in answers if " " not in one]),
-            "An answer of several words is never found. They have to stand in the text next to "
-            "each other.",
+            "An answer of several words is never found. Look for its words next to each other in "
+            "the text.",
         ),
         Mistake(
             lambda text, answers: holds_answer(text, " ".join(answers).split()),
-            "One word of a longer answer is enough for yours: North America would pass for "
+            "Your function accepts one word of a longer answer: North America would pass for "
             "South America.",
         ),
         Mistake(
             lambda text, answers: all(holds_answer(text, [answer]) for answer in answers),
-            "Yours wants all of the answers. They are different ways to say the same: one is "
-            "enough.",
+            "Your function asks for all of the answers. They are different ways to say the same "
+            "thing: one is enough.",
         ),
     ),
     hints=(
-        "`re.findall(r'[^\\W_]+', text.lower())` gives the words, and no punctuation.",
-        "Join these words by single spaces, with one more space at either end; do the same to "
-        "the answer. Now whole words can be looked for with `in`.",
+        "`re.findall(r'[^\\W_]+', text.lower())` gives the words without punctuation.",
+        "Join these words with single spaces, and add one more space at either end. Do the same "
+        "to the answer. Now `in` finds whole words only.",
     ),
 )
 
@@ -132,7 +132,7 @@ PAIRED_CHANGE = Exercise(
         ),
         Mistake(
             lambda before, after: (fmean(after) - fmean(before), *bootstrap_interval(after)),
-            "This is the interval of the second model's mean, and not of the change.",
+            "This is the interval of the second model's mean, not of the change.",
         ),
         Mistake(
             _only_size,
@@ -141,7 +141,7 @@ PAIRED_CHANGE = Exercise(
         ),
         Mistake(
             lambda before, after: tuple(x / fmean(before) for x in paired_change(before, after)),
-            "This is the change relative to the first mean. Wanted is the plain difference.",
+            "This is the change relative to the first mean. Return the plain difference.",
         ),
         Mistake(
             lambda before, after: fmean(after) - fmean(before),
@@ -149,7 +149,7 @@ PAIRED_CHANGE = Exercise(
         ),
     ),
     hints=(
-        "First a list with one number for each unit: how much *it* changed.",
+        "First make a list with one number for each unit: how much that unit changed.",
         "Its mean is the first of the three numbers, and `bootstrap_interval` of the same list "
         "gives the other two.",
     ),
@@ -197,28 +197,32 @@ MIX = Exercise(
         Case((["a", "b"], ["X"], 0.5), "One of two."),
         Case((["a", "b"], ["X", "Y"], 0.0), "A share of 0: the examples as they were."),
         Case((["a", "b"], ["X", "Y"], 1.0), "A share of 1: only others."),
-        Case((list("abcdefghij"), list("XYZ"), 0.1), "A tenth of ten, with three others there."),
+        Case(
+            (list("abcdefghij"), list("XYZ"), 0.1),
+            "A tenth of ten, with three others to choose from.",
+        ),
         Case((list("abcdef"), list("XYZ"), 0.3), "0.3 of six is 1.8: rounded, 2."),
     ),
     same=_same_whatever_order,
     mistakes=(
         Mistake(
             lambda examples, others, share: [*examples, *others[: round(share * len(examples))]],
-            "You add the others on top. Then the run is longer, and the comparison is no "
-            "longer fair; and a tenth on top is less than a tenth of the whole.",
+            "You add the others on top. That makes the run longer and the comparison unfair, and "
+            "a tenth on top is less than a tenth of the whole.",
         ),
         Mistake(
             _share_of_others,
-            "The share is one of the examples, and not of however many others there happen to be.",
+            "Take the share of the number of examples, not of however many others there happen to "
+            "be.",
         ),
         Mistake(
             _cut_off,
-            "`int` cuts off instead of rounding. Small shares of few examples shrink, perhaps "
-            "to none at all.",
+            "`int` cuts off the decimals instead of rounding. A small share of few examples "
+            "shrinks, perhaps to nothing.",
         ),
         Mistake(
             _the_other_share,
-            "You have the two the wrong way round: most of it should stay as it was.",
+            "You have the two the wrong way round: most of the examples should stay.",
         ),
         Mistake(
             _from_the_end,
@@ -226,7 +230,7 @@ MIX = Exercise(
         ),
     ),
     hints=(
-        "How many are to be from others? A share of the number of examples, rounded.",
-        "So many examples have to go. Slices of both lists, one after the other.",
+        "How many should come from others? A share of the number of examples, rounded.",
+        "That many examples have to go. Put slices of both lists one after the other.",
     ),
 )

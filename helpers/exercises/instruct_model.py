@@ -38,10 +38,10 @@ def _tensor_cases() -> list[Case]:
         Case((side(q=(2, 2)), moved), "Same name, same shape, other values: that is training."),
         Case((side(q=(2,), k=(2,)), side(q=(2,))), "'k' is missing on the right."),
         Case((side(q=(2,)), side(q=(2,), v=(2,))), "'v' is missing on the left."),
-        Case((side(q=(2, 3)), side(q=(3, 2))), "As many numbers, but in another shape."),
+        Case((side(q=(2, 3)), side(q=(3, 2))), "Equally many numbers, but in another shape."),
         Case(
             (side(q=(2,), norm=(4,), up=(1,)), side(q=(2,), norm=(5,), bias=(3,))),
-            "One name is left only, one is right only, and one has another shape.",
+            "One name is only on the left, one is only on the right, and one has another shape.",
         ),
     ]
 
@@ -57,12 +57,13 @@ DIFFERING_TENSORS = Exercise(
     mistakes=(
         Mistake(
             lambda before, after: sorted(before.keys() - after.keys()),
-            "You find what the right side lacks. What it has in addition, and what has another "
-            "shape, goes unseen.",
+            "You find what the right side lacks. You miss what it has in addition, and what has "
+            "another shape.",
         ),
         Mistake(
             lambda before, after: sorted(before.keys() ^ after.keys()),
-            "All names are there. But two tensors of one name can have different shapes.",
+            "You find every name that is missing. But two tensors of the same name can have "
+            "different shapes.",
         ),
         Mistake(
             _values_too,
@@ -72,11 +73,11 @@ DIFFERING_TENSORS = Exercise(
         Mistake(
             _sizes_only,
             "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
-            "as many, and do not fit.",
+            "equally many, but do not fit.",
         ),
         Mistake(
             _shapes_of_common,
-            "You compare the names that both have. A name that only one of them has differs "
+            "You compare only the names that both have. A name that only one of them has differs "
             "most of all.",
         ),
         Mistake(
@@ -86,8 +87,8 @@ DIFFERING_TENSORS = Exercise(
     ),
     hints=(
         "All names of both sides: `before.keys() | after.keys()`.",
-        "`shapes.get(name)` of a dictionary is None where there is no such name, and None is "
-        "no shape.",
+        "`shapes.get(name)` gives None when a dictionary has no such name, and None is not equal "
+        "to any shape.",
     ),
 )
 
@@ -134,7 +135,8 @@ RELATIVE_CHANGE = Exercise(
         ),
         Mistake(
             lambda before, after: ((after - before).norm() / after.norm()).item(),
-            "You divide by the size after training. How far it went is told from where it started.",
+            "You divide by the size after training. How far it moved is measured from where it "
+            "started.",
         ),
         Mistake(
             lambda before, after: ((after.norm() - before.norm()).abs() / before.norm()).item(),
@@ -143,31 +145,31 @@ RELATIVE_CHANGE = Exercise(
         ),
         Mistake(
             lambda before, after: relative_change(before, after) ** 2,
-            "This is the square of what is wanted: a length is the root of the sum of squares.",
+            "This is the square of the right value: a length is the root of the sum of squares.",
         ),
         Mistake(
             lambda before, after: (after - before).norm().item(),
-            "This is how far it moved, not in proportion to its own size. A large matrix moves "
-            "further than a small one, even if every number in it moves less.",
+            "This is how far it moved, but not in proportion to its own size. A large matrix "
+            "moves further than a small one, even if every number in it moves less.",
         ),
         Mistake(
             lambda before, after: relative_change(before, after) / before.numel(),
-            "You also divide by how many numbers there are. Both lengths are made of equally "
-            "many, so their ratio needs no further division.",
+            "You also divide by how many numbers there are. Both lengths come from equally many, "
+            "so their ratio needs no further division.",
         ),
         Mistake(
             lambda before, after: 100 * relative_change(before, after),
-            "Right, but in per cent. Give the share: 0.01 is one per cent.",
+            "Right, but in per cent. Return the share: 0.01 is one per cent.",
         ),
         Mistake(
             _nan_for_zeros,
-            "Right where the tensor has a size. One of zeros has none: 0.0 if it did not move, "
-            "math.inf if it did.",
+            "Right if the tensor has a size. A tensor of zeros has none: return 0.0 if it did not "
+            "move, math.inf if it did.",
         ),
     ),
     hints=(
         "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
-        "Give back a Python number: `.item()` makes one of a tensor with one element.",
+        "Return a Python number: `.item()` turns a tensor with one element into one.",
         "`before.any()` tells whether anything in it is not 0.",
     ),
 )

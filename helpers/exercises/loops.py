@@ -94,7 +94,8 @@ TRAIN_LOOP = Exercise(
     mistakes=(
         Mistake(
             _loop_of("clip", "step", "zero"),
-            "No gradient is ever computed, so the optimizer has nothing to follow: backward.",
+            "No gradient is ever computed, so the optimizer has nothing to follow: backward is "
+            "missing.",
         ),
         *_LINE_MISSING,
         Mistake(
@@ -104,7 +105,7 @@ TRAIN_LOOP = Exercise(
         ),
         Mistake(
             lambda *given: train_loop(*given)[-1:],
-            "The training is right. But give back the loss of every step.",
+            "The training is right. But return the loss of every step.",
         ),
     ),
     hints=(

@@ -134,7 +134,7 @@ STOP_LABELS = _specimen(
         ),
         Mistake(
             lambda ids, mask, pad_id: ids.masked_fill(mask == 1, IGNORE),
-            "The other way round: 1 in the attention mask means a real token.",
+            "It is the other way round: 1 in the attention mask means a real token.",
         ),
     ),
     hints=(
@@ -206,10 +206,10 @@ NEXT_TOKEN_LOSS = _specimen(
             _shifted_back,
             "Now each position learns the token before it. It has to predict the one after it.",
         ),
-        Mistake(_summed, "The shift is right. But this is the sum, and the mean is asked for."),
+        Mistake(_summed, "The shift is right. But this is the sum. Return the mean."),
     ),
     hints=(
-        "Follow one label by hand. At which position does it stand when the loss is taken?",
+        "Follow one label by hand. At which position is it when the loss is computed?",
         "Two lines shift labels against predictions. One is enough.",
     ),
 )
@@ -238,8 +238,8 @@ LABELLED_PREDICTIONS = _specimen(
     mistakes=(
         Mistake(
             lambda prompt, length: [0] * prompt + [1] * (length - prompt - 1),
-            "The first token of the completion is not labelled. With answers of one token, "
-            "nothing of the answer is learned: only that it is over.",
+            "The first token of the completion is not labelled. With answers of one token, the "
+            "model learns nothing of the answer, only that it is over.",
         ),
         Mistake(
             lambda prompt, length: [*labelled_predictions(prompt, length)[:-1], 0],
@@ -256,8 +256,9 @@ LABELLED_PREDICTIONS = _specimen(
         ),
     ),
     hints=(
-        "mask says of each token whether it is labelled. At which position is it predicted?",
-        "Of n tokens there are n - 1 predictions. Which end of the mask has to go?",
+        "mask says for each token whether it is labelled. At which position is that token "
+        "predicted?",
+        "For n tokens there are n - 1 predictions. Which end of the mask has to go?",
     ),
 )
 
@@ -312,7 +313,7 @@ def _boundary_cases() -> list[Case]:
     tokenize, end = _Tokenizer(), "<end>"
     return [
         Case(("Rating: ", "good", tokenize, end), "The prompt ends in a space. Where does it go?"),
-        Case(("Rating:", " good", tokenize, end), "Here the space is the completion's."),
+        Case(("Rating:", " good", tokenize, end), "Here the space belongs to the completion."),
         Case(("Sum it up", "ping", tokenize, end), "Together these would be one word."),
         Case(("Headline: ", "Too small", tokenize, end), "Two words to learn."),
     ]
@@ -328,9 +329,9 @@ IDS_AND_LABELS = _specimen(
     mistakes=(
         Mistake(
             _cut_by_length,
-            "Tokenized together, the end of the prompt and the start of the completion become "
-            "one token, and the cut falls behind it. The answer is masked, and the ids are not "
-            "those that the model gets when it is asked.",
+            "Tokenized together, the end of the prompt and the start of the completion become one "
+            "token, and the cut falls after it. The answer is masked, and the ids are not those "
+            "that the model gets when it is asked.",
         ),
         Mistake(
             _space_moved,
@@ -342,7 +343,7 @@ IDS_AND_LABELS = _specimen(
     ),
     hints=(
         "Print tokenize(prompt), and the beginning of tokenize(prompt + completion).",
-        "Tokenize the two apart, and put the lists together.",
+        "Tokenize the two separately, and join the lists.",
     ),
 )
 
@@ -378,7 +379,7 @@ ASSISTANT_LABELS = _specimen(
     mistakes=(
         Mistake(
             _zeros_accepted,
-            "A mask of zeros goes through without a word, and the run learns nothing from this "
+            "A mask of zeros is accepted without a warning, and the run learns nothing from this "
             "conversation. Refuse it: raise a ValueError.",
         ),
         Mistake(
@@ -684,7 +685,7 @@ LEARNING_RATES = _specimen(
         ),
         Mistake(
             lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, steps),
-            "The steps are kept now. But where a ratio is given, it wins.",
+            "The steps are kept now. But when a ratio is given, it wins.",
         ),
         Mistake(
             lambda n, peak, *warmup: learning_rates(n, peak, n),
@@ -692,8 +693,8 @@ LEARNING_RATES = _specimen(
         ),
         Mistake(
             _whole_division,
-            "During the warm-up the rate is zero. A whole division rounds every share of the "
-            "peak down to nothing.",
+            "During the warm-up the rate is zero. Integer division rounds every fraction of the "
+            "peak down to 0.",
         ),
     ),
     hints=(
@@ -775,13 +776,13 @@ EVALUATE = _specimen(
     mistakes=(
         Mistake(
             _only_no_grad,
-            "Dropout is still on. torch.no_grad() saves memory; it does not change what the "
-            "model computes. So each call scores another, randomly damaged model.",
+            "Dropout is still on. torch.no_grad() saves memory; it does not change what the model "
+            "computes. So each call scores a different, randomly damaged model.",
         ),
         Mistake(
             _left_in_eval,
             "Dropout is off now, and it stays off: training goes on without it. Put the model "
-            "back into the mode that it came in.",
+            "back into the mode it was in.",
         ),
         Mistake(
             _always_back_to_train,
@@ -795,7 +796,7 @@ EVALUATE = _specimen(
     ),
     hints=(
         "Which method of a PyTorch module turns dropout off?",
-        "model.training tells the mode, and model.train(mode) sets it.",
+        "model.training is the mode, and model.train(mode) sets it.",
     ),
 )
 
@@ -829,7 +830,7 @@ def _judge_shots(attempt: Callable) -> str | None:
             return f"{call} gives other shots when it is called again"
         draws.append(tuple(shots))
     if len(set(draws)) == 1:
-        return f"each of eight seeds gives the same shots: {list(draws[0])}"
+        return f"all eight seeds give the same shots: {list(draws[0])}"
     return None
 
 
@@ -843,8 +844,8 @@ PICK_SHOTS = _specimen(
     mistakes=(
         Mistake(
             lambda train, test, k, seed: random.Random(seed).sample(test, k),
-            "A test row that is shown with its answer no longer tests anything. Some questions "
-            "even get their own answer to read.",
+            "A test row that is shown with its answer no longer tests anything. Some prompts even "
+            "show the answer to their own question.",
         ),
         Mistake(
             lambda train, test, k, seed: random.Random(seed).sample(train + test, k),
@@ -895,13 +896,15 @@ def _judge_rows(attempt: Callable) -> str | None:
         if len(drawn) != 10 or any(row not in rows for row in drawn):
             return f"{call} gives {len(drawn)} of the rows, expected 10"
         if len(set(drawn)) < 10:
-            return f"{call} gives a row twice, so that it would count double"
+            return f"{call} gives a row twice, so it would count twice"
         if drawn != list(attempt(given, 10, seed)):
             return f"{call} gives other rows when it is called again"
         draws.append(drawn)
     if all(draw == draws[0] for draw in draws):
         bad = sum(row.startswith("bad") for row in draws[0])
-        return f"of 20 bad and then 20 good rows, each of eight seeds draws the same: {bad} bad"
+        return (
+            f"from 20 bad rows followed by 20 good ones, all eight seeds draw the same: {bad} bad"
+        )
     try:
         few = list(attempt(rows[:3], 10, 0))
     except ValueError as error:

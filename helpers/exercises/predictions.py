@@ -48,7 +48,7 @@ def show_predictions() -> None:
     """
     known = {name: one for name, one in _load().items() if "result" in one}
     if not known:
-        print("No guess has met its result yet: predict records one, reveal shows the result.")
+        print("No guess has a result yet: predict records a guess, and reveal shows its result.")
         return
     pairs = {name: (one["guess"], one["result"]) for name, one in known.items()}
     rows = [
@@ -97,7 +97,7 @@ def _checked(name: str, value: float) -> float:
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not isinstance(name, str) or not number:
         raise CourseError(
-            f"{value!r} is no number for {name!r}. Give a name and a number, a share as 0 to 1: "
+            f"{value!r} is not a number for {name!r}. Give a name and a number, a share as 0 to 1: "
             'predict("accuracy after one epoch", 0.6).'
         )
     return float(value)

@@ -45,7 +45,7 @@ Answer with one word ({{ choices | join(", ") }}):"""
         ),
         Mistake(
             "{{ review_body }} ({{ star_rating }} stars)\nOne word ({{ choices | join(', ') }}):",
-            "The stars decide the answer: a model could copy it, and so can a reader. Leave "
+            "The stars decide the answer: a model could copy it, and so could a reader. Leave "
             "them out.",
         ),
         Mistake(
@@ -176,8 +176,8 @@ FIT_SHOTS = Exercise(
     mistakes=(
         Mistake(
             _keep_first,
-            "The right number of shots for shots of one length, but you keep the first ones. "
-            "Drop from the front: the last shots stand next to the question.",
+            "The number is right if all shots are equally long, but you keep the first ones. Drop "
+            "shots from the front: the last ones are next to the question.",
         ),
         Mistake(
             _no_room_for_answer,
@@ -190,8 +190,7 @@ FIT_SHOTS = Exercise(
         ),
         Mistake(
             _answers_not_counted,
-            "A shot stands in the prompt with its answer. You have counted the shots' prompts "
-            "alone.",
+            "A shot appears in the prompt with its answer. You count only the shots' prompts.",
         ),
         Mistake(
             _one_token_free,
@@ -200,8 +199,8 @@ FIT_SHOTS = Exercise(
         ),
         Mistake(
             _skip_long,
-            "You leave out a long shot and go on with those before it. Here the shots that "
-            "are kept should be the last ones, without a gap.",
+            "You leave out a long shot and go on with those before it. The shots that you keep "
+            "should be the last ones, without a gap.",
         ),
         Mistake(
             lambda *given: len(fit_shots(*given)),
@@ -212,8 +211,8 @@ FIT_SHOTS = Exercise(
         "Try all of them first, then without the first one, then without the first two …",
         "prompt_budget(shots_prefix(kept), example['prompt'], tokenizer, window, answer_tokens) "
         "counts for you, and its .fits says whether there is room.",
-        "shots[start:] are the last shots, for start from 0 to len(shots), that number "
-        "included: then none is left.",
+        "shots[start:] are the last shots. Let start run from 0 to len(shots), including that "
+        "number: then no shot is left.",
     ),
     answer="""
 from helpers.inference import prompt_budget, shots_prefix
@@ -257,17 +256,17 @@ CALIBRATE = Exercise(
     mistakes=(
         Mistake(
             lambda scores: scores - scores.mean(1, keepdim=True),
-            "You take off the mean of each prompt, the same from all its words. So the "
-            "largest stays the largest, and the bias stays what it was.",
+            "You subtract each prompt's mean, the same number from all its words. So the largest "
+            "stays the largest, and the bias stays as it was.",
         ),
         Mistake(
             lambda scores: scores - scores.mean(),
-            "You take the same number off everywhere, which changes no answer. Each word has "
-            "a mean of its own.",
+            "You subtract the same number everywhere, which changes no answer. Each word has a "
+            "mean of its own.",
         ),
         Mistake(
             lambda scores: scores.mean(0),
-            "These are the means that should be taken off. What remains when they are?",
+            "These are the means to subtract. What remains when you subtract them?",
         ),
         Mistake(
             lambda scores: scores + scores.mean(0),
@@ -275,19 +274,19 @@ CALIBRATE = Exercise(
         ),
         Mistake(
             lambda scores: scores / scores.mean(0),
-            "You divide by the means. Log-probabilities are subtracted: that divides the "
-            "probabilities behind them.",
+            "You divide by the means. Subtract log-probabilities: that divides the probabilities "
+            "behind them.",
         ),
         Mistake(
             _of_probabilities,
-            "You work on probabilities. Stay with the log-probabilities as they are given: a "
-            "rare word would hardly count otherwise.",
+            "You work with probabilities. Keep the log-probabilities as they are given: otherwise "
+            "a rare word would hardly count.",
         ),
     ),
     hints=(
         "Each column belongs to one word, each row to one prompt.",
         "The mean over the prompts has one number for each word: scores.mean(0).",
-        "PyTorch takes one row off every row of a matrix when you write matrix - row.",
+        "PyTorch subtracts one row from every row of a matrix when you write matrix - row.",
     ),
     answer="""
 def calibrate(scores):

@@ -47,7 +47,7 @@ def load_quiz(notebook: str) -> list[Question]:
     """
     if notebook not in names():
         there = format_names(names()) or "none"
-        raise CourseError(f"There is no quiz {notebook!r}. There is: {there}.")
+        raise CourseError(f"There is no quiz {notebook!r}. The quizzes are: {there}.")
     content = yaml.safe_load((QUIZZES / f"{notebook}.yaml").read_text(encoding="utf-8"))
     return [
         Question(

@@ -46,8 +46,8 @@ def read(file: Path) -> dict:
         except OSError:
             renamed = ""
         print(
-            f"({file.name} cannot be read: what was done before is not counted{renamed}. If a "
-            "text editor can repair it, give it its old name back.)"
+            f"({file.name} cannot be read: what was done before is not counted{renamed}. If you "
+            "can repair it in a text editor, give it its old name back.)"
         )
         return {}
 

@@ -33,5 +33,7 @@ def find(name: str) -> Exercise:
     Raises CourseError when there is none.
     """
     if name not in exercises():
-        raise CourseError(f"There is no exercise {name!r}. There is: {', '.join(exercises())}.")
+        raise CourseError(
+            f"There is no exercise {name!r}. The exercises are: {', '.join(exercises())}."
+        )
     return exercises()[name]

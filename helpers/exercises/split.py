@@ -46,19 +46,19 @@ _WHY_NOT = {
     ("train", "validation"): "The model has seen these rows, so they flatter it.",
     ("train", "test"): "The model has seen these rows, so they flatter it.",
     ("validation", "train"): "What is shown to the model can no longer be used to choose.",
-    ("validation", "test"): "Every choice looked at these rows, so their score is too good.",
-    ("test", "train"): "A test row that was shown cannot test any more.",
+    ("validation", "test"): "Every choice was made with these rows, so their score is too good.",
+    ("test", "train"): "A test row that the model has seen can no longer test it.",
     ("test", "validation"): "Then the test score is that of the luckiest choice.",
 }
 
 
 def _judge_jobs(given: dict[str, str]) -> str | None:
     if not isinstance(given, dict) or given.keys() != _JOBS.keys():
-        return "keep the five jobs as they are, and write a part behind each."
+        return "keep the five jobs as they are, and write a part after each."
     for job, right in _JOBS.items():
         part = given[job]
         if part not in ("train", "validation", "test"):
-            return f'behind "{job}" has to stand "train", "validation" or "test".'
+            return f'after "{job}", write "train", "validation" or "test".'
         if part != right:
             return f"{job}: not with the {part} rows. {_WHY_NOT[part, right]}"
     return None
@@ -75,11 +75,12 @@ WHICH_PART = Exercise(
     mistakes=(
         Mistake(
             {job: "test" if part == "validation" else part for job, part in _JOBS.items()},
-            "You choose by the test rows. What is left for the score at the very end?",
+            "You choose with the test rows. What is left for the score at the very end?",
         ),
         Mistake(
             {job: "validation" if part == "test" else part for job, part in _JOBS.items()},
-            "You report the score that you chose by. The twenty guessers show what that is worth.",
+            "You report the score that you used to choose. The twenty guessers show what that is "
+            "worth.",
         ),
         Mistake(
             _JOBS | {"find solved examples for a prompt": "validation"},
@@ -120,8 +121,11 @@ def _leak_cases() -> list[Case]:
     title = "product_title"
     return [
         Case((few[:1], few[1:2], title), "Another product, so train leaks nothing: an empty list."),
-        Case((few[:1], few[2:], title), "Another review, and yet the same product."),
-        Case((many[:3], many[3:], title), "Each test row counts, also a second one of a product."),
+        Case((few[:1], few[2:], title), "Another review, but of the same product."),
+        Case(
+            (many[:3], many[3:], title),
+            "Each test row counts, even a second one of the same product.",
+        ),
         Case((spelled[:2], spelled[2:], title), "Is a title in capitals another product?"),
         Case((few[:1], few[1:2], "department"), "Another product, but of the same department."),
     ]
@@ -143,8 +147,8 @@ LEAKED_ROWS = Exercise(
         ),
         Mistake(
             _as_spelled,
-            "Nearly. One product may be spelled in two ways; group_key(row[column]) spells it in "
-            "one.",
+            "Nearly. One product may be spelled in two ways; group_key(row[column]) makes them "
+            "the same.",
         ),
         Mistake(
             lambda train, test, column: leaked_rows(train, test, "department"),
@@ -153,14 +157,14 @@ LEAKED_ROWS = Exercise(
         ),
         Mistake(
             lambda train, test, column: leaked_rows(train, test, "product_title"),
-            "Compare the column that is asked for: row[column].",
+            "Compare the column that your function is given: row[column].",
         ),
         Mistake(
             lambda train, test, column: leaked_rows(test, train, column),
             "These are rows of train. Which part does the score come from?",
         ),
         Mistake(_only_values, "These are products. The question is which test rows are known."),
-        Mistake(_one_each, "A product may have several test rows; train tells about all of them."),
+        Mistake(_one_each, "A product may have several test rows; train gives away all of them."),
     ),
     hints=(
         "First collect what train knows: a set of products.",
@@ -229,12 +233,12 @@ def _judge_hold_out(attempt) -> str | None:
             return f"hold_out(rows, {share}, seed), {len(rows)} rows of {names} products: {wrong}"
     results = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
     if all(result == results[0] for result in results):
-        return "six seeds give one and the same split."
+        return "six seeds all give the same split."
     again = [attempt(copy.deepcopy(several), 0.5, seed) for seed in range(6)]
     if again != results:
-        return "called twice with one seed, it gives two different splits."
+        return "called twice with the same seed, it gives two different splits."
     if _depends_on_hashes(attempt):
-        return "run in another Python process, it gives another split for the same seed."
+        return "run in another Python process, it gives a different split for the same seed."
     return None
 
 
@@ -307,12 +311,12 @@ def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:
     given = copy.deepcopy(rows)
     result = attempt(given, share, 0)
     if given != rows:
-        return "the list that was given to the function is no longer as it was."
+        return "the function changed the list that it was given."
     if not (isinstance(result, tuple | list) and len(result) == 2):
         return "it has to return two lists: return kept, held_out."
     kept, held_out = map(list, result)
     if sorted(str(row) for row in kept + held_out) != sorted(map(str, rows)):
-        return "every row has to be in one of the two lists, as it was, and only once."
+        return "every row has to be in exactly one of the two lists, unchanged."
     sides = [{group_key(row["product_title"]) for row in part} for part in (kept, held_out)]
     if sides[0] & sides[1]:
         how = " in two spellings" if rows[0]["product_title"].lower() == "mug 0" else ""
@@ -335,16 +339,18 @@ HOLD_OUT = Exercise(
     mistakes=(
         Mistake(
             _hold_out_rows,
-            "You deal out rows, and so two reviews of one product part. Deal out products.",
+            "You split the rows, so two reviews of one product can be separated. Split the "
+            "products.",
         ),
         Mistake(
             _hold_out_titles,
-            "A title in capitals is no other product. group_key spells it in one way.",
+            "A title in capitals is not another product. group_key makes the spellings the same.",
         ),
         Mistake(
             _hold_out_unsorted,
-            "A set has another order in every run of Python, because the hashes of texts change. "
-            "Then the same seed shuffles another list. Sort the products before you shuffle them.",
+            "A set has a different order in every run of Python, because the hashes of strings "
+            "change. Then the same seed shuffles a different list. Sort the products before you "
+            "shuffle them.",
         ),
         Mistake(
             _hold_out_first,
@@ -353,12 +359,12 @@ HOLD_OUT = Exercise(
         ),
         Mistake(
             lambda rows, share, seed: hold_out(rows, share, random.SystemRandom().randrange(10**9)),
-            "Nobody could repeat your split. random.Random(seed) is a source of chance that "
-            "repeats itself.",
+            "Nobody could repeat your split. random.Random(seed) gives the same random numbers "
+            "every time.",
         ),
         Mistake(
             lambda rows, share, seed: hold_out(rows, share, seed)[::-1],
-            "Are the two lists in the right order? The larger is kept.",
+            "Are the two lists in the right order? The larger one is the one to keep.",
         ),
         Mistake(
             _hold_out_in_place,
@@ -366,11 +372,11 @@ HOLD_OUT = Exercise(
         ),
     ),
     hints=(
-        "What is shuffled and cut is a list of products: sorted({group_key(row['product_title']) "
-        "for row in rows}). Sorted, because a set has another order in every run.",
+        "Shuffle and cut a list of products: sorted({group_key(row['product_title']) for row in "
+        "rows}). Sort it, because a set has a different order in every run.",
         "random.Random(seed).shuffle(products) shuffles it the same way for the same seed.",
-        "The first round(share * len(products)) of them are held out. Then sort the rows into two "
-        "lists by their product.",
+        "The first round(share * len(products)) of them are held out. Then divide the rows into "
+        "two lists by their product.",
     ),
 )
 
@@ -395,15 +401,15 @@ ROWS_NEEDED = Exercise(
     difficulty=2,
     reference=rows_needed,
     cases=(
-        Case((0.75, 0.5), "So wide an interval needs few rows. Try n = 1, 2, 3 and so on."),
-        Case((0.75, 0.2), "Is the interval of one row fewer really wider than asked for?"),
-        Case((0.9, 0.1), "The share decides as well."),
+        Case((0.75, 0.5), "An interval this wide needs few rows. Try n = 1, 2, 3 and so on."),
+        Case((0.75, 0.2), "Is the interval really too wide with one row fewer?"),
+        Case((0.9, 0.1), "The share matters as well."),
         Case((0.5, 0.08), "Half the width takes about four times the rows."),
     ),
     mistakes=(
         Mistake(
             lambda share, width: rows_needed(share, width) - 1,
-            "With so few rows the interval is still too wide. One more.",
+            "With so few rows the interval is still too wide. You need one more.",
         ),
         Mistake(
             lambda share, width: rows_needed(share, 2 * width),
@@ -411,8 +417,8 @@ ROWS_NEEDED = Exercise(
         ),
         Mistake(
             lambda share, width: math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2),
-            "That is the formula of the textbook, share plus or minus so many standard errors. "
-            "Near, but the interval here is wilson_interval's.",
+            "That is the textbook formula, the share plus or minus so many standard errors. It "
+            "comes close, but the interval here is that of wilson_interval.",
         ),
         Mistake(
             lambda share, width: round(share * rows_needed(share, width)),
@@ -420,7 +426,7 @@ ROWS_NEEDED = Exercise(
         ),
         Mistake(
             lambda share, width: rows_needed(share, min(1.0, 100 * width)),
-            "Widths go from 0 to 1 here: do not compare points with shares.",
+            "Widths go from 0 to 1 here: do not mix percentage points with shares.",
         ),
     ),
     hints=(

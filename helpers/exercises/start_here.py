@@ -20,7 +20,7 @@ LIKELIEST = Exercise(
         Case(([" yellow", " red"], [0.25, 0.75]), "Which of the two has the larger number?"),
         Case(
             ([" green", " blue", " a", " red"], [0.125, 0.5, 0.0625, 0.25]),
-            "It may stand in the middle.",
+            "It may be in the middle.",
         ),
     ),
     mistakes=(
@@ -30,11 +30,11 @@ LIKELIEST = Exercise(
         ),
         Mistake(
             lambda tokens, probabilities: probabilities.index(max(probabilities)),
-            "That is its position. The token stands at the same position of the other list.",
+            "That is its position. The token is at the same position in the other list.",
         ),
         Mistake(
             lambda tokens, probabilities: max(tokens),
-            "That is the last token in the alphabet: max looked at the texts.",
+            "That is the last token in alphabetical order: max compared the texts.",
         ),
         Mistake(
             lambda tokens, probabilities: tokens[0],
@@ -42,7 +42,7 @@ LIKELIEST = Exercise(
         ),
     ),
     hints=(
-        "max(probabilities) is the largest number. Where does it stand?",
-        "probabilities.index(x) tells the position of x.",
+        "max(probabilities) is the largest number. Where is it?",
+        "probabilities.index(x) gives the position of x.",
     ),
 )

@@ -72,8 +72,8 @@ def _judge_prompt(source: str) -> str | None:
     if _HEADLINE in with_headline and with_headline.replace(_HEADLINE, "") == prompt:
         return (
             f"The prompt of a row without a headline is {prompt!r}. Where its headline would "
-            "stand, something is left over: an empty line, a space, or a label with nothing "
-            "behind it. Such rows need a prompt in which the headline's place is gone as well."
+            "be, something is left over: an empty line, a space, or a label with nothing after "
+            "it. In the prompt of such a row, leave no trace of the headline."
         )
     return None
 
@@ -92,11 +92,11 @@ HAPPY_PROMPT = Exercise(
         ),
         Mistake(
             "{{ review_body }}\nIs this customer happy, yes or no?\nAnswer: ",
-            "The space is the first sign of the answer, and no part of the question.",
+            "The space is the first character of the answer, not a part of the question.",
         ),
         Mistake(
             "{review_body}\nIs this customer happy, yes or no?",
-            "One pair of braces is for f-strings. Jinja wants two pairs.",
+            "Single braces are for f-strings. Jinja takes double braces.",
         ),
         Mistake(
             "{{ review_text }}\nIs this customer happy, yes or no?",
@@ -120,9 +120,9 @@ HAPPY_PROMPT = Exercise(
         "Begin with the review: {{ review_body }}, in two pairs of braces.",
         "Then ask, and name both answers. {{ choices | join(' or ') }} does it from the list.",
         "End where the answer should follow: with a word, a colon or a question mark, and no "
-        "space behind it.",
-        "A headline may be left out. If you show it, {% if review_headline %} ... {% endif %} "
-        "keeps it, with its line break, to the rows that have one.",
+        "space after it.",
+        "You may leave the headline out. If you show it, {% if review_headline %} ... {% endif %} "
+        "limits it, with its line break, to the rows that have one.",
     ),
     answer="""
 happy_prompt = \"\"\"{% if review_headline %}{{ review_headline }}
@@ -189,14 +189,17 @@ SHARE_OF_COMMON_WORDS = Exercise(
         Case(("A bag", "the BAG"), "Capitals do not matter."),
         Case(("It broke.", "it broke"), "Punctuation does not matter."),
         Case(("bag for the beach", "for the bag"), "The order of the words does not matter."),
-        Case(("very very good", "very bad"), "One 'very' is common, the second one is not."),
+        Case(
+            ("very very good", "very bad"),
+            "The texts have one 'very' in common, but not the second.",
+        ),
         Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
     ),
     mistakes=(
         Mistake(
             _sets,
-            "A set forgets how often a word occurs. Here a word that both texts have twice is "
-            "common twice.",
+            "A set forgets how often a word occurs. Here a word that both texts have twice counts "
+            "twice.",
         ),
         Mistake(
             _of_all_words,
@@ -205,25 +208,25 @@ SHARE_OF_COMMON_WORDS = Exercise(
         ),
         Mistake(
             _not_twice,
-            "Half of what it should be: two equal texts ought to give 1.",
+            "This is half of what it should be: two equal texts ought to give 1.",
         ),
         Mistake(
             _of_the_first,
-            "You divide by the words of one text only, so the result changes when the two "
-            "texts change places.",
+            "You divide by the words of one text only, so the result changes when the two texts "
+            "are swapped.",
         ),
         Mistake(
             _with_capitals,
-            "'Bag' and 'bag' are the same word here. Make all letters small first.",
+            "'Bag' and 'bag' are the same word here. Make all letters lowercase first.",
         ),
         Mistake(
             _with_punctuation,
-            "'broke.' and 'broke' are the same word here. A full stop is no part of a word.",
+            "'broke.' and 'broke' are the same word here. A full stop is not part of a word.",
         ),
         Mistake(
             _position_by_position,
             "You compare the first word with the first, the second with the second. One word "
-            "put in front would make two texts quite different.",
+            "added at the front would make two equal texts look quite different.",
         ),
     ),
     hints=(
@@ -261,7 +264,7 @@ def _judge_own_table(files: dict[str, str]) -> str | None:
         return f"own_table must have the two keys {' and '.join(map(repr, _FILES))}."
     for name, text in files.items():
         if not isinstance(text, str):
-            return f"{name} must be a text, between three quotation marks on each side."
+            return f"{name} must be a string, between three quotation marks on each side."
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
@@ -281,13 +284,14 @@ def _judge_own_table(files: dict[str, str]) -> str | None:
 def _wrong_with_examples(examples: list[dict[str, Any]], choices: tuple[str, ...]) -> str | None:
     if len(examples) < _FEWEST_ROWS:
         return (
-            f"the table gives {len(examples)} examples, and {_FEWEST_ROWS} are asked for. Exact "
+            f"the table gives {len(examples)} examples, but {_FEWEST_ROWS} are needed. Exact "
             "copies of a row and rows without an answer do not count."
         )
     answers = [example["answer"] for example in examples]
     if len({*answers}) == 1:
         return (
-            f"every row has the answer {answers[0]!r}. From that a model learns to say it always."
+            f"every row has the answer {answers[0]!r}. From that, a model learns to say it every "
+            "time."
         )
     if unused := [choice for choice in choices if choice not in answers]:
         return f"no row has the answer {unused[0]!r}, although choices names it."
@@ -323,25 +327,25 @@ OWN_TABLE = Exercise(
         ),
         Mistake(
             _rivers(_RIVERS.replace("north\n", "North\n")),
-            "An answer has to be spelled as its choice, capitals included.",
+            "An answer has to be spelled like its choice, capitals included.",
         ),
         Mistake(
             _rivers("\n".join(_RIVERS.splitlines()[:3]) + "\n"),
-            "Two rows are enough to see the form, and not enough to show both answers.",
+            "Two rows are enough to show the form, but not enough to show both answers.",
         ),
         Mistake(
             _rivers(_RIVERS.replace("south\n", "north\n")),
-            "If all answers are equal, the prompt does not matter.",
+            "If all answers are the same, the prompt does not matter.",
         ),
         Mistake(
             _rivers(task=_RIVERS_TASK.replace("table.csv", "rivers.csv")),
-            "The key table names the file in which the rows are.",
+            "The key table names the file that holds the rows.",
         ),
     ),
     hints=(
         "Copy the two texts of the plants, and change one thing at a time: first the rows, then "
         "the names of the columns in the task file.",
-        'A cell that holds a comma stands in quotation marks: Aloe,"Sunny, and dry.",easy',
+        'Put a cell that holds a comma in quotation marks: Aloe,"Sunny, and dry.",easy',
     ),
     answer=f'''
 own_table = {{

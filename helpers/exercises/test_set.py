@@ -43,25 +43,33 @@ WILSON_INTERVAL = Exercise(
     difficulty=1,
     reference=wilson_interval,
     cases=(
-        Case((5, 10, 0.95), "Half of ten rows right: the interval lies evenly around one half."),
-        Case((0, 20, 0.95), "No row of 20 is right. It could still be more on other rows."),
-        Case((20, 20, 0.95), "All 20 rows are right. That does not prove that it is never wrong."),
+        Case(
+            (5, 10, 0.95), "Half of ten rows are right: the interval is symmetric around one half."
+        ),
+        Case(
+            (0, 20, 0.95),
+            "None of 20 rows is right. The share could still be higher on other rows.",
+        ),
+        Case(
+            (20, 20, 0.95),
+            "All 20 rows are right. That does not prove that the model is never wrong.",
+        ),
         Case((1, 20, 0.95), "One row of 20 is right: no share is below 0."),
         Case((36, 48, 0.95), "36 of 48 rows are right."),
-        Case((36, 48, 0.8), "Who wants to be less sure gets a shorter interval."),
-        Case((160, 195, 0.99), "Who wants to be surer gets a longer one."),
+        Case((36, 48, 0.8), "For less confidence, the interval is shorter."),
+        Case((160, 195, 0.99), "For more confidence, the interval is longer."),
     ),
     mistakes=(
         Mistake(
             _around_the_share,
-            "This is the share plus and minus z standard errors of the share itself. With 0 "
-            "right of 20 it has no width, and near the ends it goes beyond 0 or 1. Wilson asks "
-            "for the standard errors of each p, not of s.",
+            "This is the share plus and minus z standard errors of the share itself. With 0 of 20 "
+            "right it has no width, and near the ends it goes beyond 0 or 1. Wilson uses the "
+            "standard error of each p, not of s.",
         ),
         Mistake(
             lambda *given: tuple(min(1.0, max(0.0, end)) for end in _around_the_share(*given)),
-            "Cutting at 0 and 1 hides the trouble: with 0 right of 20 the interval still has "
-            "no width, as if 20 rows could prove it.",
+            "Cutting at 0 and 1 hides the problem: with 0 of 20 right, the interval still has no "
+            "width, as if 20 rows proved it.",
         ),
         Mistake(
             lambda correct, total, confidence=0.95: wilson_interval(correct, total, 0.95),
@@ -69,16 +77,16 @@ WILSON_INTERVAL = Exercise(
         ),
         Mistake(
             lambda correct, total, confidence: wilson_interval(correct, total, 2 * confidence - 1),
-            "Your z is too small: it leaves out all of the rest on one side. The rest is "
-            "shared by both ends.",
+            "Your z is too small: it leaves out all of the rest on one side. Share the rest "
+            "between both ends.",
         ),
         Mistake(
             _not_scaled,
-            "Nearly. Both the middle and the half width are still to be divided by 1 + z²/n.",
+            "Nearly. Both the middle and the half width still have to be divided by 1 + z²/n.",
         ),
         Mistake(
             _middle_and_half,
-            "You give back the middle and the half width. Wanted are the two ends.",
+            "You return the middle and the half width. Return the two ends instead.",
         ),
         Mistake(
             lambda *given: tuple(100 * end for end in wilson_interval(*given)),
@@ -86,8 +94,8 @@ WILSON_INTERVAL = Exercise(
         ),
     ),
     hints=(
-        "NormalDist().inv_cdf(...) from the module statistics gives z; leave half of the rest "
-        "out at either end.",
+        "NormalDist().inv_cdf(...) from the module statistics gives z; leave out half of the rest "
+        "at either end.",
         "The middle is (s + z²/2n) / (1 + z²/n).",
         "The half width is z / (1 + z²/n) times the root of s(1 - s)/n + z²/4n².",
     ),
@@ -134,7 +142,7 @@ def _f1_cases() -> list[Case]:
         Case((["bad", "good"], ["bad", "good"], three), "'fair' is neither said nor meant."),
         Case(
             ([None, "good", "fair"], ["bad", "good", "good"], three),
-            "None is an answer that was none of the labels.",
+            "None stands for an answer that is not one of the labels.",
         ),
         Case(
             (["bad", "bad", "bad", "fair", "good"], ["bad", "bad", "good", "good", "fair"], three),
@@ -164,7 +172,7 @@ MACRO_F1 = Exercise(
         ),
         Mistake(
             _weighted,
-            "You weigh each label by how often it is meant. Macro means that all labels weigh "
+            "You weight each label by how often it is meant. Macro means that all labels weigh "
             "the same.",
         ),
         Mistake(
@@ -174,13 +182,14 @@ MACRO_F1 = Exercise(
         ),
         Mistake(
             lambda said, meant, labels: _mean_recall(meant, said, labels),
-            "This is the mean precision: of the rows that a label was said for, how many were "
-            "right. A label that is said once, and rightly, would be perfect. F1 looks at both "
+            "This is the mean precision: of the rows for which a label was said, how many were "
+            "right. A label that is said once, and correctly, would be perfect. F1 looks at both "
             "sides.",
         ),
         Mistake(
             lambda said, meant, labels: macro_f1(said, meant, labels) / 2,
-            "Half of what it should be: the harmonic mean of two numbers has a factor 2.",
+            "This is half of what it should be: the harmonic mean of two numbers has a factor of "
+            "2.",
         ),
     ),
     hints=(
@@ -222,12 +231,12 @@ def _paired_cases() -> list[Case]:
         return [a for a, _ in pairs], [b for _, b in pairs]
 
     return [
-        Case(rows(2, 0, 0, 1), "They never differ: nothing speaks for a difference."),
+        Case(rows(2, 0, 0, 1), "They never differ: there is no evidence of a difference."),
         Case(rows(0, 1, 1, 0), "One coin each way: as even as can be."),
-        Case(rows(0, 1, 0, 0), "A single coin falls one way or the other for certain."),
+        Case(rows(0, 1, 0, 0), "A single coin is bound to fall one way or the other."),
         Case(rows(0, 5, 0, 0), "Five coins, all for the first method."),
         Case(rows(3, 1, 5, 2), "Six coins, five of them for the second; five other rows."),
-        Case(rows(40, 9, 2, 10), "Eleven coins among many rows on which both are alike."),
+        Case(rows(40, 9, 2, 10), "Eleven coins among many rows on which both agree."),
     ]
 
 
@@ -247,13 +256,13 @@ PAIRED_TEST = Exercise(
         ),
         Mistake(
             lambda first, second: 2 * _one_way_only(first, second),
-            "Nearly. When the coins fall evenly, doubling counts the middle twice, and the "
-            "result is larger than 1. No probability is.",
+            "Nearly. When the coins fall evenly, doubling counts the middle twice, and the result "
+            "is larger than 1. No probability can be.",
         ),
         Mistake(
             _just_this_outcome,
-            "This is how likely exactly this outcome is. With many coins each single outcome "
-            "is rare. Ask for an outcome at least as uneven.",
+            "This is the probability of exactly this outcome. With many coins, every single "
+            "outcome is rare. Ask for outcomes at least as uneven.",
         ),
         Mistake(
             lambda first, second: min(1.0, 2 * _tail(len(first), min(_coins(first, second)))),
@@ -262,14 +271,15 @@ PAIRED_TEST = Exercise(
         ),
         Mistake(
             lambda first, second: 1 - paired_test(first, second),
-            "This is 1 minus the wanted value. A small p speaks for a difference; and 1 - p is "
+            "This is 1 minus the right value. A small p is evidence of a difference, but 1 - p is "
             "not the probability that the difference is real.",
         ),
     ),
     hints=(
         "Count two kinds of rows: only the first is right, only the second is right.",
-        "Their sum is the number of coins. How likely is it that at most as many heads come up "
-        "as the smaller of the two? `math.comb(coins, heads) / 2**coins` for each number.",
+        "Their sum is the number of coins. How likely is it that at most as many heads come up as "
+        "the smaller of the two? Add up `math.comb(coins, heads) / 2**coins` for each number of "
+        "heads.",
         "Twice that, but never more than 1.",
     ),
 )

@@ -42,26 +42,28 @@ SHOULD_STOP_EARLY = Exercise(
     mistakes=(
         Mistake(
             _counts_every_rise,
-            "You count every rise since the run began. A new best loss should set the count "
-            "back to 0.",
+            "You count every rise since the run began. A new best loss should reset the count to "
+            "0.",
         ),
         Mistake(
             _rises_in_a_row,
-            "You compare each loss with the one before. One that falls again, but not below "
-            "the best, brings nothing new either: compare with the best.",
+            "You compare each loss with the one before. A loss that falls again, but not below "
+            "the best, is no improvement either: compare with the best.",
         ),
         Mistake(
             lambda losses, patience: len(losses) - 1 - losses.index(min(losses)) > patience,
-            "One evaluation too many: with patience 1 the first without a lower loss is enough.",
+            "You wait one evaluation too long: with patience 1, the first without a lower loss is "
+            "enough.",
         ),
         Mistake(
             lambda losses, patience: len(losses) - losses.index(min(losses)) >= patience,
-            "One too early: you count the best evaluation itself as one without a lower loss.",
+            "You stop one too early: you count the best evaluation itself as one without a lower "
+            "loss.",
         ),
         Mistake(
             _equal_is_better,
-            "A loss equal to the best is taken for a new best. It is not lower, so patience "
-            "goes on running out.",
+            "You take a loss equal to the best for a new best. It is not lower, so patience keeps "
+            "running out.",
         ),
         Mistake(
             lambda losses, patience: losses.index(min(losses)),

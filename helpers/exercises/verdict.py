@@ -91,11 +91,11 @@ def _wrong_kind(exercise: Exercise, attempt: Any) -> str:
         pattern = exercise.mistakes[0].attempt
     if callable(pattern) and not callable(attempt):
         return (
-            f"{name} has to be a function, and this is {kind_of(attempt)}: {short(attempt)}. Give "
+            f"{name} has to be a function, but this is {kind_of(attempt)}: {short(attempt)}. Give "
             f'the function itself, without calling it: check("{name}", {name}).'
         )
     if callable(attempt) and not callable(pattern):
-        return f"{name} has to be a value ({kind_of(pattern)}), and this is a function."
+        return f"{name} has to be a value ({kind_of(pattern)}), but this is a function."
     return ""
 
 
@@ -290,7 +290,7 @@ def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
     elif _agree(exercise, got, right):
         lines.append(
             f"  The answer is right, but the call changed its argument {got.changed}. Work on a "
-            "copy: whoever calls the function goes on using what they gave it."
+            "copy: the caller may still need what it passed in."
         )
     else:
         lines.append(f"  gives     {short(got.value)} ({kind_of(got.value)})")
@@ -299,7 +299,7 @@ def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
     elif not _agree(exercise, got, right):
         tried = not got.error and not got.too_long
         same_kind = tried and kind_of(got.value) == kind_of(right.value)
-        lines.append(f"  expected  {kind_of(right.value)}{', but another one' * same_kind}")
+        lines.append(f"  expected  {kind_of(right.value)}{', but a different one' * same_kind}")
     if got.changed and not _agree(exercise, got, right):
         lines.append(f"  Also, the call changed its argument {got.changed}. Work on a copy.")
     if got.printed.strip():
@@ -352,7 +352,7 @@ def _plain_kind(value: Any) -> str:
         bool: "True or False",
         int: "a whole number",
         float: "a number",
-        str: "a text",
+        str: "a string",
         dict: "a dictionary",
     }
     if isinstance(value, FunctionType):

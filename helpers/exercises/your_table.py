@@ -21,7 +21,7 @@ REDACT = Exercise(
     cases=(
         Case(("Nothing in here.",), "A text without an address stays as it is."),
         Case(("Write to ann@example.org please",), "One address between words."),
-        Case(("Write to ann@example.org.",), "The full stop behind it ends the sentence."),
+        Case(("Write to ann@example.org.",), "The full stop after it ends the sentence."),
         Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
         Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
     ),
@@ -36,13 +36,13 @@ REDACT = Exercise(
         ),
         Mistake(
             lambda text: re.sub(r"\S*@\S*", "[e-mail]", text),
-            "What touches the @ is replaced, whatever it is: a full stop behind an address goes "
-            "with it, and an @ that stands alone is no address.",
+            "You replace everything that touches the @: a full stop after an address goes with "
+            "it, and an @ that stands alone is not an address.",
         ),
         Mistake(
             lambda text: re.sub(EMAIL, "", text),
             "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
-            "one.",
+            "complete.",
         ),
     ),
     hints=(

@@ -115,8 +115,8 @@ def predict_answers(
     if offsets is not None:
         if not same or len(offsets) != len(choices[0]):
             raise InferenceError(
-                f"There are {len(offsets)} offsets. Give one for each choice, of a task whose rows "
-                "all have the same choices."
+                f"There are {len(offsets)} offsets. Give one for each choice; all rows of the "
+                "task must have the same choices."
             )
         scores = scores - torch.tensor(offsets)
     if same:

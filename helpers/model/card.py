@@ -132,7 +132,7 @@ def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str,
     differing = differing_tensors(old, new)
     if differing:
         raise ModelError(
-            "The two models cannot be compared: their tensors have other names or shapes, the "
+            "The two models cannot be compared: their tensors differ in names or shapes, the "
             f"first of them {differing[0]!r}. Compare a tuned model with the starting model that "
             "it was made from."
         )

@@ -37,7 +37,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     """
     if problem := _not_ours(model, tokenizer):
         raise ModelError(
-            f"This file can only be made of a Llama with SmolLM2's tokenizer, and {problem}. "
+            f"This file can only be made from a Llama with SmolLM2's tokenizer, and {problem}. "
             "llama.cpp's convert_hf_to_gguf.py knows all others: give it the model's folder."
         )
     file = Path(file)
@@ -138,7 +138,9 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ModelError(f"The Hub admits no such name: {error} Give another one.") from error
+        raise ModelError(
+            f"The Hub does not allow this name: {error} Choose another one."
+        ) from error
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ModelError(
@@ -159,8 +161,8 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
             api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files)
         except (OSError, HTTPError) as error:
             raise ModelError(
-                f"The Hub did not take the model: {error}\nNothing is lost, all of it is still in "
-                f"{folder}. Log in with `hf auth login`, see that the network can be reached (and "
-                "that HF_HUB_OFFLINE is not set), and call publish again."
+                f"The Hub did not take the model: {error}\nNothing is lost: it is all still in "
+                f"{folder}. Log in with `hf auth login`, make sure that the network can be "
+                "reached (and that HF_HUB_OFFLINE is not set), and call publish again."
             ) from error
     return files

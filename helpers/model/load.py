@@ -97,8 +97,8 @@ def load_model(
     except Exception as error:  # transformers raises many kinds here
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = (
-            f"The starting model's folder is damaged: delete {source}, and run this again to make "
-            "it anew."
+            f"The starting model's folder is damaged: delete {source}, and run this again to "
+            "rebuild it."
             if ours
             else "If this is a hub id, check its spelling and the network; if it is a folder, it "
             "must hold config.json, model.safetensors and a tokenizer. Without a network use the "
@@ -120,7 +120,7 @@ def affordable_model() -> str:
         return name
     print(
         "Memory is short here, so a tiny model with random weights stands in where AdamW trains: "
-        "what is compared holds for it, too, but its sizes, times and scores say nothing."
+        "the comparisons hold for it, too, but its sizes, times and scores mean nothing."
     )
     return TINY_RANDOM
 

@@ -112,8 +112,8 @@ class RunFolder:
             if path.exists():
                 os.replace(path, aside / path.name)
         print(
-            f"{self.folder} had a finished run of other settings, data or starting weights. It is "
-            f"now in {aside.name}, a folder there; delete that if you do not need it any more."
+            f"{self.folder} had a finished run with other settings, data or starting weights. It "
+            f"is now in {aside.name}, a folder there; delete that if you do not need it any more."
         )
 
     def resume(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> History | None:
@@ -129,8 +129,9 @@ class RunFolder:
             if content["run"] != self.run:
                 path.unlink()
                 print(
-                    f"{path} was deleted: it is of a run with other settings, data or starting "
-                    f"weights, unfinished at step {len(history.steps)} of {history.total_steps}."
+                    f"{path} was deleted: it belongs to a run with other settings, data or "
+                    f"starting weights, unfinished at step {len(history.steps)} of "
+                    f"{history.total_steps}."
                 )
             elif not self._find_best(history):
                 best = history.best.step
@@ -177,7 +178,7 @@ class RunFolder:
         if not self._find_best(history):
             raise TrainingError(
                 f"The best weights of this run, those of step {history.best.step}, are not in "
-                f"{self.best} any more. Load the starting model again and train anew."
+                f"{self.best} any more. Load the starting model again, and train it again."
             )
         if memory_is_short() and os.name == "posix":
             _map_weights(self.best, model)
@@ -201,7 +202,7 @@ class RunFolder:
             content = json.loads(self.finished.read_text(encoding="utf-8"))
             if content["run"] and History.from_json(content["history"]).evaluations:
                 return content
-            raise ValueError("no evaluation stands in it")
+            raise ValueError("it holds no evaluation")
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -312,7 +313,7 @@ def _read(path: Path) -> dict | None:
     try:
         with zipfile.ZipFile(path) as archive:
             if member := archive.testzip():
-                raise ValueError(f"{member} does not have the checksum that was noted")
+                raise ValueError(f"{member} does not have the checksum that was recorded")
         content = _map(path)
         if not content.keys() >= {"run", "weights"}:
             raise ValueError("it was not written by this course")

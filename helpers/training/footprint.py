@@ -208,7 +208,7 @@ def train_apart(
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
         raise CourseError(
-            f"The training in a process of its own did not come to its end: {last}. If the memory "
+            f"The training in a process of its own did not finish: {last}. If the memory "
             "ran out, restart this notebook's kernel and run only the cells that this one needs."
         )
     return json.loads(done.stdout.splitlines()[-1])

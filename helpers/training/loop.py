@@ -289,7 +289,7 @@ def _check_sets(model: PreTrainedModel, train_set: Rows, validation_set: Rows) -
     for which, rows in (("training", train_set), ("validation", validation_set)):
         if not len(rows):
             raise TrainingError(
-                f"The {which} set is empty, so there is nothing to train or to choose by. Check "
+                f"The {which} set is empty, so there is nothing to train on or to choose by. Check "
                 "the split and the filter that made it."
             )
         vocabulary = model.get_input_embeddings().num_embeddings

@@ -120,8 +120,8 @@ def low_memory_step(
         norm = parameter.grad.norm().item()
         if not math.isfinite(norm):
             raise TrainingError(
-                f"A gradient has the norm {norm} in spite of a finite loss. Some weights have "
-                "changed in this step already: load the model again and train with a lower "
+                f"A gradient has the norm {norm} although the loss is finite. Some weights have "
+                "already changed in this step: load the model again and train with a lower "
                 "learning rate."
             )
         squares += norm**2

@@ -38,7 +38,7 @@ def join_processes() -> None:
             if asked and int(asked[1]) > 1:
                 raise TrainingError(
                     f"The launcher was told to start {asked[1]} processes and has started one. "
-                    "Give accelerate --multi_gpu in place of --cpu (it starts processes without a "
+                    "Give accelerate --multi_gpu instead of --cpu (it starts processes without a "
                     f"GPU, too), or use torchrun --nproc-per-node {asked[1]}."
                 )
         return

@@ -38,7 +38,7 @@ class TrainSettings:
     evaluations: int = 2
     """How often in an epoch the validation set is scored, evenly spaced."""
     patience: int | None = None
-    """Stop after so many evaluations in a row without a lower loss; None: never."""
+    """Stop after this many evaluations in a row without a lower loss; None: never."""
     seed: int = 0
     """Decides the order of the examples, and what dropout drops."""
     precision: str = field(default_factory=native_precision)
