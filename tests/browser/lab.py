@@ -195,8 +195,8 @@ class Notebook:
 
     def screenshot(self, what: str) -> None:
         SCREENSHOTS.mkdir(exist_ok=True)
-        path = SCREENSHOTS / f"{self.name}-{self.lab.profile}-{what}.png"
-        self.page.screenshot(path=path)
+        path = SCREENSHOTS / f"{self.name}-{self.lab.profile}-{what}.jpg"
+        self.page.screenshot(path=path, quality=80)  # JPEG: there are hundreds
 
     def screenshots(self, what: str) -> None:
         """The whole notebook, screen by screen."""

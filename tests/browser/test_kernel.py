@@ -4,14 +4,12 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.browser.test_notebooks import runs_cleanly
-
 TRAINING = "history = train(tuned,"
 
 
 def test_stopped_in_training_then_restarted(open_notebook):
     notebook = open_notebook("04_fine_tune")
-    runs_cleanly(notebook)
+    notebook.run_all()
     # At smoke a run is over before one can press the button, so it gets more epochs.
     settings = notebook.with_source("settings = TrainSettings()")
     source = notebook.source(settings)
