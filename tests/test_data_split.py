@@ -196,8 +196,7 @@ def test_random_split_has_the_shares_and_leaks(task, rows):
     # The reposts that the loader reports, where the two rows fell on the two sides.
     near = {
         frozenset((one.row_id, one.detail.split()[-1]))
-        for one in task.report().findings
-        if one.kind == "near_duplicate"
+        for one in task.report().of_kind("near_duplicate")
     }
     sides = [{*ids(splits[name])} for name in ("train", "test")]
     apart = {pair for pair in near if all(len(pair & side) == 1 for side in sides)}
@@ -275,17 +274,15 @@ def test_one_group_with_most_rows():
 
 
 @pytest.mark.parametrize("split", [split_by_group, split_at_random])
-def test_no_rows(split):
+def test_too_few_rows(split):
     refused(lambda: split(Dataset.from_dict({"t": []})), "no rows", "Load a table")
-
-
-def test_too_few_rows():
-    refused(lambda: split_by_group(table({"t": 1}, {"t": 2})), "2 rows", "Add rows")
+    refused(lambda: split(table({"t": 1}, {"t": 2})), "2 rows", "Add rows")
 
 
 def test_missing_column(rows):
     refused(lambda: split_by_group(rows, "colour"), "no column colour", "product_title", "group")
     refused(lambda: split_by_group(rows, None, ["colour"]), "no column colour")
+    refused(lambda: leaks(both(rows.to_list()[:3], rows.to_list()[3:5]), "colour"), "colour")
     assert issubclass(SplitError, CourseError)
 
 

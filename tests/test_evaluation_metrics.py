@@ -160,6 +160,10 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
         score([], [])
     with pytest.raises(ScoringError, match="There are 2 predictions for 1 references"):
         score(["good", "good"], ["good"])
+    with pytest.raises(ScoringError, match="predictions have to be a list .* of type str"):
+        score("good", ["good"])
+    with pytest.raises(ScoringError, match="references have to be a list .* of type NoneType"):
+        score(["good"], None)
 
 
 @pytest.mark.parametrize("score", ROW_BY_ROW)
@@ -269,6 +273,12 @@ def test_rouge_compares_whole_texts() -> None:
     assert rouge(lines, lines)["rougeL"] == 1
     assert rouge("boil water", lines)["rouge1"] == pytest.approx(2 * 2 / (2 + 5))
     assert rouge("", "the cat") == dict.fromkeys(ROUGE, 0.0)
+
+
+@pytest.mark.parametrize(("prediction", "reference"), [(None, "a"), ("a", ["b", 3]), ("a", [])])
+def test_rouge_refuses_what_is_no_text(prediction, reference) -> None:
+    with pytest.raises(ScoringError, match="ROUGE compares texts|no reference"):
+        rouge(prediction, reference)
 
 
 # ---- the scores of a task

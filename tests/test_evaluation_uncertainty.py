@@ -65,6 +65,8 @@ def test_wilson_refuses_what_is_no_share() -> None:
             ScoringError, match=f"{correct} right answers out of {total} is not a share"
         ):
             wilson_interval(correct, total)
+    with pytest.raises(ScoringError, match="confidence 95 does not lie between 0 and 1"):
+        wilson_interval(1, 2, 95)
 
 
 def products(generator: np.random.Generator) -> tuple[list[float], list[int]]:
@@ -135,6 +137,10 @@ def test_bootstrap_refuses() -> None:
         bootstrap_interval([])
     with pytest.raises(ScoringError, match="at least two groups to draw from, but there are 1"):
         bootstrap_interval([1, 2], ["x", "x"])
+    with pytest.raises(ScoringError, match="There are 1 groups for 2 values"):
+        bootstrap_interval([1, 2], ["x"])
+    with pytest.raises(ScoringError, match="is not a finite number"):
+        bootstrap_interval([1.0, float("nan")])
 
 
 # ---- comparisons on the same rows
@@ -231,6 +237,8 @@ def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
     ]
     gap = (2 * 0.025 + 3 * abs(2.86 / 3 - 2 / 3)) / 6
     assert expected_calibration_error(sure, right) == pytest.approx(gap)
+    with pytest.raises(ScoringError, match="1.2 is not a probability"):
+        reliability_bins([1.2], [True])
 
 
 def test_a_model_that_is_right_as_often_as_it_says_has_hardly_any_error() -> None:
@@ -278,6 +286,8 @@ def test_an_interval_of_nothing_is_refused() -> None:
         mean_interval([])
     with pytest.raises(ScoringError, match="at least two rows"):
         mean_interval([0.4])
+    with pytest.raises(ScoringError, match="There are 1 groups for 2 values"):
+        mean_interval([1, 1], ["a"])
 
 
 def test_groups_are_those_of_the_task() -> None:

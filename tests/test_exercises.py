@@ -434,7 +434,7 @@ def test_progress_is_kept_and_done_stays_done(made_up, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["progress.json", "progress.json.lock"]
 
 
-@pytest.mark.parametrize("text", ["{", "\udcff"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"doubled": "perfect"}', "\udcff"])
 def test_a_damaged_file_starts_over_and_says_so(made_up, capsys, folder, text):
     folder.mkdir()
     damaged = text.encode("utf-8", "surrogateescape")

@@ -121,10 +121,13 @@ def test_without_shares_there_is_no_picture(drawn, capsys):
     assert drawn[0] == [] and "1 guess: 0 too low, 1 too high, 0 exact." in capsys.readouterr().out
 
 
-def test_a_damaged_file_starts_over_and_says_so(capsys, folder):
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"a": 1}', '{"a": {"result": 1}}', '{"a": {"guess": "x"}}']
+)
+def test_a_damaged_file_starts_over_and_says_so(capsys, folder, text):
     folder.mkdir()
     file = folder / "predictions-smoke-opinion.json"
-    file.write_text("{")
+    file.write_text(text)
     predict(NAME, 0.6)
     assert f"it is now {file.name}.damaged" in capsys.readouterr().out
     assert json.loads(file.read_text()) == {NAME: {"guess": 0.6}}

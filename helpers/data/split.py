@@ -95,14 +95,19 @@ def split_by_group(
 def split_at_random(table: Dataset, seed: int = 0) -> DatasetDict:
     """Split row by row, whatever the group: the naive way, which leaks where groups repeat.
 
-    Raises SplitError for a table without rows.
+    Raises SplitError: too few rows for three parts.
     """
     _check(table, ())
     shuffled = list(range(len(table)))
     random.Random(seed).shuffle(shuffled)
     first = round(SHARES[0] * len(table))
     second = round((SHARES[0] + SHARES[1]) * len(table))
-    return _select(table, [shuffled[:first], shuffled[first:second], shuffled[second:]])
+    parts = [shuffled[:first], shuffled[first:second], shuffled[second:]]
+    if not all(parts):
+        raise SplitError(
+            f"{_number(len(table), 'row')} cannot be split without an empty part. Add rows."
+        )
+    return _select(table, parts)
 
 
 def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) -> list[dict]:
@@ -120,8 +125,11 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     texts: columns of text. A text is repeated by one of the same group for which table.same_text
     holds (a repost, with or without small edits; without a group column, by any such text), and
     by any text with the very same words.
+
+    Raises SplitError for a column that is not there.
     """
     train, test = splits["train"], splits["test"]
+    _check_columns(train, [group, *texts] if group else texts)
     train_groups, test_groups = (
         [group_key(value) for value in part[group]] if group else [""] * len(part)
         for part in (train, test)
@@ -290,6 +298,10 @@ def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
 def _check(table: Dataset, columns: Sequence[str]) -> None:
     if not len(table):
         raise SplitError("There are no rows to split. Load a table first.")
+    _check_columns(table, columns)
+
+
+def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in table.column_names:
             raise SplitError(

@@ -83,7 +83,13 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
 
 def check_pairs(predictions: Sequence, references: Sequence) -> None:
-    """Raise ScoringError unless both are of the same length, and not empty."""
+    """Raise ScoringError unless both are lists of the same length, and not empty."""
+    for name, values in (("predictions", predictions), ("references", references)):
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ScoringError(
+                f"The {name} have to be a list with one answer for each row, but they are of type "
+                f"{type(values).__name__}."
+            )
     if len(predictions) != len(references):
         raise ScoringError(
             f"There are {len(predictions)} predictions for {len(references)} references. "
@@ -200,9 +206,15 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
     several references, the best counts, for each of the three by itself. A text without a word
     scores 0.
 
+    Raises ScoringError: no reference, or a prediction or reference that is not a text.
     Source: C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
     """
     references = [reference] if isinstance(reference, str) else list(reference)
+    for text in (prediction, *references):
+        if not isinstance(text, str):
+            raise ScoringError(f"ROUGE compares texts, and {text!r} is not one.")
+    if not references:
+        raise ScoringError("There is no reference to compare with. Give one text or more.")
     ours = _split_words(prediction)
     scores = [_rouge_of(ours, _split_words(text)) for text in references]
     return {name: max(one[name] for one in scores) for name in scores[0]}

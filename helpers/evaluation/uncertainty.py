@@ -6,7 +6,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from math import comb, sqrt
+from math import comb, isfinite, sqrt
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -26,9 +26,13 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     fails (0 right of 20 would give an interval of no width).
 
     Returns (low, high), both from 0 to 1.
-    Raises ScoringError: no rows, a count outside 0 to total.
+    Raises ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
     Source: E. B. Wilson, "Probable inference", JASA 22, 1927.
     """
+    if not 0 < confidence < 1:
+        raise ScoringError(
+            f"The confidence {confidence} does not lie between 0 and 1. For 95 % write 0.95."
+        )
     if total < 1 or not 0 <= correct <= total:
         raise ScoringError(
             f"{correct} right answers out of {total} is not a share. There must be at least one "
@@ -67,7 +71,8 @@ def bootstrap_interval(
     reference) pairs. groups: the group of each row. statistic: computes one number from a list of
     values. draws: how many lists are drawn.
     Returns (low, high), in the units of the statistic.
-    Raises ScoringError: fewer than two rows or groups.
+    Raises ScoringError: fewer than two rows or groups, groups of another number than the values, a
+    statistic that is not a finite number.
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentiles).
     """
     members = _members(values, groups)
@@ -81,6 +86,11 @@ def bootstrap_interval(
     for _ in range(draws):
         drawn = generator.choices(members, k=len(members))
         scores.append(float(statistic([value for one in drawn for value in one])))
+    if not all(map(isfinite, scores)):
+        raise ScoringError(
+            "The statistic of a re-drawn list is not a finite number, so it has no interval. "
+            "Check the values, and that the statistic works with any mixture of the rows."
+        )
     low, high = np.quantile(scores, [0.025, 0.975]).tolist()
     return low, high
 
@@ -89,6 +99,11 @@ def _members(values: Sequence[Any], groups: Sequence[Hashable] | None) -> list[l
     """What is drawn as a whole: each value alone, or the values of each group."""
     if groups is None:
         return [[value] for value in values]
+    if len(groups) != len(values):
+        raise ScoringError(
+            f"There are {len(groups)} groups for {len(values)} values. "
+            "Give the group of each value, in the same order."
+        )
     members = defaultdict(list)
     for value, group in zip(values, groups, strict=True):
         members[group].append(value)
@@ -204,11 +219,13 @@ def reliability_bins(
     Ten equally wide bins cut 0 to 1; those without a row are left out.
 
     probabilities: what the model gave to its answer in each row, 0 to 1. correct: whether that
-    answer was right. Raises ScoringError: empty or unequal lists.
+    answer was right. Raises ScoringError: empty or unequal lists, a probability outside 0 to 1.
     """
     check_pairs(probabilities, correct)
     members = defaultdict(list)
     for probability, right in zip(probabilities, correct, strict=True):
+        if not 0 <= probability <= 1:
+            raise ScoringError(f"{probability} is not a probability: it must lie between 0 and 1.")
         members[min(int(10 * probability), 9)].append((probability, right))
     return [
         (fmean(p for p, _ in rows), fmean(right for _, right in rows), len(rows))

@@ -86,16 +86,26 @@ def _path() -> Path:
 
 def _load() -> dict[str, dict[str, float]]:
     """Name → {"guess": number} and, once revealed, "result": number; in the order made."""
-    return record.read(_path())
+    return record.read(_path(), _are_predictions)
 
 
 def _note(name: str, prediction: dict[str, float]) -> None:
-    record.update(_path(), lambda content: content.update({name: prediction}))
+    record.update(_path(), _are_predictions, lambda content: content.update({name: prediction}))
+
+
+def _are_predictions(content: dict) -> bool:
+    return all(
+        "guess" in one and all(_is_number(value) for value in one.values())
+        for one in content.values()
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked(name: str, value: float) -> float:
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not isinstance(name, str) or not number:
+    if not isinstance(name, str) or not _is_number(value):
         raise CourseError(
             f"{value!r} is not a number for {name!r}. Give a name and a number, a share as 0 to 1: "
             'predict("accuracy after one epoch", 0.6).'

@@ -19,7 +19,7 @@ def path() -> Path:
 
 def load() -> dict[str, str]:
     """Key of an exercise or of a quiz question → TRIED or DONE."""
-    return read(path())
+    return read(path(), _are_states)
 
 
 def note(key: str, right: bool) -> None:
@@ -28,19 +28,27 @@ def note(key: str, right: bool) -> None:
     def change(states: dict[str, str]) -> None:
         states[key] = DONE if right or states.get(key) == DONE else TRIED
 
-    update(path(), change)
+    update(path(), _are_states, change)
 
 
-def read(file: Path) -> dict:
+def _are_states(content: dict) -> bool:
+    return all(state in (TRIED, DONE) for state in content.values())
+
+
+def read(file: Path, valid: Callable[[dict], bool]) -> dict:
     """The JSON dictionary in a file of records; without the file, an empty one.
 
-    A damaged file counts as none, and is renamed: somebody may still read in it what was done.
+    valid: says whether its content is what belongs there. A damaged file counts as none, and is
+    renamed: somebody may still read in it what was done.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not valid(content):
+            raise ValueError
+        return content
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, TypeError):
         try:
             renamed = f", and it is now {set_aside(file).name}"
         except OSError:
@@ -52,7 +60,7 @@ def read(file: Path) -> dict:
         return {}
 
 
-def update(file: Path, change: Callable[[dict], None]) -> None:
+def update(file: Path, valid: Callable[[dict], bool], change: Callable[[dict], None]) -> None:
     """Read a file of records, let `change` alter the content, and write it whole.
 
     A folder that cannot be written costs the course its memory, and never the learner's cell.
@@ -61,7 +69,7 @@ def update(file: Path, change: Callable[[dict], None]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Two notebooks that write at once must not undo each other's.
         with FileLock(f"{file}.lock", timeout=10):
-            content = read(file)
+            content = read(file, valid)
             before = json.dumps(content)
             change(content)
             if json.dumps(content) != before:
