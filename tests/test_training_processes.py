@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -19,10 +20,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def together(folder, processes: int, family="tiny", launcher="torchrun", **settings):
-    """A run of tests/train_together.py. Returns (exit status, history or None, what was said)."""
-    die = settings.pop("die", None)
-    options = {"family": family, "settings": settings, "die": die}
+def together(runs: list[dict], processes: int = 2, launcher: str = "torchrun"):
+    """One start of tests/train_together.py for these runs, since starting is what takes long.
+
+    Returns (exit status, history of each run or None, what was said).
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     accelerate = ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     start = {
@@ -30,22 +32,20 @@ def together(folder, processes: int, family="tiny", launcher="torchrun", **setti
         "accelerate": [*accelerate, "--multi_gpu", "--num_machines", "1"],
         "accelerate --cpu": [*accelerate, "--cpu"],
     }[launcher]
-    command = [sys.executable, *start, "-m", "tests.train_together"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(folder), json.dumps(options)],
+        [sys.executable, *start, "-m", "tests.train_together", json.dumps(runs)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
-    file = folder / "result.json"
-    history = History.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
-    return done.returncode, history, done.stdout + done.stderr
+    files = [Path(run["folder"]) / "result.json" for run in runs]
+    histories = [History.from_json(f.read_text("utf-8")) if f.exists() else None for f in files]
+    return done.returncode, histories, done.stdout + done.stderr
 
 
-def alone(folder, family="tiny", launcher="", **settings) -> History:
+def alone(folder: Path, family: str = "tiny", **settings) -> History:
     """The same run in this process."""
     return one_run(family, settings, folder)
 
@@ -55,32 +55,36 @@ def losses(history: History) -> list[float]:
 
 
 CASES = {
-    "torchrun": {},
-    "accelerate": {"launcher": "accelerate"},
+    "as it comes": {},
     "low memory": {"low_memory": True, "learning_rate": 1e-3},
     "micro-batches": {"micro_batch_size": 2},
     "encoder-decoder": {"family": "t5"},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_have_the_losses_of_one(case, tmp_path):
-    single = alone(tmp_path / "one", **CASES[case])
-    status, pair, said = together(tmp_path / "two", 2, **CASES[case])
+@pytest.mark.parametrize(
+    ("launcher", "cases"), [("torchrun", CASES), ("accelerate", ["as it comes"])]
+)
+def test_two_processes_have_the_losses_of_one(launcher, cases, tmp_path):
+    folders = {case: tmp_path / case for case in cases}
+    runs = [{"folder": str(folders[case]), **CASES[case]} for case in cases]
+    status, pairs, said = together(runs, launcher=launcher)
     assert status == 0, said
-    assert len(pair.steps) == len(single.steps) == 12 and pair.stopped == "finished"
-    assert losses(pair) == pytest.approx(losses(single), abs=1e-5, rel=1e-5)
-    assert (tmp_path / "two" / "history.json").exists()
-    assert not (tmp_path / "two" / "checkpoint.pt").exists()
+    for case, pair in zip(cases, pairs, strict=True):
+        single = alone(tmp_path / "one" / case, **CASES[case])
+        assert len(pair.steps) == len(single.steps) == 12 and pair.stopped == "finished", case
+        assert losses(pair) == pytest.approx(losses(single), abs=1e-5, rel=1e-5), case
+        assert (folders[case] / "history.json").exists()
+        assert not (folders[case] / "checkpoint.pt").exists()
 
 
 def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(tmp_path):
-    folder = tmp_path / "two"
-    status, history, said = together(folder, 2, die=8)
+    run = {"folder": str(tmp_path / "two")}
+    status, (history,), said = together([{**run, "die": 8}])
     assert status != 0 and history is None
     assert "SIGKILL" in said or "exitcode: -9" in said or "exitcode  : -9" in said
-    assert (folder / "checkpoint.pt").exists()
-    status, history, said = together(folder, 3)
+    assert (tmp_path / "two" / "checkpoint.pt").exists()
+    status, (history,), said = together([run], processes=3)
     assert status == 0, said
     assert "Going on from the checkpoint" in said
     single = alone(tmp_path / "one")
@@ -88,7 +92,8 @@ def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(tm
 
 
 def test_a_launch_that_starts_one_process_is_refused(tmp_path):
-    status, history, said = together(tmp_path, 2, launcher="accelerate --cpu")
+    run = {"folder": str(tmp_path)}
+    status, (history,), said = together([run], launcher="accelerate --cpu")
     assert status != 0 and history is None
     assert "was told to start 2 processes and has started one" in said
 

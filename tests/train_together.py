@@ -1,9 +1,10 @@
-"""What tests/test_training_processes.py starts in several processes: one small run.
+"""What tests/test_training_processes.py starts in several processes: small runs, one by one.
 
-    torchrun --nproc-per-node 2 -m tests.train_together FOLDER OPTIONS
+    torchrun --nproc-per-node 2 -m tests.train_together RUNS
 
-OPTIONS is JSON: family (a name of tests/families.py, or "tiny"), settings (fields of TrainSettings
-to change), die (number of the step after which the second process is killed).
+RUNS is JSON, a list. Each run has a folder and may have: family (a name of tests/families.py, or
+"tiny"), die (number of the step after which the second process is killed), and fields of
+TrainSettings to change.
 """
 
 import dataclasses
@@ -37,19 +38,20 @@ def one_run(family: str, settings: dict, folder: Path, watch=None) -> History:
     return train(model, *sets, settings, COLLATE, folder, watch=watch)
 
 
-def main(folder: str, options: str) -> None:
+def main(runs: str) -> None:
     torch.set_num_threads(1)
     disable_progress_bars()
-    given = json.loads(options)
     join_processes()
+    for settings in json.loads(runs):
+        folder, die_at = Path(settings.pop("folder")), settings.pop("die", None)
 
-    def watch(history):
-        if process_index() == 1 and len(history.steps) == given.get("die"):
-            die()
+        def watch(history, die_at=die_at):
+            if process_index() == 1 and len(history.steps) == die_at:
+                die()
 
-    history = one_run(given["family"], given["settings"], Path(folder), watch)
-    if process_index() == 0:
-        (Path(folder) / "result.json").write_text(history.to_json(), encoding="utf-8")
+        history = one_run(settings.pop("family", "tiny"), settings, folder, watch)
+        if process_index() == 0:
+            (folder / "result.json").write_text(history.to_json(), encoding="utf-8")
 
 
 if __name__ == "__main__":

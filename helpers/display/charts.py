@@ -267,8 +267,7 @@ def gradient_figure(
     """
     chart = figure(8, 0.35 * len(words) + 1)
     (axes,) = chart.axes
-    colours = [BLUE if value >= 0 else ORANGE for value in ours]
-    _word_bars(axes, words, ours, "{:+.3f}", color=colours, label="p − q")
+    _word_bars(axes, words, ours, "{:+.3f}", color=BLUE, label="p − q")
     axes.plot(autograd, range(len(words)), "o", mfc="white", mec="black", label="autograd")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlim=(-1.25, 1.25), xlabel="gradient of the loss at this logit", ylabel="next token")
