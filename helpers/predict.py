@@ -83,7 +83,7 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     said = dict(zip(asked, answer_all(*load_model(model), questions), strict=True))
     new = {
         "predicted": [said[i][0] if i in said else "" for i in rows],
-        "probability": [round(said[i][1], 4) if i in said else None for i in rows],
+        "probability": [float(f"{said[i][1]:.3g}") if i in said else None for i in rows],
     }
     target = Path(output) if output else Path(table).with_name(f"{Path(table).stem}_answered.csv")
     try:

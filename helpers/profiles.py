@@ -115,7 +115,10 @@ def setup_notebook(name: str) -> None:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     os.chdir(ROOT / "notebooks")
-    print(f"Notebook {name}, profile {profile().name!r}, {predicted_minutes(name)}.")
+    time = "not timed with these sizes"
+    if minutes := predicted_minutes(name):
+        time = "{} minutes on the reference machine, about {} on this one".format(*minutes)
+    print(f"Notebook {name}, profile {profile().name!r}, {time}.")
     if get_ipython():
         display({"text/html": WHOLE_WORDS, "text/plain": ""}, raw=True)
 
@@ -141,19 +144,18 @@ def _use_drive() -> None:
             ) from error
 
 
-def predicted_minutes(name: str) -> str:
-    """How long a notebook took on the reference machine, and what to expect here, in words.
+def predicted_minutes(name: str) -> tuple[float, float] | None:
+    """Minutes that a notebook took on the reference machine, and those to expect here.
 
     The times are measured (data/minutes.json); the guess for this machine scales them by the speed
-    of a two-second matrix multiplication.
+    of a two-second matrix multiplication. None where nothing was timed with the profile's sizes.
     """
     measured = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
     times = measured.get(profile().name, {"minutes": {}})
     reference = times["minutes"].get(name)
     if reference is None:
-        return "not timed with these sizes"
-    here = max(0.1, reference * times["gflops"] / _speed_here())
-    return f"{reference:.1f} minutes on the reference machine, about {here:.1f} on this one"
+        return None
+    return round(reference, 1), round(max(0.1, reference * times["gflops"] / _speed_here()), 1)
 
 
 @lru_cache(maxsize=1)

@@ -68,11 +68,10 @@ def test_minutes_are_scaled_to_this_machine(tmp_path, monkeypatch):
     (tmp_path / "minutes.json").write_text(json.dumps(times))
     monkeypatch.setattr(profiles, "MINUTES", tmp_path / "minutes.json")
     monkeypatch.setattr(profiles, "_speed_here", lambda: 50.0)
-    expected = "3.0 minutes on the reference machine, about 6.0 on this one"
-    assert profiles.predicted_minutes("04_fine_tune") == expected
-    assert profiles.predicted_minutes("05_validate") == "not timed with these sizes"
+    assert profiles.predicted_minutes("04_fine_tune") == (3.0, 6.0)
+    assert profiles.predicted_minutes("05_validate") is None
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
-    assert profiles.predicted_minutes("04_fine_tune") == "not timed with these sizes"
+    assert profiles.predicted_minutes("04_fine_tune") is None
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> No
         220, pen.height - 16, "The question and its answer need room, too.", "start", colour=FAINT
     )
     too_long = [str(count) for count, tokens in zip(shots, needed, strict=True) if tokens >= window]
-    line = f"At about {tokens_per_shot:,.0f} tokens a shot, a window of {window:,} holds at most "
+    line = f"At about {tokens_per_shot:,.0f} tokens a shot, a window of {window:,} holds about "
     line += f"{math.ceil(window / tokens_per_shot) - 1} shots before the question. Too many: "
     line += f"{', '.join(too_long)}." if too_long else f"none of {', '.join(map(str, shots))}."
     pen.show("Shots fill the context window", line)

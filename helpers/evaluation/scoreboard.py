@@ -28,7 +28,7 @@ class Line:
     @property
     def cells(self) -> list[str]:
         """What a table shows of it."""
-        change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*self.change) if self.change else ""
+        change = "{:+.3f} ({:+.3f} to {:+.3f})".format(*self.change) if self.change else ""
         score = "{:.2f} ({:.2f} to {:.2f})".format(*self.score)
         return [self.candidate, score, change, self.verdict]
 
@@ -51,7 +51,7 @@ class Scoreboard:
     def header(self) -> list[str]:
         """The names of a line's cells."""
         what = f"{self.metric}, {self.rows} {self.part} rows"
-        return [what, "score", "tuned minus it", "tuned is"]
+        return [what, "score", "tuned minus this one", "tuned is"]
 
     def conclusion(self) -> str:
         """What follows: is the model clearly better than all that is simpler, or not?"""

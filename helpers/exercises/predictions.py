@@ -44,7 +44,7 @@ def show_predictions() -> None:
     """Show all guesses whose result is known: a table, shares against results, and a summary.
 
     Where guess and result are not both within 0 and 1, there is no common scale, and only the
-    table has them.
+    table has them; so it is with tiny numbers such as a learning rate.
     """
     known = {name: one for name, one in _load().items() if "result" in one}
     if not known:
@@ -59,8 +59,11 @@ def show_predictions() -> None:
     low, high = (sum(row[-1].endswith(word) for row in rows) for word in ("too low", "too high"))
     line = f"{len(rows)} guess{'' if len(rows) == 1 else 'es'}: {low} too low, {high} too high, "
     line += f"{len(rows) - low - high} exact."
-    numbered = enumerate(pairs.values(), start=1)
-    shares = {number: pair for number, pair in numbered if 0 <= min(pair) <= max(pair) <= 1}
+    shares = {
+        number: pair
+        for number, pair in enumerate(pairs.values(), start=1)
+        if min(pair) >= 0 and 0.01 <= max(pair) <= 1
+    }
     if not shares:
         print(line)
         return

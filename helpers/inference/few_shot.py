@@ -65,10 +65,12 @@ def few_shot_prompt(shots: Sequence[dict], example: dict) -> dict:
     """
     for shot in shots:
         if shot["row_id"] == example["row_id"] or shot["prompt"] == example["prompt"]:
+            same = shot["row_id"] == example["row_id"]
+            twin = "" if same else f" (as a shot: row {shot['row_id']!r})"
             raise CourseError(
-                f"Row {example['row_id']!r} is both a shot and the question (as a shot: row "
-                f"{shot['row_id']!r}), so its prompt would hold its own answer. Draw the shots "
-                "from the training split, ask about other rows, and drop rows that repeat a text."
+                f"Row {example['row_id']!r} is both a shot and the question{twin}, so its prompt "
+                "would hold its own answer. Draw the shots from the training split, ask about "
+                "other rows, and drop rows that repeat a text."
             )
     return {**example, "prompt": shots_prefix(shots) + example["prompt"]}
 
