@@ -1,4 +1,4 @@
-"""Tokens as cells and as a table, with marks, losses and the prompt mask."""
+"""Tokens as cells and as a table, with marks, losses and the loss mask."""
 
 import re
 

@@ -166,7 +166,7 @@ def interval_chart(
         place = {"xycoords": ("data", "axes fraction"), "rotation": 30, "fontsize": 9}
         axes.annotate(f"{name} {value:.2f}", (value, 1.01), **place)
     if len(series) > 1:
-        legend(axes, beside=True)
+        legend(chart, loc="outside lower center", ncols=len(series))
     return chart
 
 
@@ -231,7 +231,9 @@ def two_distributions(
     chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
     pairs = [(p, q) for p, q in zip(model, label, strict=True) if p and q]
     loss = -sum(q * math.log(p) for p, q in pairs)
-    drawn = (model, BLUE, f"model: loss {loss:.2f} nats"), (label, ORANGE, "label")
+    right = next((p for p, q in pairs if q == 1), None)
+    formula = "" if right is None else f"−log {right:.3f} = "
+    drawn = (model, BLUE, f"model: loss {formula}{loss:.2f} nats"), (label, ORANGE, "label")
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
         _word_bars(axes, words, values, "{:.3f}", color=colour)
         axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
@@ -385,5 +387,6 @@ def balance(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
             axes.set_xticks(range(len(share)), list(share), rotation=40, ha="right")
         axes.set_xlabel(column)
     chart.axes[0].set_ylabel("share of the part's rows (%)")
-    legend(chart.axes[-1], beside=True)
+    handles, names = chart.axes[0].get_legend_handles_labels()
+    legend(chart, handles=handles, labels=names, loc="outside lower center", ncols=len(names))
     return chart

@@ -72,6 +72,10 @@ def training_curve(
         chart.axes[-1].set_title(
             "dotted: end of an epoch", loc="right", fontsize=9, color="#555555"
         )
+    if history.evaluations:
+        first, best = history.evaluations[0].loss, history.best.loss
+        title = f"Validation loss: {first:.2f} at first, {best:.2f} at its best"
+        chart.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return chart
 
 

@@ -214,20 +214,20 @@ class _Controls(_Still):
 
 
 class LossMicroscope(_Controls):
-    """Each token of an example with its loss: as cells or table, with or without the prompt mask.
+    """Each token of an example with its loss: as cells or table, with or without the loss mask.
 
     Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses, or
     "all": one below the other, on one scale), `masked.value` (True, False) and `form.value`
     ("cells", "table").
     """
 
-    in_words = "buttons for time, prompt mask and form"
+    in_words = "buttons for time, loss mask and form"
 
     def __init__(self, tokens: list[Token]) -> None:
         self._times = list(dict.fromkeys(when for token in tokens for when in token.losses))
         self._tokens = tokens
         self.when = ipywidgets.ToggleButtons(options=["all", *self._times], description="losses")
-        self.masked = ipywidgets.Checkbox(value=True, description="prompt mask on")
+        self.masked = ipywidgets.Checkbox(value=True, description="loss mask on")
         self.form = ipywidgets.ToggleButtons(options=["cells", "table"], description="shown as")
         super().__init__(self.when, self.masked, self.form)
 

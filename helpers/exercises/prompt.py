@@ -238,7 +238,7 @@ def _of_probabilities(scores: torch.Tensor) -> torch.Tensor:
 CALIBRATE = Exercise(
     name="calibrate",
     notebook="01_prompt",
-    title="Take off the label bias",
+    title="Subtract the label bias",
     minutes=5,
     difficulty=1,
     reference=calibrate,

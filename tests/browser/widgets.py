@@ -68,7 +68,7 @@ def template_playground(notebook: Notebook) -> None:
 
 
 def loss_microscope(notebook: Notebook) -> None:
-    """Time, prompt mask and form of 04: the tokens follow them."""
+    """Time, loss mask and form of 04: the tokens follow them."""
     here = notebook.output(notebook.with_source("microscope = LossMicroscope("))
     result = here.locator(".widget-html-content").last
     time, form = here.locator(".widget-toggle-buttons").all()
