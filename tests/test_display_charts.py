@@ -62,10 +62,11 @@ def test_an_interval_chart_draws_each_score_of_each_method():
         "rows": {"a": (0.5, 0.4, 0.7), "b": (0.2, 0.1, 0.3)},
         "products": {"a": (0.5, 0.3, 0.8), "b": (0.2, 0.0, 0.4)},
     }
-    axes = interval_chart(series, "accuracy", {"chance": 0.25}).axes[0]
+    chart = interval_chart(series, "accuracy", {"chance": 0.25})
+    (axes,) = chart.axes
     assert [text.get_text() for text in axes.texts] == ["chance 0.25"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rows", "products"]
+    assert [text.get_text() for text in chart.legends[0].get_texts()] == ["rows", "products"]
     drawn = [container.lines[0].get_xdata().tolist() for container in axes.containers]
     assert drawn == [[0.5, 0.2], [0.5, 0.2]]
     bars = [container.lines[2][0].get_segments() for container in axes.containers]
@@ -106,7 +107,7 @@ def test_distributions_and_batches_are_drawn_as_given():
     left, right = two_distributions(["a", "b"], [0.9, 0.1], [0, 1]).axes
     assert [bar.get_width() for bar in left.patches] == [0.9, 0.1]
     assert [bar.get_width() for bar in right.patches] == [0, 1]
-    assert left.get_title() == "model: loss 2.30 nats"  # -log 0.1
+    assert left.get_title() == "model: loss −log 0.100 = 2.30 nats"
     first, second = batch_shapes(["one", "two"], [[[0, 1, 2]], [[0, 0, 1, 1]]]).axes
     assert first.images[0].get_array().tolist() == [[0, 1, 2]]
     assert first.get_xlim() == second.get_xlim() == (-0.5, 3.5)

@@ -199,7 +199,7 @@ def test_the_window_says_what_is_too_long(draw):
     )
     # A window that the shots fill has no room for the question.
     assert words_in(svg).count("too long") == 1
-    assert "at most 9 shots" in line and "Too many: 10." in line
+    assert "about 9 shots" in line and "Too many: 10." in line
     assert "Too many: none of 1, 4." in draw(draw_window, (1, 4), 100, 1000)[2]
 
 

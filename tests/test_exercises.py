@@ -337,7 +337,7 @@ def test_grading_raises_with_the_same_text(made_up, capsys, monkeypatch):
 def test_a_specimen_is_broken_until_it_is_mended(capsys, monkeypatch):
     specimen = replace(DOUBLED, specimen=True)
     monkeypatch.setattr(commands, "find", {"doubled": specimen}.get)
-    assert said(capsys, "doubled", doubled) == "✓ mended"
+    assert said(capsys, "doubled", doubled) == "✓ fixed"
     text = said(capsys, "doubled", plus_two)
     assert text.startswith("✗ still broken: doubled([3, -1])")
     assert text.endswith("Twice is not plus two.")

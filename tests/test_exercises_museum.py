@@ -83,7 +83,7 @@ def test_as_shipped_it_is_red_and_the_symptom_is_named(specimen, capsys):
 @each_specimen
 def test_mended_it_is_green(specimen, capsys):
     check(specimen.name, mended(specimen.name))
-    assert capsys.readouterr().out == "✓ mended\n"
+    assert capsys.readouterr().out == "✓ fixed\n"
     assert record.load() == {specimen.name: "done"}
 
 
@@ -117,7 +117,7 @@ def test_the_table_says_what_is_mended(monkeypatch):
     commands.progress(NOTEBOOK.stem)
     states = {row[0]: row[3] for row in tables[0]}
     assert states[SPECIMENS["step_loss"].title] == "✗ still broken"
-    assert states[SPECIMENS["evaluate"].title] == "✓ mended"
+    assert states[SPECIMENS["evaluate"].title] == "✓ fixed"
     assert states[SPECIMENS["stop_labels"].title] == "not tried yet"
 
 

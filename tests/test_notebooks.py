@@ -104,6 +104,18 @@ def test_text_cells_are_short_and_as_many_as_the_code_needs(path):
 
 
 @each_notebook
+def test_each_figure_has_a_title_that_says_what_was_found(path):
+    """`show` takes it as its third argument; the curve of a run has its own."""
+    untitled = []
+    for cell in [cell for cell in cells(path, "code") if re.search(r"\bshow\(", cell.source)]:
+        for call in ast.walk(ast.parse(cell.source)):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "show":
+                own = "training_curve(" in ast.unparse(call.args[0])
+                untitled += [cell.id] if len(call.args) < 3 and not own else []
+    assert untitled == []
+
+
+@each_notebook
 def test_prose_states_no_measured_number(path):
     """A number that a run computes stands in an output, never in the text, where it would go stale.
 

@@ -165,11 +165,14 @@ def price_chart(changes: Mapping[str, Mapping[str, Score]], losses: Sequence[str
     return chart
 
 
-def museum_wall(runs: Mapping[str, tuple[Sequence[float], float]], rows: int) -> Figure:
+def museum_wall(
+    runs: Mapping[str, tuple[Sequence[float], float]], rows: int, scores: bool = True
+) -> Figure:
     """Loss curves as each run reported them, a panel each, beside the curve of the first run.
 
     runs: name → (loss of each step, share of answers that were right); the first is the healthy
-    one. rows: how many answers each share was counted on. A loss that is not a number is marked.
+    one. rows: how many answers each share was counted on. scores: say these shares; without them,
+    the curves stand alone. A loss that is not a number is marked.
     """
     (_, (healthy, healthy_share)), *others = runs.items()
     chart = figure(9, 2.4, len(others), columns=3, sharex=True, sharey=True)
@@ -181,10 +184,11 @@ def museum_wall(runs: Mapping[str, tuple[Sequence[float], float]], rows: int) ->
         if lost:
             axes.axvline(lost, color=RED, lw=1.5)
             axes.annotate(" nan", (lost, 0.6), xycoords=("data", "axes fraction"), color=RED)
-        axes.set_title(f"{name}\nright: {share_of(share, rows)}", fontsize=9)
+        right = f"\nright: {share_of(share, rows)}" if scores else ""
+        axes.set_title(name + right, fontsize=9)
         axes.set_yscale("log")
-    right = share_of(healthy_share, rows)
-    chart.supxlabel(f"optimizer step (right in the healthy run: {right})", fontsize=10)
+    right = f" (right in the healthy run: {share_of(healthy_share, rows)})" if scores else ""
+    chart.supxlabel(f"optimizer step{right}", fontsize=10)
     chart.supylabel("reported loss (nats per token, log scale)", fontsize=10)
     legend(chart.axes[0], fontsize=8)
     return chart

@@ -16,7 +16,7 @@ from helpers.exercises.registry import exercises, find
 from helpers.exercises.verdict import NOT_TRIED, NOT_YET, RIGHT, WIDTH, Verdict, assess
 
 # What is said of a specimen, which is broken before anybody has touched it.
-MENDED, BROKEN = "✓ mended", "✗ still broken"
+MENDED, BROKEN = "✓ fixed", "✗ still broken"
 # Below an exercise, the notebooks import the course's own function under the same name.
 OURS = "this is the course's own function. Run the cell with yours again, and then this one."
 _hints_shown: Counter[str] = Counter()
@@ -25,7 +25,7 @@ _hints_shown: Counter[str] = Counter()
 def check(name: str, attempt: Any) -> None:
     """Try a function or value on hidden cases: "not tried yet", "not yet" and why, or "right".
 
-    Of a specimen it says "✗ still broken" and why, or "✓ mended".
+    Of a specimen it says "✗ still broken" and why, or "✓ fixed".
 
     What the function prints is shown with the case that fails, and held back otherwise.
 

@@ -16,6 +16,11 @@ from helpers.model.load import ModelError
 if TYPE_CHECKING:
     from helpers.data.task import Task
 
+USE = """from transformers import pipeline
+
+pipe = pipeline("text-generation", model="path/to/this/folder")
+print(pipe(prompt, max_new_tokens=8, do_sample=False, return_full_text=False))"""
+
 
 def model_card(
     title: str,
@@ -56,6 +61,7 @@ def model_card(
         parts.append("\n".join([f"## {heading}", "", *lines]))
     # Four spaces make a block that no text inside can end.
     parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
+    parts.append("## Use\n\n" + textwrap.indent(USE, "    ", lambda line: True))
     parts.append("\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)]))
     return "\n\n".join(parts) + "\n"
 
@@ -98,7 +104,7 @@ def card_scores(
     """
     if stored is None or stored["version"] != version:
         return {"test": "not scored yet"}
-    lines = {"locked test rows (95 % intervals)": str(stored["rows"])}
+    lines = {"locked test rows": f"{stored['rows']} (in brackets below: 95 % intervals)"}
     for kind in kinds:
         for name in names:
             score, low, high = stored["board"][name][kind]

@@ -1,6 +1,6 @@
 """The training loop: every weight of the model is updated, and nothing is hidden.
 
-One step: forward, cross-entropy on the labelled tokens, backward, clip, AdamW. On a fixed schedule
+One step: forward, loss, backward, clip, step, zero. On a fixed schedule
 the model is evaluated on the validation set, its best weights are kept, and a checkpoint is written
 from which an interrupted or killed run goes on.
 """
@@ -214,18 +214,19 @@ def training_step(
     (count,), total = total_of(here), 0.0
     for batch in micro_batches:
         with autocast(model, settings.precision):
-            summed, _ = loss_sum(model, batch)
+            summed, _ = loss_sum(model, batch)  # forward
         total += summed.item()
-        (summed / max(1, count)).backward()
+        (summed / max(1, count)).backward()  # loss, backward
     (total,) = total_of(total)
     for parameter in model.parameters():
         sum_gradient(parameter)
+    # clip
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
     try:
         check_finite(total, count, norm)
-        optimizer.step()
+        optimizer.step()  # step
     finally:
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # zero
     return total / count, norm
 
 
