@@ -393,10 +393,14 @@ def test_each_widget_is_stored_with_a_still_picture_of_what_it_shows(screen):
     assert screen.shown[-1]["text/plain"].startswith("Step 0: the right token <i> has 0.2500")
 
 
-def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path):
+def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path, screen):
     facts, path = describe(ROOT / "data" / "dialogues.csv"), tmp_path / "mine.yaml"
     form = TaskForm(facts, path, "Name the topic.")
     assert form.task is None and not path.exists()
+    form._ipython_display_()
+    stored = screen.shown[-1]["text/plain"]
+    assert stored.startswith("answer: topic, one of its values\nthe model reads: ☐ id, ☑ dialogue")
+    assert "instruction: Name the topic." in stored
     assert (form.answer.value, form.choices.value) == ("topic", True)
     assert [name for name, box in form.prompt.items() if box.value] == ["dialogue"]
     assert form.group.label == "none"  # a list shows nothing for a value that is None

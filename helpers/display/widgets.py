@@ -54,12 +54,17 @@ class _Still(ipywidgets.VBox):
     def _ipython_display_(self, **_: Any) -> None:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         data = {"application/vnd.jupyter.widget-view+json": view}
-        data["text/plain"] = f"{self.text}\n{self!r}".strip()
+        text, page = self._shows()
+        data["text/plain"] = f"{text}\n{self!r}".strip()
         if self.picture:
             data["image/png"] = self.picture
         else:
-            data["text/html"] = f"{self.result.value}<p><i>{escape(repr(self))}</i></p>"
+            data["text/html"] = f"{page}<p><i>{escape(repr(self))}</i></p>"
         display(data, raw=True)
+
+    def _shows(self) -> tuple[str, str]:
+        """What the still picture holds, as text and as HTML."""
+        return self.text, self.result.value
 
     def __repr__(self) -> str:
         return f"A still picture. In a running notebook: {self.in_words}."
@@ -169,6 +174,18 @@ class TaskForm(_Still):
         self.answer.observe(self._of_answer, names="value")
         asked, rest = [self.answer, self.choices], [self.group, self.instruction, self.path]
         super().__init__([*asked, *read, *rest, self.button, self.result])
+
+    def _shows(self) -> tuple[str, str]:
+        boxes = [f"{'☑' if box.value else '☐'} {name}" for name, box in self.prompt.items()]
+        fields = {
+            "answer": f"{self.answer.value}, {self.choices.label}",
+            "the model reads": ", ".join(boxes),
+            "belong together": self.group.label,
+            "instruction": self.instruction.value,
+        }
+        text = "\n".join(f"{name}: {value}" for name, value in fields.items())
+        page = f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
+        return f"{text}\n{self.text}".strip(), page + self.result.value
 
     def _of_answer(self, _: dict) -> None:
         self.choices.value = self._facts.columns[self.answer.value].kind == "label"
