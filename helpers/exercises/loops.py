@@ -13,11 +13,11 @@ def train_loop(model, optimizer, batches: list, loss_of) -> list[float]:
     """One step for each batch; returns the losses as Python numbers."""
     losses = []
     for batch in batches:
-        loss = loss_of(model, batch)  # forward and loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss = loss_of(model, batch)  # forward, loss
+        loss.backward()  # backward
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # clip
+        optimizer.step()  # step
+        optimizer.zero_grad()  # zero
         losses.append(loss.item())
     return losses
 
