@@ -41,7 +41,8 @@ def test_a_model_card_says_what_it_was_given_and_nothing_else():
     assert sections[0].strip() == "Data\n\n- rows: 480"
     assert sections[1].strip() == "Scores\n\n- accuracy: 0.70 (0.60 to 0.78)"
     assert sections[2].strip("\n") == "Prompt\n\n    Review: ...\n    \n    Rating:"
-    assert sections[3].strip() == "Limits\n\n- Reviews only."
+    assert sections[3].startswith("Use\n\n    from transformers import pipeline")
+    assert sections[4].strip() == "Limits\n\n- Reviews only."
 
 
 def test_the_hub_s_own_library_reads_the_front_matter():

@@ -39,7 +39,7 @@ def model_card(
     limits: sentences on what it is not for.
     metadata: more for the front matter that the Hugging Face Hub reads, by huggingface_hub's names
     (ModelCardData): what `card_metadata` gives, metrics, tags.
-    Everything in the card comes from these arguments.
+    But for the lines that load the model, everything in the card comes from these arguments.
     """
     front = {
         "license": starting["licence"].lower(),
