@@ -53,7 +53,7 @@ def minutes(discussion: dict[str, int]) -> dict[str, dict[str, float]]:
     Reading and exercises are those of the map in notebook 00. In class the longer of reading and
     computing counts, since a cell computes while the text below it is read.
     """
-    (table,) = (c for c in read("00_start_here").cells if "exercises (min)" in c.source)
+    (table,) = (c for c in read("00_start_here").cells if "minutes for" in c.source)
     text = "".join(one.data["text/plain"] for one in table.outputs if "data" in one)
     taken = json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
     found = {}
