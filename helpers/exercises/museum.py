@@ -399,7 +399,7 @@ ASSISTANT_LABELS = _specimen(
 )
 
 
-# ---- The end token outside of the mask
+# ---- The end token outside the mask
 
 Turns = list[tuple[str, str]]
 
@@ -449,7 +449,7 @@ def _conversation_cases() -> list[Case]:
 
 CONVERSATION_LABELS = _specimen(
     name="conversation_labels",
-    title="The end token outside of the mask",
+    title="The end token outside the mask",
     minutes=5,
     difficulty=2,
     reference=conversation_labels,
