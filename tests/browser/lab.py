@@ -66,8 +66,6 @@ class Lab:
         no_settings = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
         environment = make.lab_environment() | no_settings
         environment |= {"COURSE_PROFILE": profile, "COURSE_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
-        # `make test` has run the course's own task before, and test-oldest runs one with texts.
-        environment["COURSE_TASK"] = "department" if profile == "smoke" else "opinion"
         environment |= {"JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
         # Notebooks have to find the helpers by themselves, as they do on a learner's machine.
         environment.pop("PYTHONPATH", None)
