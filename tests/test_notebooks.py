@@ -28,7 +28,7 @@ MAIN_ROAD = [
     "11_at_work",
     "12_scale_up",
 ]
-MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 800_000
+MOST_LINES, MOST_WORDS, MOST_BYTES = 15, 120, 750_000
 FEWEST_TEXTS_PER_CODE, MOST_TEXTS_PER_CODE = 1.0, 2.2
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -25,7 +25,7 @@ from tools.sync_notebooks import address  # noqa: E402
 
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(?=[)#])")
 ROAD = re.compile(r"!\[[^\]]*\]\(docs/road\.svg\)")
-SVG, BOX_HEIGHT, TWO = "http://www.w3.org/2000/svg", "68.0", "Two distributions"
+SVG, BOX_HEIGHT, TWO = "http://www.w3.org/2000/svg", "68", "Two distributions"
 # What a box of docs/road.svg leads to: the notebook that treats it first.
 STAGES = {
     "Table": "02_template",

@@ -37,8 +37,16 @@ STAGES = {
 }
 
 
+def _short(number: float) -> str:
+    """A coordinate with one decimal at most: a notebook holds many."""
+    return f"{number:.1f}".removesuffix(".0")
+
+
 class _Drawing:
-    """Shapes on a light card, collected as SVG elements. Lengths are in pixels."""
+    """Shapes on a light card, collected as SVG elements. Lengths are in pixels.
+
+    What most of them share is said once, by `svg`, and only named where it differs.
+    """
 
     def __init__(self, height: float) -> None:
         self.height = height
@@ -55,11 +63,13 @@ class _Drawing:
         thick: float = 1.2,
         dashed: bool = False,
     ) -> None:
+        place = zip(("x", "y", "width", "height"), (x, y, width, height), strict=True)
+        shape = " ".join(f'{name}="{_short(number)}"' for name, number in place)
+        style = f'fill="{fill}"'
+        if edge != "none":
+            style += f' stroke="{edge}"' + (f' stroke-width="{thick}"' if thick != 1.2 else "")
         dashes = ' stroke-dasharray="4 3"' if dashed else ""
-        self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="4" '
-            f'fill="{fill}" stroke="{edge}" stroke-width="{thick}"{dashes}/>'
-        )
+        self.parts.append(f'<rect {shape} rx="4" {style}{dashes}/>')
 
     def text(
         self,
@@ -71,23 +81,23 @@ class _Drawing:
         bold: bool = False,
         colour: str = INK,
     ) -> None:
-        weight = ' font-weight="bold"' if bold else ""
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-            f'fill="{colour}"{weight}>{escape(words)}</text>'
-        )
+        style = f' text-anchor="{anchor}"' if anchor != "middle" else ""
+        style += f' font-size="{size}"' if size != SMALL else ""
+        style += f' fill="{colour}"' if colour != INK else ""
+        style += ' font-weight="bold"' if bold else ""
+        self.parts.append(f'<text x="{_short(x)}" y="{_short(y)}"{style}>{escape(words)}</text>')
 
     def arrow(self, *points: tuple[float, float], colour: str = INK) -> None:
         """A line through the points, with a head at the last one."""
         (x0, y0), (x, y) = points[-2:]
         length = math.dist((x0, y0), (x, y))
         dx, dy = 7 * (x - x0) / length, 7 * (y - y0) / length
-        line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        head = f"{x:.1f},{y:.1f} {x - dx - dy / 2:.1f},{y - dy + dx / 2:.1f} "
-        head += f"{x - dx + dy / 2:.1f},{y - dy - dx / 2:.1f}"
+        head = (x, y), (x - dx - dy / 2, y - dy + dx / 2), (x - dx + dy / 2, y - dy - dx / 2)
+        line, head = (" ".join(f"{_short(a)},{_short(b)}" for a, b in of) for of in (points, head))
         style = f'fill="none" stroke="{colour}" stroke-width="1.6"'
         self.parts.append(f'<polyline points="{line}" {style}/>')
-        self.parts.append(f'<polygon points="{head}" fill="{colour}"/>')
+        colour = f' fill="{colour}"' if colour != INK else ""
+        self.parts.append(f'<polygon points="{head}"{colour}/>')
 
     def box(
         self, x: float, y: float, width: float, title: str, *lines: str, fill: str = PALE_BLUE
@@ -102,7 +112,8 @@ class _Drawing:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{self.height:.0f}" '
             f'viewBox="0 0 {WIDTH} {self.height:.0f}" role="img" aria-labelledby="title says" '
-            'font-family="Helvetica, Arial, sans-serif">\n'
+            'font-family="Helvetica, Arial, sans-serif" '
+            f'text-anchor="middle" font-size="{SMALL}" fill="{INK}" stroke-width="1.2">\n'
             f'<title id="title">{escape(title)}</title>\n<desc id="says">{escape(says)}</desc>\n'
             f'<rect width="{WIDTH}" height="{self.height:.0f}" rx="8" fill="white"/>\n'
             + "\n".join(self.parts)
