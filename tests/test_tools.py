@@ -350,12 +350,16 @@ def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_pat
     cached("opinion/test", 1, lambda: test)
     run_course.record_example(target)
     kept = {"profile": "smoke", "rows": 4, "accuracy": accuracy, "against": against}
-    expected = {"profile": "smoke", **row, "boards": {"opinion": kept}}
+    expected = {"profile": "smoke", **row, "boards": {"opinion": kept}, "more_rows": {}}
     assert json.loads(target.read_text(encoding="utf-8")) == expected
     expected["boards"]["department"] = {"rows": 9}  # of an earlier run, with another profile
+    expected["more_rows"] = {"240": [0.5, 0.6]}
     target.write_text(json.dumps(expected), encoding="utf-8")
     run_course.record_example(target)
     assert json.loads(target.read_text(encoding="utf-8")) == expected
+    cached("opinion/05_more_rows", 1, lambda: {"480": [0.75]})
+    run_course.record_example(target)
+    assert json.loads(target.read_text(encoding="utf-8"))["more_rows"] == {"480": [0.75]}
 
 
 # ---- a room without a network

@@ -253,11 +253,12 @@ def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
 
 
 def record_example(path: Path) -> None:
-    """Note in data/example_run.json what a whole run brought, for notebooks 00 and 06.
+    """Note in data/example_run.json what a whole run brought, for notebooks 00, 05 and 06.
 
-    Notebook 04 keeps one row of `opinion` with its answers before and after. Notebook 06 keeps the
-    scores on the test rows; the boards of `opinion` and `department` are shown side by side, so a
-    board that this profile has not made stays as it was.
+    Notebook 04 keeps one row of `opinion` with its answers before and after. Notebook 05 keeps the
+    scores of its longest runs, if they were asked for. Notebook 06 keeps the scores on the test
+    rows; the boards of `opinion` and `department` are shown side by side. What this profile has not
+    made stays as it was.
     """
     sys.path.insert(0, str(ROOT))
     from helpers.profiles import profile
@@ -267,13 +268,15 @@ def record_example(path: Path) -> None:
     tests = {task: load_result(f"{task}/test") for task in ("opinion", "department")}
     if row is None or tests["opinion"] is None:
         return
-    boards = json.loads(path.read_text(encoding="utf-8"))["boards"] if path.exists() else {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    boards, more = before.get("boards", {}), load_result("opinion/05_more_rows")
     for task, test in tests.items():
         if test is not None:
             accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
             boards[task] = {"profile": profile().name, "rows": test["rows"], "accuracy": accuracy}
             boards[task]["against"] = test["against"]
-    example = {"profile": profile().name, **row, "boards": boards}
+    more = before.get("more_rows", {}) if more is None else more
+    example = {"profile": profile().name, **row, "boards": boards, "more_rows": more}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
 
 

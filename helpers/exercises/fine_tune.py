@@ -189,6 +189,21 @@ COLLATE = Exercise(
         "Fill up with `[pad_token_id] * gap`, `[0] * gap` and `[-100] * gap`, all on the right.",
         "Collect three lists of rows, and make each a tensor with torch.tensor(rows).",
     ),
+    answer="""
+import torch
+
+
+def collate(rows, pad_token_id):
+    longest = max(len(row["input_ids"]) for row in rows)
+    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
+    batch = {name: [] for name in padding}
+    for row in rows:
+        gap = longest - len(row["input_ids"])
+        known = {**row, "attention_mask": [1] * len(row["input_ids"])}
+        for name, filler in padding.items():
+            batch[name].append(known[name] + [filler] * gap)
+    return {name: torch.tensor(lists) for name, lists in batch.items()}
+""",
 )
 
 

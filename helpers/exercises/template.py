@@ -234,6 +234,15 @@ SHARE_OF_COMMON_WORDS = Exercise(
         "A Counter made of that list knows how often each word occurs.",
         "counter_a & counter_b keeps what both have, and .total() adds up a Counter.",
     ),
+    answer="""
+import re
+from collections import Counter
+
+
+def share_of_common_words(a, b):
+    first, second = (Counter(re.findall(r"\\w+", text.lower())) for text in (a, b))
+    return 2 * (first & second).total() / max(1, first.total() + second.total())
+""",
 )
 
 # ---- A table of your own
