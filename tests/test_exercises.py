@@ -650,7 +650,13 @@ def test_the_notebook_says_minutes_and_difficulty(exercise):
     (text,) = [text for text in texts if f"### {kind} · {exercise.title}\n" in text + "\n"]
     unit = "minute" if exercise.minutes == 1 else "minutes"
     assert f"*{exercise.minutes} {unit} · {commands.stars(exercise.difficulty)}*" in text
-    assert len(exercise.hints) >= 2 and exercise.difficulty in (1, 2, 3)
+    assert exercise.difficulty in (1, 2, 3)
+
+
+@each_exercise
+def test_the_last_hint_holds_what_to_write(exercise):
+    """The first hint is the idea; the last one has a line, or a piece of a text, in backticks."""
+    assert len(exercise.hints) >= 2 and "`" in exercise.hints[-1]
 
 
 @each_function

@@ -71,7 +71,7 @@ def texts() -> dict[str, list[str]]:
 def undefined(texts: dict[str, list[str]]) -> list[tuple[str, str, str]]:
     """Term, notebook and the beginning of the cell that first uses a term not defined so far.
 
-    A term may stand in a notebook before the cell that defines it: a goal names what is to come.
+    The first two cells of a notebook, title and goal, may name what is to come.
     """
     missing = []
     terms = [entry.term for entry in entries()]
@@ -80,11 +80,12 @@ def undefined(texts: dict[str, list[str]]) -> list[tuple[str, str, str]]:
         longer = [term for term in terms if entry.term in term.split() and term != entry.term]
         hide = "|".join(map(pattern, longer)) or "(?!)"
         for notebook, cells in texts.items():
-            if entry.defined_in("\n\n".join(cells)):
-                break
-            using = [cell for cell in cells if entry.used_in(re.sub(hide, "", prose_of(cell)))]
+            home = next((i for i, cell in enumerate(cells) if entry.defined_in(cell)), None)
+            before = cells if home is None else cells[2:home]
+            using = [cell for cell in before if entry.used_in(re.sub(hide, "", prose_of(cell)))]
             if using:
                 missing.append((entry.term, notebook, using[0][:70]))
+            if using or home is not None:
                 break
     return missing
 
@@ -107,7 +108,16 @@ def test_each_entry_names_the_notebook_that_defines_it():
     assert wrong == [], "not printed in bold in the notebook that the glossary names"
 
 
-def test_no_term_is_used_before_the_notebook_that_defines_it():
+def test_each_term_is_in_bold_in_one_notebook_only():
+    all_texts = {name: "\n\n".join(cells) for name, cells in texts().items()}
+    places = {
+        entry.term: [name for name, text in all_texts.items() if entry.defined_in(text)]
+        for entry in entries()
+    }
+    assert {term: found for term, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_term_is_used_before_the_cell_that_defines_it():
     assert undefined(texts()) == [], "print each in bold where it is defined, or use another word"
 
 
@@ -132,3 +142,9 @@ def test_a_definition_in_an_earlier_notebook_counts_and_a_later_one_does_not():
     use, define = ["One epoch."], ["An **epoch** is one pass."]
     assert undefined({"00": define, "01": use}) == []
     assert [found[:2] for found in undefined({"00": use, "01": define})] == [("epoch", "00")]
+
+
+def test_title_and_goal_may_name_what_the_cells_before_the_definition_may_not():
+    use, define = ["One epoch."], ["An **epoch** is one pass."]
+    assert undefined({"00": use * 2 + define + use}) == []
+    assert [found[:2] for found in undefined({"00": use * 3 + define})] == [("epoch", "00")]

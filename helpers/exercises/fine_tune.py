@@ -65,8 +65,9 @@ MAKE_LABELS = Exercise(
     ),
     hints=(
         "How many labels are there in all? As many as prompt and completion have tokens.",
-        "A list can be repeated: [7] * 3 is [7, 7, 7].",
-        "First comes one -100 for each token of the prompt, then the completion's ids as they are.",
+        "A list can be repeated: `[7] * 3` is `[7, 7, 7]`.",
+        "First comes one -100 for each token of the prompt, then the completion's ids as they "
+        "are: `[-100] * len(prompt_ids) + completion_ids`.",
     ),
 )
 
@@ -175,8 +176,8 @@ COLLATE = Exercise(
         ),
         Mistake(
             _labels_are_ids,
-            "Your labels are the ids, with only the padding masked, so the prompt is labelled as "
-            "well. Each example comes with its own labels.",
+            "Your labels are the ids, and only the padding is not labelled. So the prompt is "
+            "labelled as well. Each example comes with its own labels.",
         ),
         Mistake(
             _cut_to_shortest,
@@ -187,7 +188,8 @@ COLLATE = Exercise(
     hints=(
         "How long is the longest example, and how many tokens does each one lack?",
         "Fill up with `[pad_token_id] * gap`, `[0] * gap` and `[-100] * gap`, all on the right.",
-        "Collect three lists of rows, and make each a tensor with torch.tensor(rows).",
+        "Collect the lines of each tensor in a list, and make it a tensor with "
+        "`torch.tensor(lines)`.",
     ),
     answer="""
 import torch
@@ -249,7 +251,8 @@ LOSS_OF_GUESSING = Exercise(
     ),
     hints=(
         "What probability does the right token get, when all k get the same?",
-        "The loss is minus the natural logarithm of that: `math.log` is the natural one.",
+        "The loss is minus the natural logarithm of that: `-math.log(1 / k)`, with `import math` "
+        "above.",
     ),
 )
 
@@ -336,10 +339,10 @@ ONE_STEP = Exercise(
         ),
     ),
     hints=(
-        "The norm of a gradient is `gradient.norm()`.",
-        "If it is larger than `max_norm`, and only then, multiply the gradient by `max_norm / "
-        "norm`.",
-        "New weights: the old ones minus rate times gradient, as a new tensor.",
+        "Scale the gradient down if its norm is too large. Then move the weights against it.",
+        "`norm = gradient.norm()` is its norm. If it is larger than `max_norm`, and only then: "
+        "`gradient = gradient * (max_norm / norm)`.",
+        "New weights, as a new tensor: `return weights - rate * gradient`.",
     ),
 )
 
@@ -425,8 +428,8 @@ LOOP_ORDER = Exercise(
         ),
     ),
     hints=(
-        "The six words are forward, loss, backward, clip, step, zero. What has to be there before "
-        "the forward pass?",
-        "It begins with e, then c. The gradient exists from b on, and a uses it.",
+        "The six words are forward, loss, backward, clip, step, zero. What has to be there "
+        "before the forward pass?",
+        "It begins with `ecfb`: batch, forward, loss, backward. Then come clip, step and zero.",
     ),
 )

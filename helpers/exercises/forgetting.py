@@ -72,9 +72,11 @@ HOLDS_ANSWER = Exercise(
         ),
     ),
     hints=(
-        "`re.findall(r'[^\\W_]+', text.lower())` gives the words without punctuation.",
-        "Join these words with single spaces, and add one more space at either end. Do the same "
-        "to the answer. Now `in` finds whole words only.",
+        "Take text and answer apart into words, without capitals and punctuation. Then look for "
+        "the answer's words side by side in the text.",
+        r"`words = re.findall(r'[^\W_]+', text.lower())` gives the words without punctuation.",
+        "Join them with single spaces, and add one more space at either end: `' '.join(['', "
+        "*words, ''])`. Do the same to the answer. Now `in` finds whole words only.",
     ),
 )
 
@@ -150,8 +152,9 @@ PAIRED_CHANGE = Exercise(
     ),
     hints=(
         "First make a list with one number for each unit: how much that unit changed.",
-        "Its mean is the first of the three numbers, and `bootstrap_interval` of the same list "
-        "gives the other two.",
+        "`changes = [new - old for old, new in zip(before, after)]` is that list. Its mean is "
+        "the first of the three numbers, and its interval gives the other two: `return "
+        "sum(changes) / len(changes), *bootstrap_interval(changes)`.",
     ),
 )
 
@@ -231,6 +234,7 @@ MIX = Exercise(
     ),
     hints=(
         "How many should come from others? A share of the number of examples, rounded.",
-        "That many examples have to go. Put slices of both lists one after the other.",
+        "`count = round(share * len(examples))`. That many examples have to go: `return "
+        "examples[: len(examples) - count] + others[:count]`.",
     ),
 )

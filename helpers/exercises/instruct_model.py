@@ -86,9 +86,13 @@ DIFFERING_TENSORS = Exercise(
         ),
     ),
     hints=(
-        "All names of both sides: `before.keys() | after.keys()`.",
-        "`shapes.get(name)` gives None when a dictionary has no such name, and None is not equal "
-        "to any shape.",
+        "Compare the shapes under each name that either dictionary has. A name without a partner "
+        "counts as different.",
+        "`shapes = {name: tensor.shape for name, tensor in before.items()}`, and `others` in the "
+        "same way from `after`. All names are `shapes.keys() | others.keys()`.",
+        "`.get(name)` gives None when a dictionary has no such name, and None is not equal to "
+        "any shape: keep a name `if shapes.get(name) != others.get(name)`, and return "
+        "`sorted(names)`.",
     ),
 )
 
@@ -168,8 +172,11 @@ RELATIVE_CHANGE = Exercise(
         ),
     ),
     hints=(
-        "`tensor.norm()` is the root of the sum of the squares of all numbers in it.",
-        "Return a Python number: `.item()` turns a tensor with one element into one.",
-        "`before.any()` tells whether anything in it is not 0.",
+        "Divide the length of the difference by the length of `before`. Only a tensor of zeros "
+        "needs another answer.",
+        "`moved = (after - before).norm().item()`: `.norm()` is the length, and `.item()` makes "
+        "a Python number of it.",
+        "`before.any()` tells whether anything in it is not 0: `return moved / "
+        "before.norm().item() if before.any() else math.inf if moved else 0.0`.",
     ),
 )

@@ -74,11 +74,11 @@ def _judge_loop(attempt: Callable) -> str | None:
 _LINE_MISSING = (
     Mistake(
         _loop_of("backward", "clip", "zero"),
-        "The gradients are computed and thrown away: the step is missing.",
+        "The gradients are computed and thrown away: step is missing.",
     ),
     Mistake(
         _loop_of("backward", "clip", "step"),
-        "The gradients of all batches pile up, because nothing sets them to zero.",
+        "The gradients of all batches pile up: zero is missing.",
     ),
 )
 
@@ -100,8 +100,8 @@ TRAIN_LOOP = Exercise(
         *_LINE_MISSING,
         Mistake(
             _loop_of("backward", "step", "zero"),
-            "The step uses a gradient that is not clipped. Clip after backward and before the "
-            "step: afterwards is too late.",
+            "clip is missing or in the wrong place: the step uses a gradient that is not clipped. "
+            "Clip after backward and before the step; afterwards is too late.",
         ),
         Mistake(
             lambda *given: train_loop(*given)[-1:],
@@ -110,7 +110,9 @@ TRAIN_LOOP = Exercise(
     ),
     hints=(
         "Six words, in this order: forward, loss, backward, clip, step, zero.",
-        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) clips, loss.item() is a number.",
+        "`loss = loss_of(model, batch)`, `loss.backward()`, "
+        "`torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)`, `optimizer.step()`, "
+        "`optimizer.zero_grad()`; and `loss.item()` is a number.",
     ),
 )
 
@@ -140,6 +142,6 @@ LOOP_WITH_GAPS = Exercise(
     ),
     hints=(
         "The loss knows how to compute gradients; the optimizer knows how to step and to zero.",
-        "loss.backward(), then optimizer.step(), then optimizer.zero_grad().",
+        "`loss.backward()`, then `optimizer.step()`, then `optimizer.zero_grad()`.",
     ),
 )

@@ -83,7 +83,8 @@ PADDED_BATCH = _specimen(
     ),
     hints=(
         "Three lists are padded in the loop. Should all three get the same filler?",
-        "Which number does PyTorch's cross-entropy skip?",
+        "PyTorch's cross-entropy skips one number: write `[-100] * gap` in the line that pads "
+        "the labels.",
     ),
 )
 
@@ -139,7 +140,7 @@ STOP_LABELS = _specimen(
     ),
     hints=(
         "Two tokens have the same id, and only one of them is padding. What tells them apart?",
-        "attention_mask is 0 exactly over the padding.",
+        "The attention mask is 0 exactly over the padding: `labels[attention_mask == 0] = -100`.",
     ),
 )
 
@@ -210,7 +211,8 @@ NEXT_TOKEN_LOSS = _specimen(
     ),
     hints=(
         "Follow one label by hand. At which position is it when the loss is computed?",
-        "Two lines shift labels against predictions. One is enough.",
+        "Two lines shift labels against predictions. One is enough: delete the line `labels = "
+        "torch.cat(...)` and the one that makes `nothing`.",
     ),
 )
 
@@ -256,9 +258,10 @@ LABELLED_PREDICTIONS = _specimen(
         ),
     ),
     hints=(
-        "mask says for each token whether it is labelled. At which position is that token "
-        "predicted?",
-        "For n tokens there are n - 1 predictions. Which end of the mask has to go?",
+        "The loss mask says for each token whether it is labelled. At which position is that "
+        "token predicted?",
+        "For n tokens there are n - 1 predictions. The first token is never predicted: `return "
+        "mask[1:]`.",
     ),
 )
 
@@ -330,8 +333,8 @@ IDS_AND_LABELS = _specimen(
         Mistake(
             _cut_by_length,
             "Tokenized together, the end of the prompt and the start of the completion become one "
-            "token, and the cut falls after it. The answer is masked, and the ids are not those "
-            "that the model gets when it is asked.",
+            "token, and the cut falls after it. The answer is not labelled, and the ids are not "
+            "those that the model gets when it is asked.",
         ),
         Mistake(
             _space_moved,
@@ -342,8 +345,10 @@ IDS_AND_LABELS = _specimen(
         Mistake(_prompt_labelled, "Now the prompt is labelled as well."),
     ),
     hints=(
-        "Print tokenize(prompt), and the beginning of tokenize(prompt + completion).",
-        "Tokenize the two separately, and join the lists.",
+        "Compare the tokens of the prompt alone with the first tokens of prompt and completion "
+        "together.",
+        "Tokenize the two separately: `before, after = tokenize(prompt), tokenize(completion) + "
+        "[end]`. Then join the lists: `return before + after, [-100] * len(before) + after`.",
     ),
 )
 
@@ -357,7 +362,7 @@ def assistant_labels(input_ids: list[int], assistant_mask: list[int]) -> list[in
     Raises ValueError when no token is left to learn from.
     """
     if not any(assistant_mask):
-        raise ValueError("The mask marks no token. Does the chat template mark the answers?")
+        raise ValueError("The loss mask marks no token. Does the chat template mark the answers?")
     return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
 
 
@@ -379,17 +384,17 @@ ASSISTANT_LABELS = _specimen(
     mistakes=(
         Mistake(
             _zeros_accepted,
-            "A mask of zeros is accepted without a warning, and the run learns nothing from this "
-            "conversation. Refuse it: raise a ValueError.",
+            "A loss mask of zeros is accepted without a warning, and the run learns nothing from "
+            "this conversation. Refuse it: raise a ValueError.",
         ),
         Mistake(
             lambda ids, mask: _zeros_accepted(ids, mask if any(mask) else [1] * len(ids)),
             "Now everything is labelled where nothing was marked, the user's words included. "
-            "Nobody asked for that: refuse such a mask.",
+            "Nobody asked for that: refuse such a loss mask.",
         ),
         Mistake(
             lambda ids, mask: assistant_labels(ids, mask) if any(mask) else [],
-            "An empty list of labels is as quiet as a list of -100. Refuse such a mask.",
+            "An empty list of labels is as quiet as a list of -100. Refuse such a loss mask.",
         ),
     ),
     hints=(
@@ -469,7 +474,7 @@ CONVERSATION_LABELS = _specimen(
     ),
     hints=(
         "Which tokens does the model have to write itself when it answers?",
-        "Add `end` to the answer before you make its labels.",
+        "The end token needs its own label: `labels.append(end)` instead of `labels.append(-100)`.",
     ),
 )
 
@@ -518,7 +523,8 @@ STEP_LOSS = _specimen(
     ),
     hints=(
         "What would the loss be if all these tokens were in one batch?",
-        "Add up sums and counts, and divide once, at the end.",
+        "Add up sums and counts, and divide once, at the end: `sum(losses.sum() for losses in "
+        "micro_batches) / sum(len(losses) for losses in micro_batches)`.",
     ),
 )
 
@@ -571,7 +577,8 @@ LOCAL_LOSS = _specimen(
     ),
     hints=(
         "Write down what the average of two processes should be: one sum, divided by all tokens.",
-        "`token_losses.sum() / labelled_everywhere`, times what the average will divide by.",
+        "Multiply by what the average will divide by: `token_losses.sum() * processes / "
+        "labelled_everywhere`.",
     ),
 )
 
@@ -642,7 +649,8 @@ BATCH_LOSS = _specimen(
     ),
     hints=(
         "What is divided by what when no token is labelled?",
-        "A divisor of at least 1 changes nothing for all other batches.",
+        "A divisor of at least 1 changes nothing for all other batches: `(losses * mask).sum() / "
+        "mask.sum().clamp(min=1)`.",
     ),
 )
 
@@ -698,8 +706,8 @@ LEARNING_RATES = _specimen(
         ),
     ),
     hints=(
-        "Call it with warmup_steps=4 alone, and look at what the first lines do to it.",
-        "When was a ratio given?",
+        "Ask for four warm-up steps and no ratio, and look at what the first lines do to them.",
+        "A ratio of 0 means that none was given: `if warmup_ratio > 0:`.",
     ),
 )
 
@@ -795,8 +803,10 @@ EVALUATE = _specimen(
         ),
     ),
     hints=(
-        "Which method of a PyTorch module turns dropout off?",
-        "model.training is the mode, and model.train(mode) sets it.",
+        "Which method of a PyTorch module turns dropout off? And in which mode was the model "
+        "before?",
+        "Begin with `was = model.training` and `model.eval()`. After the loss is computed, "
+        "`model.train(was)` restores the mode.",
     ),
 )
 
@@ -866,7 +876,8 @@ PICK_SHOTS = _specimen(
     ),
     hints=(
         "The function gets two lists. Which of them may be shown?",
-        "Draw from train_rows alone, with the seed as before.",
+        "Draw from the training rows alone, with the seed as before: `return "
+        "random.Random(seed).sample(train_rows, k)`.",
     ),
 )
 
@@ -948,7 +959,7 @@ ROWS_TO_SCORE = _specimen(
         ),
     ),
     hints=(
-        "random.Random(seed).sample(...) draws without replacement.",
-        "And when there are fewer rows than n?",
+        "Draw at random, each row at most once. And when there are fewer rows than n?",
+        "With `import random` above: `return random.Random(seed).sample(rows, min(n, len(rows)))`.",
     ),
 )

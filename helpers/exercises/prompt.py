@@ -56,7 +56,9 @@ Answer with one word ({{ choices | join(", ") }}):"""
     ),
     hints=(
         "Say what you want, show the review, name the allowed words, and end with a colon.",
-        "Start from the templates printed above, and change the words of the instruction.",
+        "Start from the templates printed above, and change the words of the instruction. Then "
+        'comes `Choose from: {{ choices | join(", ") }}.`, then the review, `{{ review_body }}`, '
+        "and at the end `Answer:`.",
     ),
 )
 
@@ -209,10 +211,10 @@ FIT_SHOTS = Exercise(
     ),
     hints=(
         "Try all of them first, then without the first one, then without the first two …",
-        "prompt_budget(shots_prefix(kept), example['prompt'], tokenizer, window, answer_tokens) "
-        "counts for you, and its .fits says whether there is room.",
-        "shots[start:] are the last shots. Let start run from 0 to len(shots), including that "
-        "number: then no shot is left.",
+        "`shots[start:]` are the last shots: `for start in range(len(shots) + 1):`. At the end, "
+        "no shot is left.",
+        "Return them as soon as there is room: `prompt_budget(shots_prefix(shots[start:]), "
+        'example["prompt"], tokenizer, window, answer_tokens).fits`.',
     ),
     answer="""
 from helpers.inference import prompt_budget, shots_prefix
@@ -285,8 +287,8 @@ CALIBRATE = Exercise(
     ),
     hints=(
         "Each column belongs to one word, each row to one prompt.",
-        "The mean over the prompts has one number for each word: scores.mean(0).",
-        "PyTorch subtracts one row from every row of a matrix when you write matrix - row.",
+        "The mean over the prompts has one number for each word: `scores.mean(0)`.",
+        "PyTorch subtracts one row from every row of a matrix: `return scores - scores.mean(0)`.",
     ),
     answer="""
 def calibrate(scores):

@@ -46,6 +46,6 @@ LOSS_OF_PARTS = Exercise(
     hints=(
         "The loss is a mean over all labelled tokens of the batch. It must not depend on how the "
         "batch was cut.",
-        "Add up all sums and all counts, then divide once.",
+        "Add up all sums and all counts, then divide once: `return sum(sums) / sum(counts)`.",
     ),
 )

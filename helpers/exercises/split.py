@@ -93,7 +93,8 @@ WHICH_PART = Exercise(
     ),
     hints=(
         "Ask of each job: does the model see the answers? Do I choose by the score?",
-        "Only one of the five jobs may look at the test rows.",
+        'Only "report how good the model is" is `"test"`. What changes weights or is shown in a '
+        'prompt is `"train"`, and what you choose by a score is `"validation"`.',
     ),
 )
 
@@ -168,7 +169,8 @@ LEAKED_ROWS = Exercise(
     ),
     hints=(
         "First collect what train knows: a set of products.",
-        "Then keep each test row whose product is in that set; group_key(row[column]) names it.",
+        "`known = {group_key(row[column]) for row in train}` is that set. Then keep each test "
+        "row whose product is in it: `[row for row in test if group_key(row[column]) in known]`.",
     ),
 )
 
@@ -372,11 +374,12 @@ HOLD_OUT = Exercise(
         ),
     ),
     hints=(
-        "Shuffle and cut a list of products: sorted({group_key(row['product_title']) for row in "
-        "rows}). Sort it, because a set has a different order in every run.",
-        "random.Random(seed).shuffle(products) shuffles it the same way for the same seed.",
-        "The first round(share * len(products)) of them are held out. Then divide the rows into "
-        "two lists by their product.",
+        "Shuffle and cut a list of products, not of rows. Sort it first, because a set has a "
+        "different order in every run.",
+        '`products = sorted({group_key(row["product_title"]) for row in rows})` is the list, and '
+        "`random.Random(seed).shuffle(products)` shuffles it the same way for the same seed.",
+        "The first of them are held out: `out = set(products[: round(share * len(products))])`. "
+        "Then divide the rows into two lists by their product.",
     ),
 )
 
@@ -430,7 +433,8 @@ ROWS_NEEDED = Exercise(
         ),
     ),
     hints=(
-        "wilson_interval(round(share * n), n) gives low and high for n rows.",
-        "Count n up from 1, and return the first one with high - low <= width.",
+        "Try 1 row, then 2, then 3 …, and stop at the first interval that is narrow enough.",
+        "`low, high = wilson_interval(round(share * n), n)` is the interval for `n` rows. Count "
+        "`n` up from 1, and return it with `if high - low <= width: return n`.",
     ),
 )

@@ -42,7 +42,8 @@ LIKELIEST = Exercise(
         ),
     ),
     hints=(
-        "max(probabilities) is the largest number. Where is it?",
-        "probabilities.index(x) gives the position of x.",
+        "Find the largest probability. The likeliest token stands at the same position.",
+        "`max(probabilities)` is the largest number, and `probabilities.index(...)` gives its "
+        "position: `return tokens[probabilities.index(max(probabilities))]`.",
     ),
 )

@@ -117,12 +117,12 @@ HAPPY_PROMPT = Exercise(
         ),
     ),
     hints=(
-        "Begin with the review: {{ review_body }}, in two pairs of braces.",
-        "Then ask, and name both answers. {{ choices | join(' or ') }} does it from the list.",
-        "End where the answer should follow: with a word, a colon or a question mark, and no "
-        "space after it.",
-        "You may leave the headline out. If you show it, {% if review_headline %} ... {% endif %} "
-        "limits it, with its line break, to the rows that have one.",
+        "Show the review, then ask, and name both answers. End where the answer should follow: "
+        "with a word, a colon or a question mark, and no space after it.",
+        "You may leave the headline out. If you show it, `{% if review_headline %} ... {% endif "
+        "%}` limits it, with its line break, to the rows that have one.",
+        "The review is `{{ review_body }}`, and the last line may be `Is this customer happy ({{ "
+        'choices | join(" or ") }})?`.',
     ),
     answer="""
 happy_prompt = \"\"\"{% if review_headline %}{{ review_headline }}
@@ -230,9 +230,11 @@ SHARE_OF_COMMON_WORDS = Exercise(
         ),
     ),
     hints=(
-        "re.findall(r'\\w+', text.lower()) makes a list of the words of a text.",
-        "A Counter made of that list knows how often each word occurs.",
-        "counter_a & counter_b keeps what both have, and .total() adds up a Counter.",
+        "Count how often each word occurs in either text. A word is common as often as both "
+        "texts have it.",
+        r"`first = Counter(re.findall(r'\w+', a.lower()))` counts the words of one text.",
+        "`first & second` keeps what both have: `2 * (first & second).total() / max(1, "
+        "first.total() + second.total())`.",
     ),
     answer="""
 import re
@@ -354,7 +356,9 @@ OWN_TABLE = Exercise(
     hints=(
         "Copy the two texts of the plants, and change one thing at a time: first the rows, then "
         "the names of the columns in the task file.",
-        'Put a cell that holds a comma in quotation marks: Aloe,"Sunny, and dry.",easy',
+        "In the prompt, write the names of your columns in double braces, as in `{{ plant }}: {{ "
+        'care }}`. Put a cell that holds a comma in quotation marks: `Aloe,"Sunny, and '
+        'dry.",easy`.',
     ),
     answer=f'''
 own_table = {{

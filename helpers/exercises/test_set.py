@@ -94,10 +94,12 @@ WILSON_INTERVAL = Exercise(
         ),
     ),
     hints=(
-        "NormalDist().inv_cdf(...) from the module statistics gives z; leave out half of the rest "
-        "at either end.",
-        "The middle is (s + z²/2n) / (1 + z²/n).",
-        "The half width is z / (1 + z²/n) times the root of s(1 - s)/n + z²/4n².",
+        "Get z from the confidence. The two ends are the middle minus and plus the half width.",
+        "`z = NormalDist().inv_cdf(0.5 + confidence / 2)` leaves out half of the rest at either "
+        "end.",
+        "With `s = correct / total`, `n = total` and `scale = 1 + z**2 / n`, the middle is `(s + "
+        "z**2 / (2 * n)) / scale`.",
+        "The half width is `z / scale * sqrt(s * (1 - s) / n + z**2 / (4 * n**2))`.",
     ),
 )
 
@@ -194,9 +196,9 @@ MACRO_F1 = Exercise(
     ),
     hints=(
         "For one label you need three counts: how often it was said, meant, and both at once.",
-        "F1 of a label is twice the last, divided by the sum of the first two; 0 if it was "
-        "never right.",
-        "Then the plain mean over `labels`.",
+        "F1 of a label is `2 * both / (said + meant)`; 0 if it was never right.",
+        "Then the plain mean over `labels`: `return sum(scores) / len(labels)`, with one score "
+        "for each label.",
     ),
 )
 
@@ -277,9 +279,10 @@ PAIRED_TEST = Exercise(
     ),
     hints=(
         "Count two kinds of rows: only the first is right, only the second is right.",
-        "Their sum is the number of coins. How likely is it that at most as many heads come up as "
-        "the smaller of the two? Add up `math.comb(coins, heads) / 2**coins` for each number of "
-        "heads.",
-        "Twice that, but never more than 1.",
+        "Their sum is the number of `coins`, and the smaller of the two is `fewer`. How likely "
+        "is it that at most `fewer` heads come up? Add up `comb(coins, heads) / 2**coins` for "
+        "each number of heads.",
+        "Twice that, but never more than 1: `min(1, 2 * sum(comb(coins, heads) for heads in "
+        "range(fewer + 1)) / 2**coins)`.",
     ),
 )

@@ -72,6 +72,7 @@ SHOULD_STOP_EARLY = Exercise(
     ),
     hints=(
         "Where in the list is the lowest loss? The first place, if there are several.",
-        "How many evaluations came after it?",
+        "How many evaluations came after it? `return len(losses) - 1 - losses.index(min(losses)) "
+        ">= patience`.",
     ),
 )

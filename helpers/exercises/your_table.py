@@ -46,8 +46,9 @@ REDACT = Exercise(
         ),
     ),
     hints=(
-        "`re.sub(pattern, replacement, text)` replaces every match. An address is some letters, an "
-        "@, a name, a full stop and a letter at the very end.",
-        r"A pattern that does it: `[\w.+-]+@[\w-]+\.[\w.-]*\w`.",
+        "Describe an address by a pattern, and replace every match. An address is some letters, "
+        "an @, a name, a full stop and a letter at the very end.",
+        '`re.sub(pattern, "[e-mail]", text)` replaces every match, and a pattern that does it '
+        r'is `r"[\w.+-]+@[\w-]+\.[\w.-]*\w"`.',
     ),
 )

@@ -125,7 +125,7 @@ def low_memory_step(
                 "learning rate."
             )
         squares += norm**2
-        optimizer.step()  # only this parameter has a gradient
+        optimizer.step()  # step: only this parameter has a gradient
         parameter.grad = None
         if parameter.ndim == 1:  # a norm's weights: there are two in each layer
             give_memory_back()
@@ -133,13 +133,13 @@ def low_memory_step(
     hooks = []
     (count,) = total_of(int(labelled_tokens(model, batch["labels"]).sum()))
     try:
-        summed, _ = loss_sum(model, batch)
+        summed, _ = loss_sum(model, batch)  # forward
         (total,) = total_of(summed.item())
         check_finite(total, count)
         hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
-        (summed / count).backward()
+        (summed / count).backward()  # loss, backward; the steps happen within it, without clip
     finally:
         for hook in hooks:
             hook.remove()
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # zero
     return total / count, math.sqrt(squares)
