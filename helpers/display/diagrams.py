@@ -20,6 +20,8 @@ WIDTH, LEFT, RIGHT = 720, 20, 700
 TITLE, SMALL = 15, 13
 INK, FAINT, PALE_BLUE, PALE_ORANGE, MARK = "#1a1a1a", "#555555", "#e4f0f8", "#fdf0d2", "#a33f00"
 
+STEP = "forward, loss, backward, clip, step, zero"
+
 # Stage → column and row of its box, its title, and what happens there, in two lines.
 STAGES = {
     "table": (0, 0, "Table", "rows and", "columns"),
@@ -157,7 +159,7 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
             pen.arrow((x + 1, tops[row] + 34), (x + 19, tops[row] + 34))
     pen.arrow((646, 98), (646, 116), (6, 116), (6, 208), (25, 208))
     pen.rect(14, 130, 702, 174, "none", GREY, dashed=True)
-    pen.text(26, 148, "for each batch of training examples", "start", colour=FAINT)
+    pen.text(26, 148, f"for each batch of training examples: {STEP}", "start", colour=FAINT)
     pen.arrow((646, 242), (646, 272), (86, 272), (86, 244))
     pen.text(366, 292, "the changed weights are the model of the next batch", colour=FAINT)
     _two_distributions(pen, 166, tops[1])
@@ -174,6 +176,8 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
             pen.rect(x, y, width, 68, "none", MARK, 3)
             pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, MARK)
             pen.text(x + width / 2, y - 2, "you are here", bold=True, colour="white")
+        if stage == "model":
+            says.append(f"For each batch of training examples: {STEP}.")
         if stage == "loss":
             says.append("Two distributions: what the model expects, and what the label says.")
         if stage == "validation":
@@ -265,7 +269,7 @@ def draw_epoch(rows: int, batch_size: int, epochs: int) -> None:
     pen = _Drawing(122 + 34 * len(shown))
     pen.box(30, 16, 160, "One batch", f"{min(rows, batch_size)} rows")
     pen.arrow((191, 41), (229, 41))
-    pen.box(230, 16, 460, "One step", "forward, loss, backward, clip, step, zero", fill=PALE_ORANGE)
+    pen.box(230, 16, 460, "One step", STEP, fill=PALE_ORANGE)
     for number, epoch in enumerate(shown):
         y = 84 + 34 * number
         pen.text(LEFT + 10, y + 18, f"epoch {epoch}" if epoch else "…", "start")
