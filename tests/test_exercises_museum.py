@@ -97,7 +97,7 @@ def test_in_grading_only_the_mended_one_passes(specimen, monkeypatch, capsys):
 
 @each_specimen
 def test_each_says_where_it_happened(specimen):
-    """After each check comes a text that links a thread with its number, or a paper."""
+    """After each check comes a folded text that links a thread with its number, or a paper."""
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     (place,) = (
         place
@@ -105,7 +105,7 @@ def test_each_says_where_it_happened(specimen):
         if cell.metadata.get("nbgrader", {}).get("grade_id") == f"check-{specimen.name}"
     )
     text = cells[place + 1].source
-    assert text.startswith("**Where it happened.**")
+    assert text.startswith("<details><summary>Where it happened")
     assert "https://github.com/" in text and "#" in text
 
 
