@@ -17,7 +17,7 @@ from helpers.display.charts import BLUE, GREY, ORANGE
 
 # As wide as a page of a notebook shows it, so that the letters are read in their own size.
 WIDTH, LEFT, RIGHT = 720, 20, 700
-TITLE, SMALL = 15, 13
+TITLE, SMALL, THICK = 15, 13, 1.2
 INK, FAINT, PALE_BLUE, PALE_ORANGE, MARK = "#1a1a1a", "#555555", "#e4f0f8", "#fdf0d2", "#a33f00"
 
 STEP = "forward, loss, backward, clip, step, zero"
@@ -62,14 +62,14 @@ class _Drawing:
         height: float,
         fill: str = "white",
         edge: str = BLUE,
-        thick: float = 1.2,
+        thick: float = THICK,
         dashed: bool = False,
     ) -> None:
         place = zip(("x", "y", "width", "height"), (x, y, width, height), strict=True)
         shape = " ".join(f'{name}="{_short(number)}"' for name, number in place)
         style = f'fill="{fill}"'
         if edge != "none":
-            style += f' stroke="{edge}"' + (f' stroke-width="{thick}"' if thick != 1.2 else "")
+            style += f' stroke="{edge}"' + (f' stroke-width="{thick}"' if thick != THICK else "")
         dashes = ' stroke-dasharray="4 3"' if dashed else ""
         self.parts.append(f'<rect {shape} rx="4" {style}{dashes}/>')
 
@@ -115,7 +115,7 @@ class _Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{self.height:.0f}" '
             f'viewBox="0 0 {WIDTH} {self.height:.0f}" role="img" aria-labelledby="title says" '
             'font-family="Helvetica, Arial, sans-serif" '
-            f'text-anchor="middle" font-size="{SMALL}" fill="{INK}" stroke-width="1.2">\n'
+            f'text-anchor="middle" font-size="{SMALL}" fill="{INK}" stroke-width="{THICK}">\n'
             f'<title id="title">{escape(title)}</title>\n<desc id="says">{escape(says)}</desc>\n'
             f'<rect width="{WIDTH}" height="{self.height:.0f}" rx="8" fill="white"/>\n'
             + "\n".join(self.parts)
