@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-pytest.importorskip("sphinx_book_theme", reason="needs requirements-book.txt, as make test has it")
-pytest.importorskip("myst_nb", reason="needs requirements-book.txt, as make test has it")
+pytest.importorskip("sphinx_book_theme", reason="needs requirements-book.txt, as the tests have it")
+pytest.importorskip("myst_nb", reason="needs requirements-book.txt, as the tests have it")
 
 from tools import book
 

@@ -46,6 +46,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_table_becomes_a_model_that_answers_another_table(kind, smoke, capsys):
     path = task_file(smoke, **KINDS[kind])
     assert run(train, "--task", path, "--epochs", 1, "--evaluations", 1, "--test") == 0
@@ -83,6 +84,7 @@ def test_a_table_becomes_a_model_that_answers_another_table(kind, smoke, capsys)
         assert {answer for answer, _ in asked} <= {*load_task(path).choices}
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_as_the_notebooks_do(smoke, monkeypatch):
     path = task_file(smoke)
     seen = []
@@ -92,6 +94,7 @@ def test_the_command_line_trains_as_the_notebooks_do(smoke, monkeypatch):
     assert same_bits(seen[0], weights(load_or_train(load_task(path)).model))
 
 
+@pytest.mark.slow
 def test_the_best_prompt_of_the_board_is_the_one_that_notebook_01_found(smoke):
     task = load_task(task_file(smoke))
     assert run(train, "--task", task.path, "--epochs", 1, "--evaluations", 1) == 0

@@ -42,6 +42,7 @@ def points(course: Path) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_make_grade_counts_a_class_and_keeps_students_apart(tmp_path, course, monkeypatch, capsys):
     """Full points when solved, none when nobody touched them, whatever was done to the checks."""
     # Each exercise by itself is tried in test_exercises.py: here three are enough, those of 02.
@@ -159,6 +160,7 @@ def test_solutions_are_run(tmp_path, monkeypatch):
     assert stubs and not any("..." in source for source in stubs)
 
 
+@pytest.mark.slow
 def test_validate_says_what_a_student_would_lose(tmp_path):
     notebook = nbformat.from_dict(ALL["exercises"])
     notebook.cells = notebook.cells[:7]

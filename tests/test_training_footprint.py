@@ -31,6 +31,7 @@ LIMIT = 3_600_000_000
 
 @pytest.mark.skipif(sys.platform != "linux", reason="such a limit is only kept by Linux")
 @pytest.mark.skipif(torch.version.cuda is not None, reason="GPU libraries take 0.3 GB more")
+@pytest.mark.slow
 def test_training_the_real_model_stays_small_under_a_hard_limit(tmp_path, monkeypatch):
     import resource
 

@@ -65,6 +65,7 @@ CASES = {
 @pytest.mark.parametrize(
     ("launcher", "cases"), [("torchrun", CASES), ("accelerate", ["as it comes"])]
 )
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(launcher, cases, tmp_path):
     folders = {case: tmp_path / case for case in cases}
     runs = [{"folder": str(folders[case]), **CASES[case]} for case in cases]
@@ -78,6 +79,7 @@ def test_two_processes_have_the_losses_of_one(launcher, cases, tmp_path):
         assert not (folders[case] / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(tmp_path):
     run = {"folder": str(tmp_path / "two")}
     status, (history,), said = together([{**run, "die": 8}])
@@ -91,6 +93,7 @@ def test_a_killed_worker_ends_the_run_and_another_number_of_processes_goes_on(tm
     assert losses(history) == pytest.approx(losses(single), abs=1e-5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_launch_that_starts_one_process_is_refused(tmp_path):
     run = {"folder": str(tmp_path)}
     status, (history,), said = together([run], launcher="accelerate --cpu")
@@ -103,6 +106,7 @@ def test_with_one_process_nothing_is_shared():
     assert share_of_process([1, 2, 3]) == [1, 2, 3] and total_of(2, 0.5) == (2, 0.5)
 
 
+@pytest.mark.slow
 def test_the_command_line_works_with_two_processes_and_the_first_one_speaks(tmp_path):
     given = {"prompt": ["review_body"], "answer": "department", "instruction": "Which one?"}
     path = write_task(tmp_path / "mine.yaml", ROOT / "data" / "reviews.csv", **given).path

@@ -3,7 +3,9 @@
     python tools/make.py lab            open JupyterLab on the first notebook
     python tools/make.py course         run every notebook and write executed/index.html
     python tools/make.py book           build the course as a web site, in site/
-    python tools/make.py test           run everything that must pass
+    python tools/make.py test           run the tests and the road's notebooks, 00 to 08
+    python tools/make.py test-rest      what must also pass and takes longer: the other notebooks,
+                                        several processes, a class to grade, a browser
     python tools/make.py test-oldest    what must also pass with the oldest versions admitted
     python tools/make.py bench          compare the speed of training and answering
     python tools/make.py check          say what this machine can run and what is missing
@@ -27,7 +29,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 OLDEST, NEWEST_TESTED = (3, 11), (3, 13)
@@ -52,10 +54,12 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
-# The others load what the first two make. The next two need nothing of it, and fill the time.
-BEGIN_WITH = ["04_fine_tune", "01_prompt", "A_speed_and_memory", "09_bug_museum"]
+# The others load what these two make. 02, 03 and 00 need nothing of it, and fill the time.
+BEGIN_WITH = ["04_fine_tune", "01_prompt", "03_split", "02_template", "00_start_here"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
+TEST_ENVIRONMENT = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
+TEST_ENVIRONMENT |= ONE_THREAD
 
 
 class SetupError(Exception):
@@ -151,37 +155,44 @@ def lab(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Everything that must pass: ruff, unit tests, every cell of every notebook, a browser."""
+    """What every change must pass: ruff, the unit tests, and every cell of the road's notebooks."""
     shutil.rmtree(RESULTS, ignore_errors=True)
-    environment = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
-    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    in_order = dict.fromkeys([*BEGIN_WITH, *names])
-    notebooks = [f"notebooks/{name}.ipynb" for name in in_order]
-    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
-        or status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **environment, **ONE_THREAD)
-        or status(
-            PYTHON,
-            "-m",
-            "pytest",
-            *nbval,
-            *NOTEBOOKS_AT_ONCE,
-            "--durations=15",
-            *notebooks,
-            **environment,
-            **ONE_THREAD,
-        )
-        or browser_tests(environment | ONE_THREAD)
+        or unit_tests("-m", "not slow", *arguments)
+        or notebook_tests(dict.fromkeys([*BEGIN_WITH, *notebooks("0[0-8]*")]))
     )
 
 
-def browser_tests(environment: dict[str, str]) -> int:
+def test_rest(arguments: list[str]) -> int:
+    """What takes longer: slow unit tests, the notebooks beside the road, a browser."""
+    others = [name for name in notebooks("*") if name not in notebooks("0[0-8]*")]
+    return unit_tests("-m", "slow", *arguments) or notebook_tests(others[::-1]) or browser_tests()
+
+
+def notebooks(pattern: str) -> list[str]:
+    """Names of the notebooks that fit the pattern, in order."""
+    return sorted(path.stem for path in (ROOT / "notebooks").glob(f"{pattern}.ipynb"))
+
+
+def unit_tests(*arguments: str) -> int:
+    return status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **TEST_ENVIRONMENT)
+
+
+def notebook_tests(names: Iterable[str]) -> int:
+    """Run every cell of these notebooks."""
+    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
+    paths = [f"notebooks/{name}.ipynb" for name in names]
+    command = [PYTHON, "-m", "pytest", *nbval, *NOTEBOOKS_AT_ONCE, "--durations=15", *paths]
+    return status(*command, **TEST_ENVIRONMENT)
+
+
+def browser_tests() -> int:
     """The notebooks and the site in a browser. What fails is tried once more, by itself: a click
     can come too early on a busy machine."""
     command = [PYTHON, "-m", "pytest", "tests/browser", "-rs", "--durations=15"]
-    first = status(*command, *AT_ONCE, **environment)
-    return first and status(*command, "--last-failed", **environment)
+    first = status(*command, *AT_ONCE, **TEST_ENVIRONMENT)
+    return first and status(*command, "--last-failed", **TEST_ENVIRONMENT)
 
 
 def test_oldest(arguments: list[str]) -> int:
@@ -265,15 +276,15 @@ def run(*command: str) -> None:
         )
 
 
-TARGETS = {"lab": lab, "test": test, "test-oldest": test_oldest, "bench": bench}
-TARGETS |= {"check": check, "setup": lambda _: 0, "constraints": constraints}
+TARGETS = {"lab": lab, "test": test, "test-rest": test_rest, "test-oldest": test_oldest}
+TARGETS |= {"bench": bench, "check": check, "setup": lambda _: 0, "constraints": constraints}
 TARGETS |= {"course": program("tools/run_course.py"), "book": program("tools/book.py")}
 TARGETS |= {"teaching": program("-m", "tools.teaching")}
 TARGETS |= {
     name: program("-m", "tools.classroom", name)
     for name in ("handout", "solutions", "grade", "wheelhouse")
 }
-REQUIREMENTS = {"test": "requirements-dev.txt", "grade": "requirements-dev.txt"}
+REQUIREMENTS = dict.fromkeys(["test", "test-rest", "grade"], "requirements-dev.txt")
 REQUIREMENTS |= {"book": "requirements-book.txt"}
 FROM_THE_NETWORK = [*REQUIREMENTS, "test-oldest", "constraints", "wheelhouse"]
 

@@ -46,7 +46,7 @@ window.course = {
 
 
 def finished_run(profile: str) -> list[Path]:
-    """The files of 04's run, where COURSE_RUNS has it: `make test` has run all notebooks before."""
+    """The files of 04's run, where COURSE_RUNS has it: `make test` has run it before."""
     folder = Path(os.environ.get("COURSE_RUNS") or "nowhere") / profile / "opinion"
     files = [folder / "best.pt", folder / "history.json"]
     return files if all(path.exists() for path in files) else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sphinx_book_theme", reason="needs requirements-dev.txt, as make test has it")
+pytest.importorskip("sphinx_book_theme", reason="needs requirements-dev.txt, as the tests have it")
 pytest.importorskip("axe_playwright_python", reason="needs requirements-dev.txt")
 
 from axe_playwright_python.sync_playwright import Axe
