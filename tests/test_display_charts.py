@@ -21,7 +21,7 @@ from helpers.display import (
     spread,
     two_distributions,
 )
-from helpers.display.charts import as_output, figure, legend
+from helpers.display.charts import as_output, figure
 
 
 def test_a_figure_is_shown_as_a_picture_with_words(monkeypatch, capsys):
@@ -47,9 +47,6 @@ def test_the_style_is_that_of_the_course_and_of_nothing_else():
     for axes in chart.axes:
         drawn = {side: spine.get_visible() for side, spine in axes.spines.items()}
         assert drawn == {"left": True, "bottom": True, "top": False, "right": False}
-    chart.axes[0].plot([1, 2], label="a")
-    legend(chart.axes[0], beside=True)
-    assert not chart.axes[0].get_legend().get_frame_on()
     assert chart.get_layout_engine() is not None
     assert dict(matplotlib.rcParams) == before
     assert (

@@ -3,7 +3,7 @@
 import re
 
 from helpers.display import Token, show_tokens, tokens
-from helpers.display.tokens import _in_words, _token_cells, _token_table
+from helpers.display.tokens import tokens_page
 
 TOKENS = [
     Token("<b>", 5, False, {}),
@@ -14,7 +14,7 @@ TOKENS = [
 
 
 def test_tokens_are_cells_with_text_id_symbol_and_loss():
-    page = _token_cells(TOKENS, "before")
+    page, _, _ = tokens_page(TOKENS, ["before"])
     assert "<b>" not in page and "&lt;b&gt;" in page and "␣it⏎" in page
     cells = page.split("<span title=")[1:]
     assert [("✓" in cell, "solid black" in cell) for cell in cells[:3]] == [
@@ -29,7 +29,8 @@ def test_tokens_are_cells_with_text_id_symbol_and_loss():
 
 
 def test_letters_stand_out_from_every_shade():
-    page = _token_cells([Token("a", 1, True, {"": float(loss)}) for loss in range(101)])
+    shades = [Token("a", 1, True, {"": float(loss)}) for loss in range(101)]
+    page, _, _ = tokens_page(shades, [""])
     cells = re.findall(r"rgb\((\d+), (\d+), (\d+)\); color: (\w+)", page)
     assert {letters for *_, letters in cells} == {"black", "white"} and len(cells) == 101
     for *background, letters in cells:
@@ -45,23 +46,24 @@ def luminance(colour):
 
 
 def test_the_prompt_mask_hides_the_losses_that_training_does_not_see():
-    masked, bare = _token_cells(TOKENS, "before"), _token_cells(TOKENS, "before", masked=False)
-    assert "3.00" not in masked and masked.count("no loss shown") == 2
-    assert "3.00" in bare and bare.count("no loss shown") == 1, "nothing predicts the first token"
-    assert _in_words(TOKENS, "before").endswith("mean loss of 2 labelled tokens: 2.5000 nats")
-    bare_words = _in_words(TOKENS, "after", masked=False)
-    assert "of 3 tokens" in bare_words and "1.0833 nats" in bare_words
+    page, _, words = tokens_page(TOKENS, ["before"])
+    assert "3.00" not in page and page.count("no loss shown") == 2
+    assert words.endswith("mean loss of 2 labelled tokens: 2.5000 nats")
+    page, _, words = tokens_page(TOKENS, ["before"], masked=False)
+    assert "3.00" in page and page.count("no loss shown") == 1, "nothing predicts the first token"
+    assert "of 3 tokens" in words and "2.6667 nats" in words
 
 
 def test_tokens_are_a_table_too_and_shown_with_their_mean(monkeypatch, capsys):
-    lines = _token_table(TOKENS, "after")["text/plain"].splitlines()
+    page, text, _ = tokens_page(TOKENS, ["after"], table=True)
+    lines = text.splitlines()
     assert lines[2].split() == ["1", "'", "it\\n'", "6", "·", "not", "labelled", "–"]
     assert lines[3].split() == ["2", "'", "good'", "7", "✓", "labelled", "0.25"]
-    assert "<b>" not in _token_table(TOKENS, "after")["text/html"]
+    assert "<b>" not in page and "<table" in page
     shown = []
     monkeypatch.setattr(tokens, "display", lambda data, **_: shown.append(data))
     show_tokens(TOKENS, ["after"])
-    assert shown[0]["text/html"] == _token_cells(TOKENS, "after")
+    assert shown[0]["text/html"] == tokens_page(TOKENS, ["after"])[0]
     assert "✓ labelled" in shown[0]["text/plain"]
     assert "0.3750 nats" in capsys.readouterr().out
 
@@ -79,10 +81,10 @@ def test_two_times_are_shown_one_below_the_other_on_one_scale(monkeypatch, capsy
 
 def test_tokens_without_losses_are_shown_with_their_marks_alone(monkeypatch, capsys):
     bare = [Token("Is <it>?\n", 7, False, {}), Token(" yes", 9, True, {})]
-    cells = _token_cells(bare)
+    cells, text, words = tokens_page(bare, [""])
     assert "✓" in cells and "loss" not in cells
     assert "&lt;it&gt;?⏎" in cells and "<it>" not in cells
-    assert "loss" not in _token_table(bare)["text/plain"]
+    assert "loss" not in text
     monkeypatch.setattr(tokens, "display", lambda *_, **__: None)
     show_tokens(bare)
-    assert capsys.readouterr().out == "2 tokens, 1 of them labelled (✓)\n"
+    assert capsys.readouterr().out == f"{words}\n" == "2 tokens, 1 of them labelled (✓)\n"

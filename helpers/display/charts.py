@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy
+import pandas
 from IPython.display import display
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -32,7 +34,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
-    "legend.frameon": False,
 }
 
 
@@ -54,14 +55,6 @@ def figure(
     for left_over in chart.axes[panels:]:
         left_over.remove()
     return chart
-
-
-def legend(of: Axes | Figure, beside: bool = False, **options: Any) -> None:
-    """A legend in the course's style. beside: outside the axes, where it can hide nothing."""
-    if beside:
-        options |= {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
-    with rc_context(STYLE):
-        of.legend(**options)
 
 
 def show(chart: Figure, summary: str, title: str = "") -> None:
@@ -94,27 +87,13 @@ def intervals(
     axes: Axes, positions: Sequence[float], scores: Sequence[Score], flat: bool = False, **style
 ) -> None:
     """Draw each score as a mark with its interval. flat: from left to right."""
-    middle, low, high = zip(*scores, strict=True)
+    middle, low, high = numpy.transpose(scores)
     # An end that rounding has put on the wrong side of its score would be refused.
-    below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
-    above = [max(0.0, end - m) for m, end in zip(middle, high, strict=True)]
+    reach = numpy.maximum(0, [middle - low, high - middle])
     if flat:
-        axes.errorbar(middle, positions, xerr=[below, above], capsize=3, **style)
+        axes.errorbar(middle, positions, xerr=reach, capsize=3, **style)
     else:
-        axes.errorbar(positions, middle, yerr=[below, above], capsize=3, **style)
-
-
-def end_labels(axes: Axes, labels: Iterable[tuple[float, str, str]]) -> None:
-    """Names at the right edge, beside their lines: (height in data units, name, colour).
-
-    Call it when the limits are final. Names that would cover each other are pushed apart.
-    """
-    to_axes = axes.transData + axes.transAxes.inverted()
-    free_from = 0.0
-    for height, name, colour in sorted(labels):
-        at = max(to_axes.transform((axes.get_xlim()[1], height))[1], free_from)
-        axes.text(1.01, at, name, color=colour, transform=axes.transAxes, va="center", fontsize=9)
-        free_from = at + 0.075
+        axes.errorbar(positions, middle, yerr=reach, capsize=3, **style)
 
 
 def _word_bars(
@@ -166,7 +145,7 @@ def interval_chart(
         place = {"xycoords": ("data", "axes fraction"), "rotation": 30, "fontsize": 9}
         axes.annotate(f"{name} {value:.2f}", (value, 1.01), **place)
     if len(series) > 1:
-        legend(chart, loc="outside lower center", ncols=len(series))
+        chart.legend(loc="outside lower center", ncols=len(series), frameon=False)
     return chart
 
 
@@ -177,13 +156,13 @@ def confusion_figure(tables: Mapping[str, list[list[int]]], labels: Sequence[str
     """
     size = 1.3 + 0.42 * len(labels)
     chart = figure(size * len(tables), size + 0.4, len(tables), sharey=True)
-    for axes, (name, counts) in zip(chart.axes, tables.items(), strict=True):
-        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    for axes, (name, table) in zip(chart.axes, tables.items(), strict=True):
+        counts = numpy.array(table)
+        shares = counts / numpy.maximum(1, counts.sum(axis=1, keepdims=True))
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for i, row in enumerate(counts):
-            for j, count in enumerate(row):
-                colour = "white" if shares[i][j] > 0.55 else "black"
-                axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
+        for (i, j), count in numpy.ndenumerate(counts):
+            colour = "white" if shares[i, j] > 0.55 else "black"
+            axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
         axes.set_title(name)
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
         name_rows(axes, labels)
@@ -275,7 +254,8 @@ def gradient_figure(
     axes.set(xlim=(-1.25, 1.25), xlabel="gradient of the loss at this logit", ylabel="next token")
     axes.set_title("← a step pushes this token up", loc="left")
     axes.set_title("a step pushes this token down →", loc="right")
-    legend(axes, beside=True)
+    # Outside the axes, where it can hide nothing.
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return chart
 
 
@@ -308,8 +288,8 @@ def change_map(
     panels = zip(chart.axes[:2], chart.axes[2:], maps, ranges, strict=True)
     for top, bottom, (rows, others, unit, label), (low, high) in panels:
         middle = unit * math.sqrt(low * high)
-        layers = range(1 + max(layer for row in rows.values() for layer in row))
-        table = [[unit * row.get(layer, math.nan) for layer in layers] for row in rows.values()]
+        # A column for each layer; a tensor that a layer lacks is nan.
+        table = unit * pandas.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
         norm = LogNorm(middle / half, middle * half)
         image = top.imshow(table, cmap="viridis", aspect="auto", norm=norm)
         name_rows(top, rows)
@@ -350,7 +330,7 @@ def batch_shapes(titles: Sequence[str], batches: Sequence[list[list[int]]]) -> F
     handles = [
         Patch(fc=colours(k), ec=GREY, lw=0.5, label=names[k], hatch=hatches[k]) for k in there
     ]
-    legend(chart, handles=handles, loc="outside lower center", ncols=4)
+    chart.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return chart
 
 
@@ -388,5 +368,5 @@ def balance(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         axes.set_xlabel(column)
     chart.axes[0].set_ylabel("share of the part's rows (%)")
     handles, names = chart.axes[0].get_legend_handles_labels()
-    legend(chart, handles=handles, labels=names, loc="outside lower center", ncols=len(names))
+    chart.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     return chart

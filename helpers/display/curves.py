@@ -14,10 +14,8 @@ from helpers.display.charts import (
     RED,
     STYLES,
     Score,
-    end_labels,
     figure,
     intervals,
-    legend,
     name_rows,
 )
 from helpers.evaluation.uncertainty import share_of, wilson_interval
@@ -45,21 +43,22 @@ def training_curve(
     validation = [one.loss for one in history.evaluations]
     losses.plot(evaluated, validation, "o-", color=BLUE, label="validation")
     if history.evaluations:
-        best, star = history.best, {"color": RED, "markersize": 14, "clip_on": False, "zorder": 3}
+        best, last = history.best, history.evaluations[-1]
+        star = {"color": RED, "markersize": 14, "clip_on": False, "zorder": 3}
         losses.plot(best.step, best.loss, "*", label="best validation", **star)
-        for one in {id(one): one for one in (best, history.evaluations[-1])}.values():
-            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
-            losses.annotate(f"{one.loss:.2f}", (one.step, one.loss), fontsize=9, **place)
+        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        for step, loss in {best.step: best.loss, last.step: last.loss}.items():
+            losses.annotate(f"{loss:.2f}", (step, loss), **place)
     # A memorised training set would push what validation does into a corner.
     _loss_axis(losses, min((x / 10 for x in validation if 0 < x < math.inf), default=0))
-    legend(losses, fontsize=9)
+    losses.legend(fontsize=9, frameon=False)
     if scored:
         shares, n = [one.accuracy for one in scored], validation_rows
         scores = [(share, *wilson_interval(round(share * n), n)) for share in shares]
         style = {"fmt": "o-", "color": GREEN, "clip_on": False}
         intervals(chart.axes[1], [one.step for one in scored], scores, **style)
         chart.axes[1].set(ylabel=f"validation accuracy ({n} rows, 95 %)", ylim=(0, 1))
-        _compare_with(chart.axes[1], lines)
+        _named_lines(chart.axes[1], lines or {})
     for axes in chart.axes:
         axes.set_xlim(-0.5, history.total_steps + 0.5)
         axes.set_xlabel("optimizer step")
@@ -69,9 +68,8 @@ def training_curve(
         for epoch in range(1, history.total_steps // history.steps_per_epoch):
             axes.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
     if history.total_steps > history.steps_per_epoch:
-        chart.axes[-1].set_title(
-            "dotted: end of an epoch", loc="right", fontsize=9, color="#555555"
-        )
+        note = {"loc": "right", "fontsize": 9, "color": "#555555"}
+        chart.axes[-1].set_title("dotted: end of an epoch", **note)
     if history.evaluations:
         first, best = history.evaluations[0].loss, history.best.loss
         title = f"Validation loss: {first:.2f} at first, {best:.2f} at its best"
@@ -79,16 +77,18 @@ def training_curve(
     return chart
 
 
-def _compare_with(
-    axes: Axes,
-    lines: Mapping[str, float] | None,
-    others: Sequence[tuple[float, str, str]] = (),
-) -> None:
-    """Dashed lines to compare with, named at the right edge; `others` are named beside them."""
-    names = [(value, f"{name} {value:.2f}", "black") for name, value in (lines or {}).items()]
-    for value, *_ in names:
+def _named_lines(axes: Axes, lines: Mapping[str, float]) -> None:
+    """Dashed lines to compare with, each named at the right edge; the limits must be final.
+
+    Names that would cover each other are pushed apart.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
+    free_from = 0.0
+    for value, name in sorted((value, f"{name} {value:.2f}") for name, value in lines.items()):
         axes.axhline(value, color="black", linestyle="--", linewidth=0.8)
-    end_labels(axes, [*names, *others])
+        height = max(to_axes.transform((0, value))[1], free_from)
+        axes.text(1.01, height, name, transform=axes.transAxes, va="center", fontsize=9)
+        free_from = height + 0.075
 
 
 def _loss_axis(axes: Axes, lowest: float = 0) -> None:
@@ -190,5 +190,5 @@ def museum_wall(
     right = f" (right in the healthy run: {share_of(healthy_share, rows)})" if scores else ""
     chart.supxlabel(f"optimizer step{right}", fontsize=10)
     chart.supylabel("reported loss (nats per token, log scale)", fontsize=10)
-    legend(chart.axes[0], fontsize=8)
+    chart.axes[0].legend(fontsize=8, frameon=False)
     return chart

@@ -39,9 +39,9 @@ STAGES = {
 }
 
 
-def _short(number: float) -> str:
-    """A coordinate with one decimal at most: a notebook holds many."""
-    return f"{number:.1f}".removesuffix(".0")
+def _short(value: str | float) -> str:
+    """A number with one decimal at most: a notebook holds many."""
+    return value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")
 
 
 class _Drawing:
@@ -54,6 +54,13 @@ class _Drawing:
         self.height = height
         self.parts: list[str] = []
 
+    def add(self, tag: str, words: str | None = None, **attributes: str | float | None) -> None:
+        """An element; attributes that are None are left out."""
+        given = {name: value for name, value in attributes.items() if value is not None}
+        style = " ".join(f'{n.replace("_", "-")}="{_short(value)}"' for n, value in given.items())
+        end = "/>" if words is None else f">{escape(words)}</{tag}>"
+        self.parts.append(f"<{tag} {style}{end}")
+
     def rect(
         self,
         x: float,
@@ -61,33 +68,27 @@ class _Drawing:
         width: float,
         height: float,
         fill: str = "white",
-        edge: str = BLUE,
-        thick: float = THICK,
+        edge: str | None = BLUE,
+        thick: float | None = None,
         dashed: bool = False,
     ) -> None:
-        place = zip(("x", "y", "width", "height"), (x, y, width, height), strict=True)
-        shape = " ".join(f'{name}="{_short(number)}"' for name, number in place)
-        style = f'fill="{fill}"'
-        if edge != "none":
-            style += f' stroke="{edge}"' + (f' stroke-width="{thick}"' if thick != THICK else "")
-        dashes = ' stroke-dasharray="4 3"' if dashed else ""
-        self.parts.append(f'<rect {shape} rx="4" {style}{dashes}/>')
+        place = {"x": x, "y": y, "width": width, "height": height, "rx": 4}
+        dashes = "4 3" if dashed else None
+        line = {"stroke": edge, "stroke_width": thick, "stroke_dasharray": dashes}
+        self.add("rect", **place, fill=fill, **line)
 
     def text(
         self,
         x: float,
         y: float,
         words: str,
-        anchor: str = "middle",
-        size: int = SMALL,
+        anchor: str | None = None,
+        size: int | None = None,
+        colour: str | None = None,
         bold: bool = False,
-        colour: str = INK,
     ) -> None:
-        style = f' text-anchor="{anchor}"' if anchor != "middle" else ""
-        style += f' font-size="{size}"' if size != SMALL else ""
-        style += f' fill="{colour}"' if colour != INK else ""
-        style += ' font-weight="bold"' if bold else ""
-        self.parts.append(f'<text x="{_short(x)}" y="{_short(y)}"{style}>{escape(words)}</text>')
+        style = {"text_anchor": anchor, "font_size": size, "fill": colour}
+        self.add("text", words, x=x, y=y, **style, font_weight="bold" if bold else None)
 
     def arrow(self, *points: tuple[float, float], colour: str = INK) -> None:
         """A line through the points, with a head at the last one."""
@@ -96,10 +97,8 @@ class _Drawing:
         dx, dy = 7 * (x - x0) / length, 7 * (y - y0) / length
         head = (x, y), (x - dx - dy / 2, y - dy + dx / 2), (x - dx + dy / 2, y - dy - dx / 2)
         line, head = (" ".join(f"{_short(a)},{_short(b)}" for a, b in of) for of in (points, head))
-        style = f'fill="none" stroke="{colour}" stroke-width="1.6"'
-        self.parts.append(f'<polyline points="{line}" {style}/>')
-        colour = f' fill="{colour}"' if colour != INK else ""
-        self.parts.append(f'<polygon points="{head}"{colour}/>')
+        self.add("polyline", points=line, fill="none", stroke=colour, stroke_width=1.6)
+        self.add("polygon", points=head, fill=None if colour == INK else colour)
 
     def box(
         self, x: float, y: float, width: float, title: str, *lines: str, fill: str = PALE_BLUE
@@ -135,7 +134,7 @@ def show_road(here: str | tuple[str, ...] = ()) -> None:
 
     here: the stage or stages of STAGES to mark with "you are here".
     """
-    here = (here,) if isinstance(here, str) else tuple(here)
+    here = (here,) if isinstance(here, str) else here
     drawing, says = _road(here)
     line = "The road: table → split → template → prompt + completion → tokens → model → two "
     line += "distributions → loss → gradient → weights, batch after batch; then validation, test, "
@@ -195,7 +194,7 @@ def _two_distributions(pen: _Drawing, x: float, y: float) -> None:
     for panel, (name, heights, colour) in enumerate(drawn):
         left = x + 7 + 56 * panel
         for number, height in enumerate(heights):
-            pen.rect(left + 12 * number, y + 47 - height, 9, height + 1, colour, "none")
+            pen.rect(left + 12 * number, y + 47 - height, 9, height + 1, colour, None)
         pen.text(left + 23, y + 62, name)
 
 
@@ -232,18 +231,15 @@ def draw_shift(tokens: Sequence[str], n_prompt: int) -> None:
         pen.rect(x, y + 52, width, 26, *((PALE_ORANGE, MARK, 2) if labelled else ("white", GREY)))
         if not labelled:
             pen.rect(x, y + 52, width, 26, "white", FAINT, dashed=True)
-        pen.text(x + width / 2, y + 70, target, bold=labelled, colour=INK if labelled else FAINT)
+        pen.text(x + width / 2, y + 70, target, bold=labelled, colour=None if labelled else FAINT)
         x += width + 8
     pen.text(LEFT, y + 104, "dashed: in the prompt, label -100, no loss", "start", colour=FAINT)
     pen.text(RIGHT, y + 104, "bold: labelled, its loss counts", "end", bold=True)
     pen.height = y + 118
-    counted, masked = len(tokens) - n_prompt, n_prompt - 1
-    line = f"Shift by one: {len(tokens)} tokens make {masked + counted} predictions, each of the "
-    line += (
-        f"next token. {masked} next token{' is' if masked == 1 else 's are'} in the prompt: label "
-    )
-    line += "-100, no loss. "
-    line += f"{counted} labelled: {' '.join(words[n_prompt:])}."
+    masked = "1 next token is" if n_prompt == 2 else f"{n_prompt - 1} next tokens are"
+    line = f"Shift by one: {len(tokens)} tokens make {len(tokens) - 1} predictions, each of the "
+    line += f"next token. {masked} in the prompt: label -100, no loss. "
+    line += f"{len(tokens) - n_prompt} labelled: {' '.join(words[n_prompt:])}."
     pen.show("Shift by one and loss mask", line)
 
 
@@ -310,14 +306,8 @@ def draw_backward() -> None:
             pen.text(x + 52, 156, "its gradient")
     pen.text(LEFT, 26, "forward: numbers flow to the loss", "start", bold=True, colour=BLUE)
     pen.text(600, 134, "p − q", colour=MARK)
-    pen.text(
-        LEFT,
-        192,
-        "backward: the gradient flows back, to every weight",
-        "start",
-        bold=True,
-        colour=MARK,
-    )
+    back = "backward: the gradient flows back, to every weight"
+    pen.text(LEFT, 192, back, "start", bold=True, colour=MARK)
     line = "Forward: embedding → layer 1 → … → last layer → logits → loss. Backward: the gradient "
     line += "flows from the loss to the logits (there it is p − q) and through the layers in "
     line += "reverse; along the way, each weight gets its own gradient."
@@ -343,9 +333,8 @@ def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> No
     limit = 220 + scale * window
     pen.rect(220, 32, scale * window, pen.height - 74, "none", FAINT, dashed=True)
     pen.text(limit, 24, f"window: {window:,} tokens", "end", colour=FAINT)
-    pen.text(
-        220, pen.height - 16, "The question and its answer need room, too.", "start", colour=FAINT
-    )
+    room = "The question and its answer need room, too."
+    pen.text(220, pen.height - 16, room, "start", colour=FAINT)
     too_long = [str(count) for count, tokens in zip(shots, needed, strict=True) if tokens >= window]
     line = f"At about {tokens_per_shot:,.0f} tokens a shot, a window of {window:,} holds about "
     line += f"{math.ceil(window / tokens_per_shot) - 1} shots before the question. Too many: "
@@ -406,11 +395,9 @@ def draw_all_reduce() -> None:
         pen.arrow((inner, 165), ((inner + edge) / 2, 165), ((inner + edge) / 2, 146), (edge, 146))
         below = 320 if number == 0 else 412
         pen.arrow((below, 162), (below, 227), (inner, 227))
-    pen.show(
-        "Data parallelism",
-        "Two processes. Each has its own rows of the batch and the whole model, and finds its own "
-        "gradient. All-reduce gives both the sum of the gradients, so both make the same step.",
-    )
+    line = "Two processes. Each has its own rows of the batch and the whole model, and finds its "
+    line += "own gradient. All-reduce gives both the sum of the gradients, so both make the same "
+    pen.show("Data parallelism", line + "step.")
 
 
 def draw_parts(sizes: Mapping[str, int]) -> None:

@@ -1,8 +1,8 @@
 """The tokens of an example, with their labels and losses: as coloured cells or as a table."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from IPython.display import display
 
@@ -40,17 +40,25 @@ def tokens_page(
     tokens: list[Token], times: Sequence[str], masked: bool = True, table: bool = False
 ) -> tuple[str, str, str]:
     """HTML (cells, or a table), plain text, and a line in words for each time."""
-    blocks = []
+    pages, texts, lines = [], [], []
     for when in times:
-        plain = _token_table(tokens, when, masked)
-        cells = plain["text/html"] if table else _token_cells(tokens, when, masked)
-        name = f"<div><b>{html.escape(when)}</b></div>" if len(times) > 1 else ""
-        blocks.append((name + cells, plain["text/plain"], _in_words(tokens, when, masked)))
-    pages, texts, lines = zip(*blocks, strict=True)
+        losses = [t.losses.get(when) if t.labelled or not masked else None for t in tokens]
+        as_table = _table(tokens, losses)
+        name = f"<div><b>{escape(when)}</b></div>" if len(times) > 1 else ""
+        pages.append(name + (as_table["text/html"] if table else _cells(tokens, losses)))
+        texts.append(as_table["text/plain"])
+        if _measured(tokens):
+            shown = [loss for loss in losses if loss is not None]
+            which = "labelled tokens" if masked else "tokens, those of the prompt included"
+            mean = sum(shown) / len(shown)
+            lines.append(f"{when}: mean loss of {len(shown)} {which}: {mean:.4f} nats")
+        else:
+            labelled = sum(token.labelled for token in tokens)
+            lines.append(f"{len(tokens)} tokens, {labelled} of them labelled (✓)")
     return "".join(pages), "\n\n".join(texts), "\n".join(lines)
 
 
-def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> str:
+def _cells(tokens: list[Token], losses: list[float | None]) -> str:
     """HTML of the tokens in their order: text, id, and the loss with a symbol.
 
     The darker a cell, the higher its loss, on one scale for all times. ✓ and a solid border: the
@@ -60,24 +68,23 @@ def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> st
     measured = _measured(tokens)
     highest = max((loss for token in tokens for loss in token.losses.values()), default=1.0)
     cells = []
-    for position, token in enumerate(tokens):
-        loss = _visible_loss(token, when, masked)
-        shade = 0.0 if loss is None else loss / highest
-        # From white to blue; what has no loss to show is grey.
-        mixed = [round(255 + (end - 255) * shade) for end in (0, 0x72, 0xB2)]
-        background = "#eeeeee" if loss is None else "rgb({}, {}, {})".format(*mixed)
-        if token.labelled and not measured:
-            background = "#fbe3b3"
+    for position, (token, loss) in enumerate(zip(tokens, losses, strict=True)):
+        shade, background = 0.0, "#eeeeee" if measured or not token.labelled else "#fbe3b3"
+        if loss is not None:
+            shade = loss / highest
+            # From white to blue.
+            mixed = [round(255 + (end - 255) * shade) for end in (0, 0x72, 0xB2)]
+            background = "rgb({}, {}, {})".format(*mixed)
         # Up to this shade black letters have the stronger contrast; both have at least 4.5 to 1.
         letters = "white" if shade > 0.93 else "black"
         border = "2px solid black" if token.labelled else "1px dashed #888888"
         says = f"position {position}, token {token.text!r}, id {token.id}, {_mark(token)}"
         if measured:
             says += ", no loss shown" if loss is None else f", loss {loss:.2f} nats"
-        visible = html.escape(token.text.replace(" ", "␣").replace("\n", "⏎"))
+        visible = escape(token.text.replace(" ", "␣").replace("\n", "⏎"))
         number = f" {_number(loss)}" if measured else ""
         cells.append(
-            f'<span title="{html.escape(says)}" style="display: inline-block; margin: 2px; '
+            f'<span title="{escape(says)}" style="display: inline-block; margin: 2px; '
             f"padding: 1px 5px; text-align: center; line-height: 1.35; border: {border}; "
             f'background: {background}; color: {letters}">'
             f'<strong>{visible}</strong><br><span style="font-size: 75%">{token.id}</span><br>'
@@ -89,34 +96,18 @@ def _token_cells(tokens: list[Token], when: str = "", masked: bool = True) -> st
     return f"<div>{''.join(cells)}</div><div>{legend}</div>"
 
 
-def _token_table(tokens: list[Token], when: str = "", masked: bool = True) -> dict[str, str]:
-    """The same as `_token_cells` as a table; see `table_output`."""
+def _table(tokens: list[Token], losses: list[float | None]) -> dict[str, str]:
+    """The same as `_cells` as a table; see `table_output`."""
     header = ["position", "token", "id", "label"]
     rows = [[i, repr(token.text), token.id, _mark(token)] for i, token in enumerate(tokens)]
     if _measured(tokens):
         header.append("loss (nats)")
-        for row, token in zip(rows, tokens, strict=True):
-            row.append(_number(_visible_loss(token, when, masked)))
+        rows = [[*row, _number(loss)] for row, loss in zip(rows, losses, strict=True)]
     return table_output(header, rows)
-
-
-def _in_words(tokens: list[Token], when: str, masked: bool = True) -> str:
-    """The mean of the losses that are shown; without losses, how many tokens are labelled."""
-    if not _measured(tokens):
-        labelled = sum(token.labelled for token in tokens)
-        return f"{len(tokens)} tokens, {labelled} of them labelled (✓)"
-    losses = [_visible_loss(token, when, masked) for token in tokens]
-    shown = [loss for loss in losses if loss is not None]
-    which = "labelled tokens" if masked else "tokens, those of the prompt included"
-    return f"{when}: mean loss of {len(shown)} {which}: {sum(shown) / len(shown):.4f} nats"
 
 
 def _measured(tokens: list[Token]) -> bool:
     return any(token.losses for token in tokens)
-
-
-def _visible_loss(token: Token, when: str, masked: bool) -> float | None:
-    return token.losses.get(when) if token.labelled or not masked else None
 
 
 def _mark(token: Token) -> str:
