@@ -40,12 +40,10 @@ STYLE = {
 def figure(
     width: float, row_height: float, panels: int = 1, columns: int | None = None, **options: Any
 ) -> Figure:
-    """A figure in the course's style with its empty panels, `.axes`, row by row.
+    """A figure in the course's style with its empty panels, `.axes`, row by row. Sizes in inches.
 
     Made without pyplot: a figure that pyplot keeps would stay in memory, and be drawn twice.
-
-    width, row_height: in inches. columns: panels side by side; by default all of them. options:
-    what `Figure.subplots` takes (sharey, width_ratios, ...).
+    columns: panels side by side, by default all. options: what `Figure.subplots` takes.
     """
     columns = columns or panels
     rows = math.ceil(panels / columns)
@@ -58,10 +56,7 @@ def figure(
 
 
 def show(chart: Figure, summary: str, title: str = "") -> None:
-    """Show a figure with `summary` as its alternative text, and print that line under it.
-
-    title: the finding in a few words, written above the figure.
-    """
+    """Show a figure with its finding as title, and `summary` below it and as text alternative."""
     if title:
         chart.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     data, metadata = as_output(chart, summary)
@@ -202,10 +197,9 @@ def reliability_figure(probabilities: Sequence[float], correct: Sequence[bool]) 
 def two_distributions(
     words: Sequence[str], model: Sequence[float], label: Sequence[float]
 ) -> Figure:
-    """What the model expects next beside what the label says, for the same words.
+    """What the model expects next beside what the label says: a probability for each word.
 
-    model, label: probability of each word; the loss above the model is -Σ label · log(model), over
-    these words.
+    The loss above the model is -Σ label · log(model), over these words.
     """
     chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
     pairs = [(p, q) for p, q in zip(model, label, strict=True) if p and q]
@@ -335,11 +329,8 @@ def batch_shapes(titles: Sequence[str], batches: Sequence[list[list[int]]]) -> F
 
 
 def spread(values: Mapping[str, Sequence[int]], label: str) -> Figure:
-    """A box for each name: from smallest to largest value, with a box over the middle half and a
-    line at the median.
-
-    values: name → its values. label: what they are, and unit.
-    """
+    """For each name its values from smallest to largest, with a box over the middle half and a
+    line at the median. label: what they are, and unit."""
     chart = figure(7, 0.8 + 0.4 * len(values))
     (axes,) = chart.axes
     look = {"boxprops": {"fc": BLUE}, "medianprops": {"color": ORANGE, "lw": 3}}

@@ -25,10 +25,7 @@ from helpers.training import History
 def training_curve(
     history: History, validation_rows: int, lines: Mapping[str, float] | None = None
 ) -> Figure:
-    """Losses of a run, step by step, and beside them its validation accuracy with 95 % intervals.
-
-    The best and the last validation loss are written beside their marks. The accuracy has no panel
-    in a run that did not measure it.
+    """Losses of a run, step by step, and its validation accuracy, if measured, with 95 % intervals.
 
     validation_rows: how many rows each accuracy was counted on. lines: name → accuracy to compare
     with (the commonest answer, the best prompt), each a dashed line with its name.

@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 from unicodedata import east_asian_width
 
 from IPython.display import display
@@ -17,8 +18,11 @@ from helpers.display.charts import BLUE, GREY, ORANGE
 
 # As wide as a page of a notebook shows it, so that the letters are read in their own size.
 WIDTH, LEFT, RIGHT = 720, 20, 700
-TITLE, SMALL, THICK = 15, 13, 1.2
+SMALL, THICK = 13, 1.2
 INK, FAINT, PALE_BLUE, PALE_ORANGE, MARK = "#1a1a1a", "#555555", "#e4f0f8", "#fdf0d2", "#a33f00"
+# Looks of texts and lines, in SVG's own words.
+START, BOLD, DASHED = {"text_anchor": "start"}, {"font_weight": "bold"}, {"stroke_dasharray": "4 3"}
+NOTE, TITLE = {**START, "fill": FAINT}, {"font_size": 15, **BOLD}
 
 STEP = "forward, loss, backward, clip, step, zero"
 
@@ -62,33 +66,20 @@ class _Drawing:
         self.parts.append(f"<{tag} {style}{end}")
 
     def rect(
-        self,
-        x: float,
-        y: float,
-        width: float,
-        height: float,
-        fill: str = "white",
-        edge: str | None = BLUE,
-        thick: float | None = None,
-        dashed: bool = False,
+        self, x: float, y: float, width: float, height: float, fill: str = "white", **line: Any
     ) -> None:
         place = {"x": x, "y": y, "width": width, "height": height, "rx": 4}
-        dashes = "4 3" if dashed else None
-        line = {"stroke": edge, "stroke_width": thick, "stroke_dasharray": dashes}
-        self.add("rect", **place, fill=fill, **line)
+        self.add("rect", **place, fill=fill, **{"stroke": BLUE, **line})
 
-    def text(
-        self,
-        x: float,
-        y: float,
-        words: str,
-        anchor: str | None = None,
-        size: int | None = None,
-        colour: str | None = None,
-        bold: bool = False,
+    def text(self, x: float, y: float, words: str, **style: Any) -> None:
+        self.add("text", words, x=x, y=y, **style)
+
+    def cell(
+        self, x: float, y: float, width: float, height: float, words: str, **style: Any
     ) -> None:
-        style = {"text_anchor": anchor, "font_size": size, "fill": colour}
-        self.add("text", words, x=x, y=y, **style, font_weight="bold" if bold else None)
+        """A rectangle with a text in its middle."""
+        self.rect(x, y, width, height, **style)
+        self.text(x + width / 2, y + height / 2 + 5, words)
 
     def arrow(self, *points: tuple[float, float], colour: str = INK) -> None:
         """A line through the points, with a head at the last one."""
@@ -105,7 +96,7 @@ class _Drawing:
     ) -> None:
         """A box with a title in bold and lines below it."""
         self.rect(x, y, width, 32 + 18 * len(lines), fill)
-        self.text(x + width / 2, y + 24, title, size=TITLE, bold=True)
+        self.text(x + width / 2, y + 24, title, **TITLE)
         for number, line in enumerate(lines):
             self.text(x + width / 2, y + 43 + 17 * number, line)
 
@@ -157,12 +148,12 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
             x = 146 + 140 * column
             pen.arrow((x + 1, tops[row] + 34), (x + 19, tops[row] + 34))
     pen.arrow((646, 98), (646, 116), (6, 116), (6, 208), (25, 208))
-    pen.rect(14, 130, 702, 174, "none", GREY, dashed=True)
-    pen.text(26, 148, f"for each batch of training examples: {STEP}", "start", colour=FAINT)
+    pen.rect(14, 130, 702, 174, "none", stroke=GREY, **DASHED)
+    pen.text(26, 148, f"for each batch of training examples: {STEP}", **NOTE)
     pen.arrow((646, 242), (646, 272), (86, 272), (86, 244))
-    pen.text(366, 292, "the changed weights are the model of the next batch", colour=FAINT)
+    pen.text(366, 292, "the changed weights are the model of the next batch", fill=FAINT)
     _two_distributions(pen, 166, tops[1])
-    pen.text(26, 322, "the parts of the split", "start", colour=FAINT)
+    pen.text(26, 322, "the parts of the split", **NOTE)
     pen.box(26, tops[2], 155, "Train", "its examples feed", "the loop above", fill="#f2f2f2")
     for x in (181, 356, 531):
         pen.arrow((x + 1, tops[2] + 34), (x + 19, tops[2] + 34))
@@ -172,9 +163,9 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
         marked = stage in here
         pen.box(x, y, width, title, *lines, fill=PALE_ORANGE if marked else PALE_BLUE)
         if marked:
-            pen.rect(x, y, width, 68, "none", MARK, 3)
-            pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, MARK)
-            pen.text(x + width / 2, y - 2, "you are here", bold=True, colour="white")
+            pen.rect(x, y, width, 68, "none", stroke=MARK, stroke_width=3)
+            pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, stroke=MARK)
+            pen.text(x + width / 2, y - 2, "you are here", fill="white", **BOLD)
         if stage == "model":
             says.append(f"For each batch of training examples: {STEP}.")
         if stage == "loss":
@@ -188,13 +179,13 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
 
 def _two_distributions(pen: _Drawing, x: float, y: float) -> None:
     """The model's distribution, which is spread, beside the label's, which is sure."""
-    pen.text(x + 60, y - 7, "two distributions", colour=FAINT)
+    pen.text(x + 60, y - 7, "two distributions", fill=FAINT)
     pen.rect(x, y, 120, 68, PALE_BLUE)
     drawn = ("model's", (14, 22, 34, 9), BLUE), ("label's", (0, 0, 40, 0), ORANGE)
     for panel, (name, heights, colour) in enumerate(drawn):
         left = x + 7 + 56 * panel
         for number, height in enumerate(heights):
-            pen.rect(left + 12 * number, y + 47 - height, 9, height + 1, colour, None)
+            pen.rect(left + 12 * number, y + 47 - height, 9, height + 1, colour, stroke=None)
         pen.text(left + 23, y + 62, name)
 
 
@@ -223,18 +214,19 @@ def draw_shift(tokens: Sequence[str], n_prompt: int) -> None:
         width = 14 + max(_room(words[i]), _room(target), 36)
         if x + width > RIGHT:
             x, y = 110.0, y + 94
-            pen.text(LEFT, y + 18, "reads", "start", colour=FAINT)
-            pen.text(LEFT, y + 70, "next token", "start", colour=FAINT)
-        pen.rect(x, y, width, 26, PALE_BLUE)
-        pen.text(x + width / 2, y + 18, words[i])
+            pen.text(LEFT, y + 18, "reads", **NOTE)
+            pen.text(LEFT, y + 70, "next token", **NOTE)
+        pen.cell(x, y, width, 26, words[i], fill=PALE_BLUE)
         pen.arrow((x + width / 2, y + 27), (x + width / 2, y + 51))
-        pen.rect(x, y + 52, width, 26, *((PALE_ORANGE, MARK, 2) if labelled else ("white", GREY)))
-        if not labelled:
-            pen.rect(x, y + 52, width, 26, "white", FAINT, dashed=True)
-        pen.text(x + width / 2, y + 70, target, bold=labelled, colour=None if labelled else FAINT)
+        if labelled:
+            pen.rect(x, y + 52, width, 26, PALE_ORANGE, stroke=MARK, stroke_width=2)
+        else:
+            pen.rect(x, y + 52, width, 26, stroke=GREY)
+            pen.rect(x, y + 52, width, 26, stroke=FAINT, **DASHED)
+        pen.text(x + width / 2, y + 70, target, **(BOLD if labelled else {"fill": FAINT}))
         x += width + 8
-    pen.text(LEFT, y + 104, "dashed: in the prompt, label -100, no loss", "start", colour=FAINT)
-    pen.text(RIGHT, y + 104, "bold: labelled, its loss counts", "end", bold=True)
+    pen.text(LEFT, y + 104, "dashed: in the prompt, label -100, no loss", **NOTE)
+    pen.text(RIGHT, y + 104, "bold: labelled, its loss counts", text_anchor="end", **BOLD)
     pen.height = y + 118
     masked = "1 next token is" if n_prompt == 2 else f"{n_prompt - 1} next tokens are"
     line = f"Shift by one: {len(tokens)} tokens make {len(tokens) - 1} predictions, each of the "
@@ -248,11 +240,11 @@ def draw_padding(lengths: Sequence[int]) -> None:
     pen, longest = _Drawing(52 + 28 * len(lengths)), max(lengths)
     for row, length in enumerate(lengths):
         y, end = 16 + 28 * row, 170 + 530 * length / longest
-        pen.text(LEFT, y + 16, f"row {row + 1}: {length} tokens", "start")
+        pen.text(LEFT, y + 16, f"row {row + 1}: {length} tokens", **START)
         pen.rect(170, y, end - 170, 22, PALE_BLUE)
         if length < longest:
-            pen.rect(end, y, RIGHT - end, 22, "white", FAINT, dashed=True)
-    pen.text(170, pen.height - 14, "blue: tokens; dashed: padding", "start", colour=FAINT)
+            pen.rect(end, y, RIGHT - end, 22, stroke=FAINT, **DASHED)
+    pen.text(170, pen.height - 14, "blue: tokens; dashed: padding", **NOTE)
     whole, padding = longest * len(lengths), longest * len(lengths) - sum(lengths)
     line = f"{len(lengths)} rows of {', '.join(map(str, lengths))} tokens, padded to {longest}: "
     line += f"{padding} of {whole} positions ({padding / whole:.0%}) are padding."
@@ -268,14 +260,14 @@ def draw_epoch(rows: int, batch_size: int, epochs: int) -> None:
     pen.box(230, 16, 460, "One step", STEP, fill=PALE_ORANGE)
     for number, epoch in enumerate(shown):
         y = 84 + 34 * number
-        pen.text(LEFT + 10, y + 18, f"epoch {epoch}" if epoch else "…", "start")
+        pen.text(LEFT + 10, y + 18, f"epoch {epoch}" if epoch else "…", **START)
         cells = _some(steps, 10) if epoch else []
         width = 590 / len(cells) if cells else 0
         for place, step in enumerate(cells):
             pen.rect(100 + width * place, y, width - 3, 26, PALE_ORANGE if step else "white")
             name = str(step + steps * (epoch - 1)) if step else "…"
             pen.text(100 + width * (place + 0.5), y + 18, name)
-    pen.text(100, pen.height - 14, "numbers: optimizer steps", "start", colour=FAINT)
+    pen.text(100, pen.height - 14, "numbers: optimizer steps", **NOTE)
     last = rows - batch_size * (steps - 1)
     line = f"{rows} rows in batches of {batch_size} are {steps} steps an epoch"
     line += f" (the last batch has {last})" if last < batch_size and steps > 1 else ""
@@ -302,12 +294,11 @@ def draw_backward() -> None:
             pen.arrow((x + 141, 93), (x + 141, 114), (x + 80, 114), (x + 80, 93), colour=MARK)
         if has_weights:
             pen.arrow((x + 40, 93), (x + 40, 136), colour=MARK)
-            pen.rect(x, 137, 104, 28, PALE_ORANGE, MARK)
-            pen.text(x + 52, 156, "its gradient")
-    pen.text(LEFT, 26, "forward: numbers flow to the loss", "start", bold=True, colour=BLUE)
-    pen.text(600, 134, "p − q", colour=MARK)
+            pen.cell(x, 137, 104, 28, "its gradient", fill=PALE_ORANGE, stroke=MARK)
+    pen.text(LEFT, 26, "forward: numbers flow to the loss", **START, fill=BLUE, **BOLD)
+    pen.text(600, 134, "p − q", fill=MARK)
     back = "backward: the gradient flows back, to every weight"
-    pen.text(LEFT, 192, back, "start", bold=True, colour=MARK)
+    pen.text(LEFT, 192, back, **START, fill=MARK, **BOLD)
     line = "Forward: embedding → layer 1 → … → last layer → logits → loss. Backward: the gradient "
     line += "flows from the loss to the logits (there it is p − q) and through the layers in "
     line += "reverse; along the way, each weight gets its own gradient."
@@ -325,16 +316,16 @@ def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> No
     for row, (count, tokens) in enumerate(zip(shots, needed, strict=True)):
         y, fits = 40 + 30 * row, tokens < window
         name = f"{count} shot{'' if count == 1 else 's'}: {tokens:,.0f} tokens"
-        pen.text(LEFT, y + 16, name, "start", bold=not fits)
+        pen.text(LEFT, y + 16, name, **START, **({} if fits else BOLD))
         pen.rect(220, y, scale * tokens, 22, PALE_BLUE if fits else PALE_ORANGE)
         if not fits:
-            pen.rect(220, y, scale * tokens, 22, "none", MARK, 3)
-            pen.text(228, y + 16, "too long", "start", bold=True, colour=MARK)
+            pen.rect(220, y, scale * tokens, 22, "none", stroke=MARK, stroke_width=3)
+            pen.text(228, y + 16, "too long", **START, fill=MARK, **BOLD)
     limit = 220 + scale * window
-    pen.rect(220, 32, scale * window, pen.height - 74, "none", FAINT, dashed=True)
-    pen.text(limit, 24, f"window: {window:,} tokens", "end", colour=FAINT)
+    pen.rect(220, 32, scale * window, pen.height - 74, "none", stroke=FAINT, **DASHED)
+    pen.text(limit, 24, f"window: {window:,} tokens", text_anchor="end", fill=FAINT)
     room = "The question and its answer need room, too."
-    pen.text(220, pen.height - 16, room, "start", colour=FAINT)
+    pen.text(220, pen.height - 16, room, **NOTE)
     too_long = [str(count) for count, tokens in zip(shots, needed, strict=True) if tokens >= window]
     line = f"At about {tokens_per_shot:,.0f} tokens a shot, a window of {window:,} holds about "
     line += f"{math.ceil(window / tokens_per_shot) - 1} shots before the question. Too many: "
@@ -355,19 +346,17 @@ def draw_three_ways() -> None:
     }
     for column, (name, lines) in enumerate(ways.items()):
         x = LEFT + 232 * column
-        pen.rect(x, 14, 216, 248, "white", GREY)
-        pen.text(x + 108, 38, name, size=TITLE, bold=True)
-        pen.rect(x + 20, 52, 176, 26, "white")
-        pen.text(x + 108, 70, "examples + question" if name == "Prompt" else "question")
+        pen.rect(x, 14, 216, 248, stroke=GREY)
+        pen.text(x + 108, 38, name, **TITLE)
+        pen.cell(x + 20, 52, 176, 26, "examples + question" if name == "Prompt" else "question")
         left = x + (33 if name == "LoRA" else 58)
-        for layer in range(3):
-            trained = name == "Full fine-tuning"
-            y = 90 + 30 * layer
-            pen.rect(left, y, 100, 24, PALE_ORANGE if trained else "#eeeeee", dashed=not trained)
-            pen.text(left + 50, y + 17, "trained" if trained else "frozen")
+        for y in (90, 120, 150):
+            if name == "Full fine-tuning":
+                pen.cell(left, y, 100, 24, "trained", fill=PALE_ORANGE)
+            else:
+                pen.cell(left, y, 100, 24, "frozen", fill="#eeeeee", **DASHED)
             if name == "LoRA":
-                pen.rect(left + 106, y, 44, 24, PALE_ORANGE, MARK)
-                pen.text(left + 128, y + 17, "A · B")
+                pen.cell(left + 106, y, 44, 24, "A · B", fill=PALE_ORANGE, stroke=MARK)
         for number, line in enumerate(lines):
             pen.text(x + 108, 206 + 19 * number, line)
     line = "; ".join(f"{name}: {' '.join(words).replace(';', ',')}" for name, words in ways.items())
@@ -378,17 +367,14 @@ def draw_all_reduce() -> None:
     """Draw data parallelism: two processes, each with its rows and the whole model, and the sum of
     their gradients, from which both make the same step."""
     pen = _Drawing(258)
-    pen.rect(266, 96, 200, 66, PALE_ORANGE, MARK)
-    pen.text(366, 124, "all-reduce", size=TITLE, bold=True)
+    pen.rect(266, 96, 200, 66, PALE_ORANGE, stroke=MARK)
+    pen.text(366, 124, "all-reduce", **TITLE)
     pen.text(366, 146, "sum of gradients")
     for number, x in enumerate((LEFT, 502)):
         pen.box(x, 14, 216, f"Process {number}", f"rows {number}, {number + 2}, {number + 4} …")
-        pen.rect(x + 20, 92, 176, 30, PALE_BLUE)
-        pen.text(x + 108, 112, "the whole model")
-        pen.rect(x + 20, 150, 176, 30, PALE_ORANGE)
-        pen.text(x + 108, 170, "its gradient")
-        pen.rect(x + 20, 212, 176, 30, "white")
-        pen.text(x + 108, 232, "the same step")
+        pen.cell(x + 20, 92, 176, 30, "the whole model", fill=PALE_BLUE)
+        pen.cell(x + 20, 150, 176, 30, "its gradient", fill=PALE_ORANGE)
+        pen.cell(x + 20, 212, 176, 30, "the same step")
         for top in (64, 122):
             pen.arrow((x + 108, top), (x + 108, top + 28))
         inner, edge = (x + 196, 266) if number == 0 else (x + 20, 466)
@@ -402,21 +388,20 @@ def draw_all_reduce() -> None:
 
 def draw_parts(sizes: Mapping[str, int]) -> None:
     """Draw train, validation and test, in proportion, and what each is for. sizes: part → rows."""
-    uses = {
-        "train": "changes the weights",
-        "validation": "chooses settings",
-        "test": "gives one score, at the end",
-    }
-    pen, x, total, parts = _Drawing(140), float(LEFT), sum(sizes.values()), []
-    fills = (PALE_BLUE, PALE_ORANGE, "#dddddd")
-    for column, (part, use) in enumerate(uses.items()):
-        share = sizes[part] / total
+    uses = (
+        ("train", "changes the weights", PALE_BLUE),
+        ("validation", "chooses settings", PALE_ORANGE),
+        ("test", "gives one score, at the end", "#dddddd"),
+    )
+    pen, x, parts = _Drawing(140), float(LEFT), []
+    for column, (part, use, fill) in enumerate(uses):
+        share = sizes[part] / sum(sizes.values())
         width, left = 680 * share, LEFT + 230 * column
-        pen.rect(x, 16, width, 34, fills[column], INK)
+        pen.rect(x, 16, width, 34, fill, stroke=INK)
         x += width
-        pen.rect(left, 70, 14, 14, fills[column], INK)
-        pen.text(left + 22, 83, part, "start", size=TITLE, bold=True)
-        pen.text(left, 105, f"{sizes[part]:,} rows ({share:.0%})", "start")
-        pen.text(left, 124, use, "start")
+        pen.rect(left, 70, 14, 14, fill, stroke=INK)
+        pen.text(left + 22, 83, part, **START, **TITLE)
+        pen.text(left, 105, f"{sizes[part]:,} rows ({share:.0%})", **START)
+        pen.text(left, 124, use, **START)
         parts.append(f"{part} ({sizes[part]:,} rows, {share:.0%}) {use}")
     pen.show("Train, validation, test", f"The three parts: {'; '.join(parts)}.")

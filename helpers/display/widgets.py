@@ -9,6 +9,7 @@ page, so widgets show every error in the place of their result.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -40,34 +41,60 @@ def _lines(page: str) -> str:
     return f'<div style="line-height: normal">{page}</div>'
 
 
-class _Still(ipywidgets.VBox):
-    """A widget that is stored together with what it shows at that moment, for pages that cannot
-    run widgets (GitHub, nbviewer).
+def _as_typed(text: str) -> str:
+    return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
 
-    result: as HTML. text: the same without markup. picture: the same as a PNG, in base64.
-    in_words: what one can do here with a running notebook.
+
+class _Still(ipywidgets.VBox):
+    """Controls, and below them a result. It is stored together with what it shows at that moment,
+    for pages that cannot run widgets (GitHub, nbviewer).
+
+    result: as HTML. text: the same as text. picture: the same as a PNG, in base64. in_words: what
+    one can do here in a running notebook.
     """
 
-    in_words, text, picture = "", "", ""
-    result: ipywidgets.HTML
+    in_words = text = picture = ""
+
+    def __init__(self, *controls: ipywidgets.DOMWidget, result: str = "") -> None:
+        self.result = ipywidgets.HTML(result)
+        super().__init__([*controls, self.result])
 
     def _ipython_display_(self, **_: Any) -> None:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         data = {"application/vnd.jupyter.widget-view+json": view}
-        text, page = self._shows()
-        data["text/plain"] = f"{text}\n{self!r}".strip()
+        fields, note = self._fields(), f"A still picture. In a running notebook: {self.in_words}."
+        data["text/plain"] = "\n".join(part for part in (fields, self.text, note) if part)
         if self.picture:
             data["image/png"] = self.picture
         else:
-            data["text/html"] = f"{page}<p><i>{escape(repr(self))}</i></p>"
+            page = (_as_typed(fields) if fields else "") + self.result.value
+            data["text/html"] = f"{page}<p><i>{escape(note)}</i></p>"
         display(data, raw=True)
 
-    def _shows(self) -> tuple[str, str]:
-        """What the still picture holds, as text and as HTML."""
-        return self.text, self.result.value
+    def _fields(self) -> str:
+        """What stands in the controls, where the result does not say it."""
+        return ""
 
-    def __repr__(self) -> str:
-        return f"A still picture. In a running notebook: {self.in_words}."
+    def _draw(self, _: object = None) -> None:
+        try:
+            self.text, self.result.value = self._content()
+        except Exception as error:
+            self.text = _in_words(error)
+            self.result.value = escape(self.text)
+
+    def _content(self) -> tuple[str, str]:
+        """What is to be shown now: as plain text, and as HTML."""
+        raise NotImplementedError
+
+
+class _Following(_Still):
+    """A result that follows its controls."""
+
+    def __init__(self, *controls: ipywidgets.DOMWidget) -> None:
+        super().__init__(*controls)
+        for control in controls:
+            control.observe(self._draw, names="value")
+        self._draw()
 
 
 class SideBySide(_Still):
@@ -100,11 +127,10 @@ class SideBySide(_Still):
         )
         self.form = ipywidgets.ToggleButtons(options=list(self._forms))
         self.button = ipywidgets.Button(description="Ask them all")
-        self.result = ipywidgets.HTML()
         self._answered: list[list[str]] = []
         self.button.on_click(self._ask)
         choice = [self.form] if len(self._forms) > 1 else []
-        super().__init__([self.prompt, *choice, self.button, self.result])
+        super().__init__(self.prompt, *choice, self.button)
 
     def _ask(self, _: ipywidgets.Button) -> None:
         typed, form, trouble = self.prompt.value, self.form.value, ""
@@ -144,15 +170,14 @@ class TaskForm(_Still):
         names, first = list(facts.columns), suggest(facts)
         wide = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
         typed = wide | {"continuous_update": False}  # see SideBySide
-        kinds = [("one of its values", True), ("free text", False)]
-        is_label = facts.columns[first["answer"]].kind == "label"
         self._facts, self.task = facts, None
-        self.answer = ipywidgets.Dropdown(
-            options=names, value=first["answer"], description="answer", **wide
-        )
-        self.choices = ipywidgets.ToggleButtons(
-            options=kinds, value=is_label, description="it is", style=wide["style"]
-        )
+        answer = {"value": first["answer"], "description": "answer"}
+        self.answer = ipywidgets.Dropdown(options=names, **answer, **wide)
+        kinds = [("one of its values", True), ("free text", False)]
+        style = wide["style"]
+        self.choices = ipywidgets.ToggleButtons(options=kinds, description="it is", style=style)
+        follows = (self.answer, "value"), (self.choices, "value")
+        ipywidgets.dlink(*follows, lambda name: facts.columns[name].kind == "label")
         # Boxes to tick, since JupyterLab keeps the arrow keys of a list to itself.
         self.prompt = {
             name: ipywidgets.Checkbox(value=name in first["prompt"], description=name, indent=False)
@@ -169,13 +194,12 @@ class TaskForm(_Still):
         self.instruction = ipywidgets.Text(value=instruction, description="instruction", **typed)
         self.path = ipywidgets.Text(value=str(path), description="task file", **typed)
         self.button = ipywidgets.Button(description="Write the task file")
-        self.result = ipywidgets.HTML("No task file is written yet.")
-        self.button.on_click(self._write)
-        self.answer.observe(self._of_answer, names="value")
+        self.button.on_click(self._draw)
         asked, rest = [self.answer, self.choices], [self.group, self.instruction, self.path]
-        super().__init__([*asked, *read, *rest, self.button, self.result])
+        nothing = "No task file is written yet."
+        super().__init__(*asked, *read, *rest, self.button, result=nothing)
 
-    def _shows(self) -> tuple[str, str]:
+    def _fields(self) -> str:
         boxes = [f"{'☑' if box.value else '☐'} {name}" for name, box in self.prompt.items()]
         fields = {
             "answer": f"{self.answer.value}, {self.choices.label}",
@@ -183,54 +207,23 @@ class TaskForm(_Still):
             "belong together": self.group.label,
             "instruction": self.instruction.value,
         }
-        text = "\n".join(f"{name}: {value}" for name, value in fields.items())
-        page = f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
-        return f"{text}\n{self.text}".strip(), page + self.result.value
-
-    def _of_answer(self, _: dict) -> None:
-        self.choices.value = self._facts.columns[self.answer.value].kind == "label"
-
-    def _write(self, _: ipywidgets.Button) -> None:
-        try:
-            self.task = write_task(
-                self.path.value,
-                self._facts.source,
-                prompt=[name for name, box in self.prompt.items() if box.value],
-                answer=self.answer.value,
-                instruction=self.instruction.value,
-                choices=self.choices.value,
-                group=self.group.value or None,
-            )
-            self.text = self.task.path.read_text(encoding="utf-8")
-        except Exception as error:
-            self.text = _in_words(error)
-        self.result.value = f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
-
-
-class _Controls(_Still):
-    """Controls, and below them a result that follows them."""
-
-    def __init__(self, *controls: ipywidgets.DOMWidget) -> None:
-        self.result = ipywidgets.HTML()
-        for control in controls:
-            control.observe(self._draw, names="value")
-        self._draw()
-        super().__init__([*controls, self.result])
-
-    def _draw(self, _: dict | None = None) -> None:
-        try:
-            self.text, page = self._content()
-            self.result.value = _lines(page)
-        except Exception as error:
-            self.text = _in_words(error)
-            self.result.value = escape(self.text)
+        return "\n".join(f"{name}: {value}" for name, value in fields.items())
 
     def _content(self) -> tuple[str, str]:
-        """What is to be shown now: as plain text, and as HTML."""
-        raise NotImplementedError
+        self.task = write_task(
+            self.path.value,
+            self._facts.source,
+            prompt=[name for name, box in self.prompt.items() if box.value],
+            answer=self.answer.value,
+            instruction=self.instruction.value,
+            choices=self.choices.value,
+            group=self.group.value or None,
+        )
+        text = self.task.path.read_text(encoding="utf-8").strip()
+        return text, _as_typed(text)
 
 
-class LossMicroscope(_Controls):
+class LossMicroscope(_Following):
     """Each token of an example with its loss: as cells or table, with or without the loss mask.
 
     Use the mouse or the keyboard; or, from code, set `when.value` (a key of the tokens' losses, or
@@ -252,10 +245,11 @@ class LossMicroscope(_Controls):
         times = self._times if self.when.value == "all" else [self.when.value]
         as_table = self.form.value == "table"
         page, text, words = tokens_page(self._tokens, times, self.masked.value, as_table)
-        return f"{text}\n{words}", f"{page}<p>{escape(words).replace(chr(10), '<br>')}</p>"
+        page += f"<p>{escape(words).replace(chr(10), '<br>')}</p>"
+        return f"{text}\n{words}", _lines(page)
 
 
-class DistributionSlider(_Controls):
+class DistributionSlider(_Following):
     """What the model expects next beside the label, at the step that a slider picks.
 
     From code, set `step.value` to one of the steps.
@@ -275,16 +269,15 @@ class DistributionSlider(_Controls):
     def _content(self) -> tuple[str, str]:
         p = self._model[self.step.value]
         q = [float(i == self._label) for i in range(len(p))]
-        text = (
-            f"Step {self.step.value}: the right token {self._words[self._label]} has "
-            f"{p[self._label]:.4f}, so the loss here is {-math.log(p[self._label]):.3f} nats."
-        )
+        word, right = self._words[self._label], p[self._label]
+        text = f"Step {self.step.value}: the right token {word} has {right:.4f}, so the loss here "
+        text += f"is {-math.log(right):.3f} nats."
         self.picture = as_output(two_distributions(self._words, p, q), text)[0]["image/png"]
         source = f"data:image/png;base64,{self.picture}"
-        return text, f'<img src="{source}" alt="{escape(text)}"><p>{escape(text)}</p>'
+        return text, _lines(f'<img src="{source}" alt="{escape(text)}"><p>{escape(text)}</p>')
 
 
-class BudgetMeter(_Controls):
+class BudgetMeter(_Following):
     """How a number of shots fills the context window, and beside it what was measured with it.
 
     Drag the slider or use the arrow keys; or, from code, set `shots.value` to one of the numbers.
@@ -324,10 +317,11 @@ class BudgetMeter(_Controls):
             for part, (back, front) in parts.items()
         )
         bar = f'<div style="display: flex; width: 32em; background: #dddddd">{cells}</div>'
-        return "\n".join(lines), bar + "".join(f"<div>{escape(line)}</div>" for line in lines)
+        written = "".join(f"<div>{escape(line)}</div>" for line in lines)
+        return "\n".join(lines), _lines(bar + written)
 
 
-class TemplatePlayground(_Controls):
+class TemplatePlayground(_Following):
     """One row of the table as prompt, completion, tokens and loss mask, in any task and template.
 
     Use the list and the buttons; or, from code, set `row.value`, `task.value`, `template.value`.
@@ -344,29 +338,25 @@ class TemplatePlayground(_Controls):
         templates: dict[str, list[str]],
         example: Callable[[str, str, dict], tuple[str, str, list[Token]]],
     ) -> None:
-        self._rows, self._templates, self._example = rows, templates, example
-        wide, task = ipywidgets.Layout(width="40em"), next(iter(templates))
+        self._rows, self._example = rows, example
+        wide = ipywidgets.Layout(width="40em")
         self.row = ipywidgets.Dropdown(options=list(rows), description="row", layout=wide)
         # Buttons, since JupyterLab takes the arrow keys of a closed list for itself.
         self.task = ipywidgets.ToggleButtons(options=list(templates), description="task")
-        self.template = ipywidgets.ToggleButtons(options=templates[task], description="template")
-        self.task.observe(self._of_task, names="value")
+        first = next(iter(templates.values()))
+        self.template = ipywidgets.ToggleButtons(options=first, description="template")
+        # Linked before `_draw`: no task is ever drawn with a template that it does not have.
+        ipywidgets.dlink((self.task, "value"), (self.template, "options"), templates.__getitem__)
         super().__init__(self.row, self.task, self.template)
-
-    def _of_task(self, _: dict) -> None:
-        # Observed before `_draw`: no task is ever drawn with a template that it does not have.
-        self.template.options = self._templates[self.task.value]
 
     def _content(self) -> tuple[str, str]:
         row = self._rows[self.row.value]
         prompt, completion, tokens = self._example(self.task.value, self.template.value, row)
         page, text, count = tokens_page(tokens, [""])
-        style = "white-space: pre-wrap; padding: 0.5em 0"
-        return (
-            f"{prompt} [{completion}]\n{count}\n{text}",
-            f'<div style="{style}">{escape(prompt)} <b>[{escape(completion)}]</b></div>'
-            f"{page}<p>{escape(count)}</p>",
-        )
+        example = f"{escape(prompt)} <b>[{escape(completion)}]</b>"
+        example = f'<div style="white-space: pre-wrap; padding: 0.5em 0">{example}</div>'
+        text = f"{prompt} [{completion}]\n{count}\n{text}"
+        return text, _lines(f"{example}{page}<p>{escape(count)}</p>")
 
 
 class LiveCurve:
@@ -376,9 +366,8 @@ class LiveCurve:
     with each step, the picture with each evaluation and otherwise every `seconds`. Both are plain
     outputs of the cell, so the last state stays when the run is over, and in any front end.
 
-    validation_rows: how many rows each validation accuracy is counted on.
-    question: put to the model at each evaluation; the answers are listed below the line.
-    lines: name → accuracy to compare with, see `training_curve`.
+    validation_rows, lines: as in `training_curve`. question: put to the model at each evaluation;
+    the answers are listed below the line.
     """
 
     seconds = 10.0
@@ -426,6 +415,7 @@ class LiveCurve:
         return text
 
 
+@dataclass
 class FixedQuestion:
     """One fixed question to a model in training: the prompt of an example, asked again and again.
 
@@ -435,10 +425,9 @@ class FixedQuestion:
     example: a row with `prompt` and `answer`.
     """
 
-    def __init__(
-        self, example: dict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
-        self.example, self.model, self.tokenizer = example, model, tokenizer
+    example: dict
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
     def __str__(self) -> str:
         """The end of the prompt, and the right answer."""
