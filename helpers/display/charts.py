@@ -26,8 +26,8 @@ Score = tuple[float, float, float]  # a score and the two ends of its interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers (Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
-# Runs and methods differ by mark and line as well.
-STYLES = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"), (ORANGE, "D", "-."))
+# Runs and methods differ by mark as well.
+STYLES = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"))
 
 STYLE = {
     "axes.spines.top": False,
@@ -113,21 +113,18 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
 
 
 def interval_chart(
-    series: Mapping[str, Mapping[str, Score]],
-    score: str,
-    lines: Mapping[str, float] | None = None,
+    series: Mapping[str, Mapping[str, Score]], score: str, lines: Mapping[str, float] | None = None
 ) -> Figure:
     """Scores from 0 to 1 with their intervals, one row of the chart for each method.
 
-    series: kind of interval or score → {method: (score, low, high)}.
-    score: what is drawn, with its unit, for the axis. lines: name → score to compare with (chance,
-    the commonest answer), each a dashed line with its name.
+    series: kind of interval or score → {method: (score, low, high)}. score: what is drawn, with its
+    unit, for the axis. lines: name → score to compare with, each a dashed line with its name.
     """
     methods = list(dict.fromkeys(method for values in series.values() for method in values))
     chart = figure(8, 1.1 + 0.22 * len(methods) * (len(series) + 1))
     (axes,) = chart.axes
     for number, (name, values) in enumerate(series.items()):
-        colour, marker, _ = STYLES[number % len(STYLES)]
+        colour, marker = STYLES[number % len(STYLES)]
         shift = 0.22 * (number - (len(series) - 1) / 2)
         rows = [methods.index(method) + shift for method in values]
         intervals(axes, rows, list(values.values()), True, fmt=marker, color=colour, label=name)
@@ -199,14 +196,13 @@ def two_distributions(
 ) -> Figure:
     """What the model expects next beside what the label says: a probability for each word.
 
-    The loss above the model is -Σ label · log(model), over these words.
+    label: 1 for the right word, 0 for the others; the loss is -log of what the model gives to it.
     """
     chart = figure(8, 0.35 * len(words) + 1, 2, sharey=True)
-    pairs = [(p, q) for p, q in zip(model, label, strict=True) if p and q]
-    loss = -sum(q * math.log(p) for p, q in pairs)
-    right = next((p for p, q in pairs if q == 1), None)
-    formula = "" if right is None else f"−log {right:.3f} = "
-    drawn = (model, BLUE, f"model: loss {formula}{loss:.2f} nats"), (label, ORANGE, "label")
+    right = model[label.index(1)]
+    loss = -math.log(right) if right else math.inf
+    of_model = f"model: loss −log {right:.3f} = {loss:.2f} nats"
+    drawn = (model, BLUE, of_model), (label, ORANGE, "label")
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
         _word_bars(axes, words, values, "{:.3f}", color=colour)
         axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
@@ -267,10 +263,8 @@ def change_map(
     square, in units of the weights), drawn beside it.
     Each map's colours span the same factor on a logarithmic scale, so the evener map moved evener.
     """
-    maps = (
-        (layered, single, 100, "relative change (%)"),
-        (*absolute, 1, "absolute change (RMS)"),
-    )
+    relative = (layered, single, 100, "relative change (%)")
+    maps = relative, (*absolute, 1, "absolute change (RMS)")
     heights = [len(layered), len(single)]
     options = {"columns": 2, "height_ratios": heights, "sharey": "row"}
     chart = figure(12, 0.8 + 0.16 * sum(heights), 4, **options)
@@ -310,21 +304,19 @@ def batch_shapes(titles: Sequence[str], batches: Sequence[list[list[int]]]) -> F
     longest = max(len(line) for batch in batches for line in batch)
     chart = figure(9, 2.4, len(batches), sharey=True)
     colours = ListedColormap([BLUE, ORANGE, "#DDDDDD", "white"])
+    names = ("prompt", "labelled", "padding", "not read again")
     hatches = (None, None, None, "////")
     for axes, title, batch in zip(chart.axes, titles, batches, strict=True):
         axes.imshow(batch, cmap=colours, vmin=0, vmax=3, aspect="auto", interpolation="none")
         again = [line.count(3) for line in batch]
         axes.barh(range(len(batch)), again, 1, -0.5, fc="none", ec=GREY, lw=0, hatch=hatches[3])
         axes.set(title=title, xlabel="position (tokens)", xlim=(-0.5, longest - 0.5))
-        axes.set_ylim(len(batch) - 0.5, -0.5)
-        axes.set_yticks([])
+        axes.set(ylim=(len(batch) - 0.5, -0.5), yticks=[])
     chart.axes[0].set_ylabel("examples")
-    names = ("prompt", "labelled", "padding", "not read again")
     there = sorted({kind for batch in batches for line in batch for kind in line})
-    handles = [
-        Patch(fc=colours(k), ec=GREY, lw=0.5, label=names[k], hatch=hatches[k]) for k in there
-    ]
-    chart.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    style = {"ec": GREY, "lw": 0.5}
+    boxes = [Patch(fc=colours(k), hatch=hatches[k], label=names[k], **style) for k in there]
+    chart.legend(handles=boxes, loc="outside lower center", ncols=4, frameon=False)
     return chart
 
 
@@ -337,8 +329,7 @@ def spread(values: Mapping[str, Sequence[int]], label: str) -> Figure:
     rows = {"positions": range(len(values)), "orientation": "horizontal", "whis": (0, 100)}
     axes.boxplot(list(values.values()), **rows, **look, patch_artist=True, manage_ticks=False)
     name_rows(axes, values)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(label)
+    axes.set(xlim=(0, None), xlabel=label)
     return chart
 
 

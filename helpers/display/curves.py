@@ -56,15 +56,15 @@ def training_curve(
         intervals(chart.axes[1], [one.step for one in scored], scores, **style)
         chart.axes[1].set(ylabel=f"validation accuracy ({n} rows, 95 %)", ylim=(0, 1))
         _named_lines(chart.axes[1], lines or {})
+    epoch, total = history.steps_per_epoch, history.total_steps
     for axes in chart.axes:
-        axes.set_xlim(-0.5, history.total_steps + 0.5)
-        axes.set_xlabel("optimizer step")
+        axes.set(xlim=(-0.5, total + 0.5), xlabel="optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(evaluated) > 1:  # ticks where something was measured, and not too many of them
             axes.set_xticks(evaluated[:: 1 + len(evaluated) // 8])
-        for epoch in range(1, history.total_steps // history.steps_per_epoch):
-            axes.axvline(epoch * history.steps_per_epoch, color=GREY, linewidth=0.5, linestyle=":")
-    if history.total_steps > history.steps_per_epoch:
+        for end in range(epoch, total, epoch):
+            axes.axvline(end, color=GREY, linewidth=0.5, linestyle=":")
+    if total > epoch:
         note = {"loc": "right", "fontsize": 9, "color": "#555555"}
         chart.axes[-1].set_title("dotted: end of an epoch", **note)
     if history.evaluations:
@@ -88,7 +88,7 @@ def _named_lines(axes: Axes, lines: Mapping[str, float]) -> None:
         free_from = height + 0.075
 
 
-def _loss_axis(axes: Axes, lowest: float = 0) -> None:
+def _loss_axis(axes: Axes, lowest: float) -> None:
     """Losses fall from several nats to hundredths: on an even scale the end would be flat."""
     axes.set_yscale("log")
     axes.margins(y=0.1)
@@ -132,8 +132,7 @@ def evaluations_figure(
         colour, marker = (GREEN, "s-") if name == trained else (BLUE, "o-")
         axes.axhline(values[0][0], color="black", linestyle="--", linewidth=0.8)
         intervals(axes, steps, values, fmt=marker, color=colour)
-        axes.set_title(name)
-        axes.set_xticks(list(steps))
+        axes.set(title=name, xticks=steps)
         axes.margins(x=0.1)
     chart.supxlabel("optimizer step (dashed: before training)", fontsize=10)
     return chart
@@ -149,14 +148,14 @@ def price_chart(changes: Mapping[str, Mapping[str, Score]], losses: Sequence[str
     chart = figure(9, 1.3 + 0.3 * len(runs), len(changes), columns=3, sharey=True)
     for axes, (name, values) in zip(chart.axes, changes.items(), strict=True):
         for row, change in enumerate(values.values()):
-            colour, marker, _ = STYLES[row % len(STYLES)]
+            colour, marker = STYLES[row % len(STYLES)]
             intervals(axes, [row], [change], flat=True, fmt=marker, color=colour)
         axes.axvline(0, color="black", linestyle="--", linewidth=0.8)
         reach = 1.15 * max(abs(end) for value in values.values() for end in value) or 1
         axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         name_rows(axes, runs)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name)
         axes.grid(axis="x", alpha=0.4)
     chart.supxlabel("change since the starting model, 95 % interval (better →)", fontsize=10)
     return chart

@@ -302,12 +302,9 @@ class BudgetMeter(_Following):
         budget, known = self._budgets[shots], self._measured.get(shots, {})
         room = f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
         parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "black")}
-        lines = [
-            f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
-            + ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)
-            + f", {room}",
-            *(f"{name}: {value}" for name, value in known.items()),
-        ]
+        counts = ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)
+        line = f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
+        lines = [f"{line}{counts}, {room}", *(f"{name}: {value}" for name, value in known.items())]
         if not known:
             lines.append("Not measured with this number of shots: no accuracy, no seconds.")
         # As long as its share of the window; what is too much is drawn beyond the grey frame.
