@@ -1,14 +1,7 @@
 """Train all weights of a model: the loss, the loop, its checkpoints, and what it costs."""
 
 from helpers.training.checkpoint import load_finished
-from helpers.training.footprint import (
-    PARTS,
-    Cost,
-    measured,
-    predicted,
-    predicted_cost,
-    train_apart,
-)
+from helpers.training.footprint import PARTS, measured, predicted, predicted_cost, train_apart
 from helpers.training.loop import (
     batch_plan,
     learning_rate_at,
@@ -28,12 +21,6 @@ from helpers.training.loss import (
     per_token_loss,
 )
 from helpers.training.low_memory import training_memory
-from helpers.training.run import TunedModel, load_or_train, train_task
-from helpers.training.settings import (
-    EvaluationRecord,
-    History,
-    StepRecord,
-    TrainingError,
-    TrainSettings,
-)
+from helpers.training.run import load_or_train, train_task
+from helpers.training.settings import EvaluationRecord, History, StepRecord, TrainSettings
 from helpers.training.shared_prefix import hidden_states_after_prefix, shared_length

@@ -17,35 +17,24 @@ class TrainingError(CourseError):
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides a run, besides the model and the examples.
+    Raises TrainingError for a value of the wrong type or out of range."""
 
-    Raises TrainingError for a value of the wrong type or out of range.
-    """
-
-    epochs: int = 2
-    """How often each example is seen."""
-    batch_size: int = 8
-    """Examples in one optimizer step."""
+    epochs: int = 2  # how often each example is seen
+    batch_size: int = 8  # examples in one optimizer step
+    # Examples that go through the model at once; their gradients add up to those of the batch.
     micro_batch_size: int = 8
-    """Examples that go through the model at once; their gradients add up to those of the batch."""
-    learning_rate: float = 2e-4
-    """The largest of the run: it rises to this, then falls to 0."""
-    weight_decay: float = 0.01
-    """How strongly each step pulls the matrices towards zero."""
-    warmup_ratio: float = 0.1
-    """Share of the steps in which the learning rate rises, from 0 to less than 1."""
-    max_grad_norm: float = 1.0
-    """A gradient with a larger norm is scaled down to this one."""
-    evaluations: int = 2
-    """How often in an epoch the validation set is scored, evenly spaced."""
-    patience: int | None = None
-    """Stop after this many evaluations in a row without a lower loss; None: never."""
-    seed: int = 0
-    """Decides the order of the examples, and what dropout drops."""
+    learning_rate: float = 2e-4  # the largest of the run: it rises to this, then falls to 0
+    weight_decay: float = 0.01  # how strongly each step pulls the matrices towards zero
+    warmup_ratio: float = 0.1  # share of the steps in which the learning rate rises
+    max_grad_norm: float = 1.0  # a gradient with a larger norm is scaled down to this one
+    evaluations: int = 2  # how often in an epoch the validation set is scored, evenly spaced
+    patience: int | None = None  # stop after this many evaluations without a lower loss
+    seed: int = 0  # decides the order of the examples, and what dropout drops
+    # Multiply in "float32" or "bfloat16"; weights, gradients and losses stay in 32 bits.
     precision: str = field(default_factory=native_precision)
-    """Multiply in "float32" or "bfloat16"; weights, gradients and losses stay in 32 bits."""
+    # Train in less than half of the memory (see `low_memory_step`), always in float32;
+    # micro_batch_size and max_grad_norm are then not used.
     low_memory: bool = field(default_factory=memory_is_short)
-    """Train in less than half of the memory (see `low_memory_step`), always in float32;
-    micro_batch_size and max_grad_norm are then not used."""
 
     def __post_init__(self) -> None:
         for names, kind, least, below, wanted in _RANGES:
@@ -89,9 +78,7 @@ class StepRecord:
 @dataclass
 class EvaluationRecord:
     """One evaluation on the validation set, after `step` optimizer steps.
-
-    loss: nats per labelled token. accuracy: what `score` said, None without it.
-    """
+    loss: nats per labelled token. accuracy: what `score` said, None without it."""
 
     step: int
     loss: float
@@ -102,9 +89,7 @@ class EvaluationRecord:
 @dataclass
 class History:
     """What happened in a run; also what the live picture is drawn from.
-
-    stopped: "running", "finished", "patience" or "interrupted".
-    """
+    stopped: "running", "finished", "patience" or "interrupted"."""
 
     total_steps: int
     steps_per_epoch: int
