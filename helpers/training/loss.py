@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from helpers.data.tokenize import IGNORE
 from helpers.training.processes import share_of_process, total_of
 from helpers.training.settings import TrainingError
-from helpers.training.shared_prefix import can_share, in_one_line, shared_length
+from helpers.training.shared_prefix import can_share, in_one_line, one_line, shared_length
 
-# An evaluation reads no more tokens at once, padding included, and predicts no more labelled ones
-# (each has a score for every word of the vocabulary), however many rows it may take.
-TOKENS_AT_ONCE, LABELLED_AT_ONCE = 4096, 1024
+# An evaluation reads no more rows at once, no more tokens, padding included, and predicts no more
+# labelled ones (each has a score for every word of the vocabulary).
+ROWS_AT_ONCE, TOKENS_AT_ONCE, LABELLED_AT_ONCE = 16, 4096, 1024
 
 Rows = Sequence[dict]  # a datasets.Dataset, or a list of its rows: input_ids and labels
 Collate = Callable[[list[dict]], dict[str, Tensor]]
@@ -39,7 +39,7 @@ def per_token_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Te
 
     The head, which turns each hidden state into one score per word of the vocabulary, is applied
     only where a labelled token is predicted, and a prefix that all rows share is read once: the
-    same losses as with all scores of all tokens, for much less work.
+    same losses for much less work.
 
     batch: input_ids, labels and perhaps attention_mask, each int64 of shape (batch, length); the
     labels of an encoder-decoder model have a length of their own.
@@ -57,14 +57,14 @@ def per_token_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Te
 def _logits_before(model: PreTrainedModel, batch: dict[str, Tensor], labelled: Tensor) -> Tensor:
     """The logits that predict the labelled tokens: (labelled tokens, vocabulary)."""
     predicting = labelled.roll(-1, 1)  # the prediction for the token at t + 1 is made at t
-    inputs = {"input_ids": batch["input_ids"]}
-    if _padded_on_the_left(batch):
-        inputs["attention_mask"] = batch["attention_mask"]
+    inputs, mask = {"input_ids": batch["input_ids"]}, batch.get("attention_mask")
+    # Padding must be masked where it stands before a row. Behind it, it is never seen.
+    if mask is not None and not mask[:, 0].all():
+        inputs["attention_mask"] = mask
     elif can_share(model):
         shared = shared_length(batch)
         inputs = in_one_line(batch["input_ids"], shared)
-        rests = predicting[:, shared:].flatten()
-        predicting = torch.cat([rests.new_zeros(shared), rests])[None]
+        predicting = one_line(predicting, shared)
     # The model makes its logits by itself, since some scale or cap them after the head; the head
     # is only handed fewer hidden states.
     head = model.get_output_embeddings()
@@ -75,26 +75,17 @@ def _logits_before(model: PreTrainedModel, batch: dict[str, Tensor], labelled: T
         hook.remove()
 
 
-def _padded_on_the_left(batch: dict[str, Tensor]) -> bool:
-    """Whether padding stands before a row and so must be masked; behind it, it is never seen."""
-    mask = batch.get("attention_mask")
-    return mask is not None and not bool(mask[:, 0].all())
-
-
 def loss_sum(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-    """Cross-entropy summed over the labelled tokens of a batch, and how many these are.
-
-    batch: as for `per_token_loss`. Returns (float32 scalar in nats, count).
-    """
+    """Cross-entropy summed over the labelled tokens of a batch (float32, in nats), and how many
+    these are. batch: as for `per_token_loss`."""
     losses, labelled = per_token_loss(model, batch)
     return losses.sum(), int(labelled.sum())
 
 
 def check_finite(total: float, count: int, norm: float = 0.0) -> None:
-    """Refuse a step whose loss or gradient cannot be used, before it changes a weight.
+    """Raise TrainingError for a step that must not change a weight.
 
     total: loss summed over `count` labelled tokens. norm: of the gradient.
-    Raises TrainingError.
     """
     if not count:
         raise TrainingError(
@@ -135,16 +126,14 @@ def evaluate_loss(
     model: PreTrainedModel,
     dataset: Rows,
     collate: Collate,
-    batch_size: int = 16,
+    batch_size: int = ROWS_AT_ONCE,
     precision: str = "float32",
 ) -> float:
     """Mean cross-entropy of a set, in nats per labelled token (not a mean of batch means).
 
-    dataset: rows with input_ids and labels. batch_size: most rows at once. precision: as in
-    TrainSettings.
+    batch_size: most rows at once. precision: as in TrainSettings.
     """
-    here = share_of_process(list(range(len(dataset))))
-    rows = [dataset[index] for index in here]
+    rows = share_of_process(list(dataset))
     sums, counts = _row_sums(model, rows, collate, batch_size, precision)
     total, count = total_of(sum(sums), sum(counts))
     if not count:
@@ -152,23 +141,20 @@ def evaluate_loss(
     return total / count
 
 
-def loss_of_each(
-    model: PreTrainedModel, dataset: Rows, collate: Collate, batch_size: int = 16
-) -> list[float]:
+def loss_of_each(model: PreTrainedModel, dataset: Rows, collate: Collate) -> list[float]:
     """Mean cross-entropy of each row by itself, in nats per labelled token, in the given order."""
-    sums, counts = _row_sums(model, dataset, collate, batch_size, "float32")
-    pairs = zip(sums, counts, strict=True)
+    pairs = zip(*_row_sums(model, list(dataset), collate, ROWS_AT_ONCE, "float32"), strict=True)
     return [total / count if count else math.nan for total, count in pairs]
 
 
 def _row_sums(
-    model: PreTrainedModel, dataset: Rows, collate: Collate, batch_size: int, precision: str
+    model: PreTrainedModel, rows: list[dict], collate: Collate, batch_size: int, precision: str
 ) -> tuple[list[float], list[int]]:
     """Of each row: cross-entropy summed over its labelled tokens, and how many these are."""
-    sums, counts = [0.0] * len(dataset), [0] * len(dataset)
+    sums, counts = [0.0] * len(rows), [0] * len(rows)
     with evaluation_mode(model, precision):
-        for indices in _by_length(dataset, batch_size):
-            batch = to_device(collate([dataset[index] for index in indices]), model)
+        for indices in _by_length(rows, batch_size):
+            batch = to_device(collate([rows[index] for index in indices]), model)
             losses, labelled = per_token_loss(model, batch)
             of_rows = labelled.sum(1).tolist()
             for index, count, row in zip(indices, of_rows, losses.split(of_rows), strict=True):
@@ -176,16 +162,16 @@ def _row_sums(
     return sums, counts
 
 
-def _by_length(dataset: Rows, batch_size: int) -> Iterator[list[int]]:
+def _by_length(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
     """Indices of rows of similar length, few enough to be read at once (but at least one)."""
-    lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in dataset]
-    counts = [sum(label != IGNORE for label in row["labels"]) for row in dataset]
-    chosen: list[int] = []
-    labelled = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        rows, labelled = len(chosen) + 1, labelled + counts[index]
-        many = rows * lengths[index] > TOKENS_AT_ONCE or labelled > LABELLED_AT_ONCE
-        if chosen and (rows > batch_size or many):
+    lengths = [max(len(row["input_ids"]), len(row["labels"])) for row in rows]
+    counts = [sum(label != IGNORE for label in row["labels"]) for row in rows]
+    chosen, labelled = [], 0
+    for index in sorted(range(len(rows)), key=lengths.__getitem__):
+        labelled += counts[index]
+        tokens = (len(chosen) + 1) * lengths[index]
+        many = tokens > TOKENS_AT_ONCE or labelled > LABELLED_AT_ONCE
+        if chosen and (len(chosen) == batch_size or many):
             yield chosen
             chosen, labelled = [], counts[index]
         chosen.append(index)

@@ -42,20 +42,25 @@ def shared_length(batch: dict[str, Tensor]) -> int:
     return int(same.long().cumprod(0).sum())
 
 
+def one_line(values: Tensor, shared: int) -> Tensor:
+    """The first `shared` values of one row, then the rest of each row: of (batch, length) values,
+    (1, shared + batch * (length - shared)) ones."""
+    return torch.cat([values[0, :shared], values[:, shared:].flatten()])[None]
+
+
 def in_one_line(ids: Tensor, shared: int) -> dict[str, Tensor]:
     """What the model is called with to read the first `shared` tokens of all rows once.
 
     ids: int64 of shape (batch, length), padded on the right, the same in all rows up to `shared`.
-    The line has shared + batch * (length - shared) tokens.
     """
     rows, length = ids.shape
-    positions = torch.arange(length, device=ids.device)
+    positions = torch.arange(length, device=ids.device).expand(rows, -1)
     # A token of a row sees the whole prefix, and of its own row what stands before it and itself.
     # Padding stands behind all, so no mask needs to hide it.
     seen = torch.ones(length - shared, length, dtype=torch.bool, device=ids.device).tril(shared)
     return {
-        "input_ids": _line(ids[:1, :shared], ids[:, shared:]),
-        "position_ids": _line(positions[None, :shared], positions[None, shared:].expand(rows, -1)),
+        "input_ids": one_line(ids, shared),
+        "position_ids": one_line(positions, shared),
         "attention_mask": seen[None, None],
         "rows": rows,
     }
@@ -71,26 +76,19 @@ def hidden_states_after_prefix(model: PreTrainedModel, ids: Tensor, shared: int)
     return line[0, shared:].unflatten(0, (len(ids), -1))
 
 
-def _line(prefix: Tensor, rests: Tensor) -> Tensor:
-    return torch.cat([prefix[0], rests.flatten()])[None]
-
-
 def _attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     rows: int | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers asks for, each (1, heads, positions, head size)."""
     if rows is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+    scaling, dropout = others["scaling"], others["dropout"]
     rest, length = attention_mask.shape[-2:]
     shared = length - rest
     seen = attention_mask if shared else None
