@@ -23,9 +23,8 @@ class Adafactor(torch.optim.Optimizer):
     Source: Shazeer and Stern, Adafactor, arXiv 1804.04235.
     """
 
-    def __init__(self, parameters: Iterable[dict], lr: float) -> None:
-        """parameters: groups of them, which may have a weight_decay of their own."""
-        super().__init__(parameters, {"lr": lr, "weight_decay": 0.0})
+    def __init__(self, groups: Iterable[dict], lr: float) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -36,26 +35,23 @@ class Adafactor(torch.optim.Optimizer):
                     self._update(parameter, group["lr"], group["weight_decay"])
 
     def _update(self, parameter: Tensor, rate: float, decay: float) -> None:
-        gradient, state, shape = parameter.grad, self.state[parameter], parameter.shape
-        if not state:
-            state["step"], means = 0, {"exp_avg_sq": shape}
-            if parameter.ndim > 1:
-                means = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}
-            for name, size in means.items():
-                state[name] = gradient.new_zeros(size)
-        state["step"] += 1
-        kept = 1.0 - state["step"] ** -0.8
-        update = (gradient**2).add_(1e-30)
+        state = self.state[parameter]
+        state["step"] = state.get("step", 0) + 1
+        kept = 1.0 - state["step"] ** -0.8  # 0 in the first step
+
+        def running_mean(name: str, now: Tensor) -> Tensor:
+            before = state.setdefault(name, torch.zeros_like(now))
+            return before.mul_(kept).add_(now, alpha=1.0 - kept)
+
+        update = (parameter.grad**2).add_(1e-30)
         if parameter.ndim > 1:
-            row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-            row.mul_(kept).add_(update.mean(-1), alpha=1.0 - kept)
-            column.mul_(kept).add_(update.mean(-2), alpha=1.0 - kept)
+            row = running_mean("exp_avg_sq_row", update.mean(-1))
+            column = running_mean("exp_avg_sq_col", update.mean(-2))
             of_row = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
             torch.mul(of_row, column.unsqueeze(-2).rsqrt(), out=update)
         else:
-            mean = state["exp_avg_sq"].mul_(kept).add_(update, alpha=1.0 - kept)
-            torch.rsqrt(mean, out=update)
-        update.mul_(gradient)
+            torch.rsqrt(running_mean("exp_avg_sq", update), out=update)
+        update.mul_(parameter.grad)
         root_mean_square = update.norm() / update.numel() ** 0.5
         update.div_(root_mean_square.clamp_(min=1.0)).mul_(rate)
         parameter.add_(parameter, alpha=-decay * rate)
@@ -66,8 +62,7 @@ class Adafactor(torch.optim.Optimizer):
 def training_memory(model: PreTrainedModel, low_memory: bool) -> Iterator[None]:
     """Arrange memory for training inside: the numbers stay the same, up to rounding.
 
-    low_memory: of each layer only the input is kept, and the rest is computed again when the
-    backward pass needs it.
+    low_memory: of each layer only the input is kept; the backward pass computes the rest again.
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
     table = model.get_input_embeddings()
@@ -79,23 +74,18 @@ def training_memory(model: PreTrainedModel, low_memory: bool) -> Iterator[None]:
     alone = process_count() == 1
     table.sparse = tied and decoder_only and alone and table.weight.device.type == "cpu"
     recompute = low_memory and model.supports_gradient_checkpointing
+    # What transformers calls it from 5.2x on, and what it called it before.
+    new = hasattr(model, "activation_checkpointing_enable")
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
     if recompute:
-        _recompute(model, "enable", {"use_reentrant": False})
+        getattr(model, f"{name}_enable")({"use_reentrant": False})
     try:
         yield
     finally:
         table.sparse = False
         if recompute:
-            _recompute(model, "disable")
+            getattr(model, f"{name}_disable")()
             model.disable_input_require_grads()  # transformers leaves that hook behind
-
-
-def _recompute(model: PreTrainedModel, what: str, *how: dict) -> None:
-    """transformers' activation checkpointing, which has a new name from 5.2x on."""
-    name = f"activation_checkpointing_{what}"
-    if not hasattr(model, name):
-        name = f"gradient_checkpointing_{what}"
-    getattr(model, name)(*how)
 
 
 def low_memory_step(
@@ -130,13 +120,12 @@ def low_memory_step(
         if parameter.ndim == 1:  # a norm's weights: there are two in each layer
             give_memory_back()
 
-    hooks = []
     (count,) = total_of(int(labelled_tokens(model, batch["labels"]).sum()))
+    summed, _ = loss_sum(model, batch)  # forward
+    (total,) = total_of(summed.item())
+    check_finite(total, count)
+    hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
     try:
-        summed, _ = loss_sum(model, batch)  # forward
-        (total,) = total_of(summed.item())
-        check_finite(total, count)
-        hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
         (summed / count).backward()  # loss, backward; the steps happen within it, without clip
     finally:
         for hook in hooks:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import psutil
 import torch
@@ -20,7 +19,6 @@ import torch.distributed as dist
 
 from helpers.training.settings import TrainingError
 
-Item = TypeVar("Item")
 # How long a process waits for the others: one of them may be searching for a prompt meanwhile.
 PATIENCE = timedelta(hours=3)
 
@@ -58,7 +56,7 @@ def process_index() -> int:
     return dist.get_rank() if process_count() > 1 else 0
 
 
-def share_of_process(items: list[Item]) -> list[Item]:
+def share_of_process(items: list) -> list:
     """This process's part of a list: every n-th item, beginning with its own number."""
     return items[process_index() :: process_count()]
 
@@ -67,10 +65,10 @@ def total_of(*numbers: float) -> tuple[float, ...]:
     """Each number, summed over all processes; float64 in between, so counts stay exact."""
     if process_count() == 1:
         return numbers
-    sums = torch.tensor(numbers, dtype=torch.float64, device=_device())
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
-    pairs = zip(numbers, sums.tolist(), strict=True)
-    return tuple(type(one)(total) for one, total in pairs)
+    return tuple(type(one)(total) for one, total in zip(numbers, sums.tolist(), strict=True))
 
 
 def sum_gradient(parameter: torch.Tensor) -> None:
@@ -81,22 +79,15 @@ def sum_gradient(parameter: torch.Tensor) -> None:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """What is inside, the first process does before all others, for instance to put files in
-    order."""
+    """Inside, the first process goes before all others, for instance to put files in order."""
     if process_index():
         wait_for_all()
-    try:
-        yield
-    finally:
-        if not process_index():
-            wait_for_all()
+    yield
+    if not process_index():
+        wait_for_all()
 
 
 def wait_for_all() -> None:
     """Go on only when all processes have come here."""
     if process_count() > 1:
         dist.barrier()
-
-
-def _device() -> torch.device | str:
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
