@@ -1,14 +1,13 @@
 """The training loop: every weight of the model is updated, and nothing is hidden.
 
-One step: forward, loss, backward, clip, step, zero. On a fixed schedule
-the model is evaluated on the validation set, its best weights are kept, and a checkpoint is written
-from which an interrupted or killed run goes on.
+One step: forward, loss, backward, clip, step, zero. On a fixed schedule the model is evaluated on
+the validation set, its best weights are kept, and a checkpoint is written from which an interrupted
+or killed run goes on.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
 from helpers.training.checkpoint import RunFolder, fingerprint
 from helpers.training.loss import (
+    ROWS_AT_ONCE,
     Collate,
     Rows,
     autocast,
@@ -45,8 +45,7 @@ from helpers.training.settings import (
     TrainSettings,
 )
 
-# Rows that an evaluation reads at once.
-EVALUATION_ROWS, LOW_MEMORY_ROWS = 16, 4
+LOW_MEMORY_ROWS = 4  # that an evaluation reads at once
 
 
 def train(
@@ -61,11 +60,9 @@ def train(
 ) -> History:
     """Fine-tune all weights of `model` in place; at the end it has the best weights of the run.
 
-    train_set, validation_set: datasets.Dataset (or lists of dicts) with input_ids and labels.
-    collate: makes a batch of tensors from such rows. folder: for the best weights and the
-    checkpoint (see checkpoint.py); if a checkpoint of the same run is there, the run goes on from
-    it. score: accuracy on validation rows, called at each evaluation. watch: called after each step
-    and each evaluation, to draw.
+    folder: for the best weights and the checkpoint (see checkpoint.py); if a checkpoint of the same
+    run is there, the run goes on from it. score: accuracy on validation rows, called at each
+    evaluation. watch: called after each step and each evaluation, to draw.
 
     An interrupt (the stop button of the notebook) ends the run early: the history so far is
     returned and the model has the best weights so far.
@@ -82,10 +79,11 @@ def train(
     evaluation_steps = _evaluation_steps(len(plan), steps_per_epoch, settings.evaluations)
     run = RunFolder(folder, fingerprint(model, train_set, validation_set, settings))
     optimizer = make_optimizer(model, settings)
+    watch = watch or (lambda history: None)
 
     def evaluate(step: int) -> None:
         begin = time.perf_counter()
-        rows = LOW_MEMORY_ROWS if settings.low_memory else EVALUATION_ROWS
+        rows = LOW_MEMORY_ROWS if settings.low_memory else ROWS_AT_ONCE
         loss = evaluate_loss(model, validation_set, collate, rows, settings.precision)
         with evaluation_mode(model, settings.precision):
             accuracy = score(model) if score else None
@@ -95,8 +93,7 @@ def train(
             run.save_best(model, step)
         history.evaluations.append(EvaluationRecord(step, loss, accuracy, seconds))
         run.save_checkpoint(model, optimizer, history)
-        if watch:
-            watch(history)
+        watch(history)
 
     with run.opened(_disk_space(model, settings)), training_memory(model, settings.low_memory):
         with first_process_first():
@@ -111,13 +108,17 @@ def train(
                 rate = learning_rate_at(step, len(plan), settings)
                 set_learning_rate(optimizer, rate)
                 rows = [train_set[index] for index in plan[step]]
-                with _named(step, plan[step]):
+                try:
                     loss, norm = update(model, optimizer, rows, settings, collate)
+                except TrainingError as error:
+                    examples = ", ".join(map(str, plan[step]))
+                    raise TrainingError(
+                        f"Step {step + 1}, with the training examples at index {examples}: {error}"
+                    ) from error
                 tokens = sum(len(row["input_ids"]) for row in rows)
                 seconds = time.perf_counter() - begin
                 history.steps.append(StepRecord(step + 1, loss, rate, norm, tokens, seconds))
-                if watch:
-                    watch(history)
+                watch(history)
                 if step + 1 in evaluation_steps:
                     evaluate(step + 1)
                     if should_stop_early([e.loss for e in history.evaluations], settings.patience):
@@ -134,30 +135,24 @@ def train(
                 f"and the model has the best weights so far (step {history.best.step}). To go on, "
                 "load the starting model again and train with the same settings."
             )
-        if history.stopped != "interrupted":
+            run.load_best(model, history)
+        else:
             wait_for_all()  # the first process has written the best weights
-        run.load_best(model, history)
-        model.eval()
-        if history.stopped != "interrupted":
+            run.load_best(model, history)
             wait_for_all()  # all have read them
             run.finish(history)
-    if watch:
-        watch(history)
+    model.eval()
+    watch(history)
     return history
 
 
 def batch_plan(lengths: list[int], settings: TrainSettings) -> list[list[int]]:
-    """The indices of the examples of each step of a run; decided by lengths and seed alone.
-
-    lengths: tokens of each example.
-    """
-    return [
-        batch
-        for epoch in range(settings.epochs)
-        for batch in length_grouped_batches(
-            lengths, settings.batch_size, seed=1_000_003 * settings.seed + epoch
-        )
-    ]
+    """The indices of the examples of each step of a run. lengths: tokens of each example."""
+    plan = []
+    for epoch in range(settings.epochs):
+        seed = 1_000_003 * settings.seed + epoch
+        plan += length_grouped_batches(lengths, settings.batch_size, seed)
+    return plan
 
 
 def learning_rate_at(step: int, total: int, settings: TrainSettings) -> float:
@@ -237,8 +232,8 @@ def update(
     settings: TrainSettings,
     collate: Collate,
 ) -> tuple[float, float]:
-    """One update from these rows, in the way that the settings ask for. Returns the same as
-    `training_step`, and raises the same. collate: as for `train`."""
+    """One update from these rows, as the settings ask for. Returns and raises what `training_step`
+    does."""
     # A process for which no row is left takes part with one that has no labelled token.
     rows = share_of_process(rows) or [{**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}]
     if settings.low_memory:
@@ -251,24 +246,10 @@ def update(
 
 def should_stop_early(losses: list[float], patience: int | None) -> bool:
     """Whether the last `patience` evaluations all failed to beat the best one before them.
-
-    losses: of all evaluations so far. patience: None is endless.
-    """
+    losses: of all evaluations so far. patience: None is endless."""
     if patience is None:
         return False
     return len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-@contextmanager
-def _named(step: int, indices: list[int]) -> Iterator[None]:
-    """Inside, an error of training says which step it was, and with which examples."""
-    try:
-        yield
-    except TrainingError as error:
-        raise TrainingError(
-            f"Step {step + 1}, with the training examples at index "
-            f"{', '.join(map(str, indices))}: {error}"
-        ) from error
 
 
 def _evaluation_steps(total: int, steps_per_epoch: int, evaluations: int) -> set[int]:
@@ -287,11 +268,11 @@ def _disk_space(model: PreTrainedModel, settings: TrainSettings) -> int:
 
 
 def _check_sets(model: PreTrainedModel, train_set: Rows, validation_set: Rows) -> None:
+    vocabulary = model.get_input_embeddings().num_embeddings
     for which, rows in (("training", train_set), ("validation", validation_set)):
         if not len(rows):
             raise TrainingError(
                 f"The {which} set is empty, so there is nothing to train on or to choose by. Check "
                 "the split and the filter that made it."
             )
-        vocabulary = model.get_input_embeddings().num_embeddings
         check_tokenized(rows, vocabulary, model.config.is_encoder_decoder)

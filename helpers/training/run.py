@@ -46,19 +46,13 @@ def train_task(
     """`train` with what a task brings: its padding and, where it has choices, at each evaluation
     the constrained accuracy on the validation rows.
 
-    validation: rendered rows. sets: tokenized, with train and validation. The rest: see `train`.
+    validation: rendered rows. sets: tokenized, with train and validation.
     """
-    score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
-    return train(
-        model,
-        sets["train"],
-        sets["validation"],
-        settings,
-        partial(collate, pad_token_id=tokenizer.pad_token_id),
-        folder,
-        score if "choices" in validation.column_names else None,
-        watch,
-    )
+    pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    score = None
+    if "choices" in validation.column_names:
+        score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
+    return train(model, sets["train"], sets["validation"], settings, pad, folder, score, watch)
 
 
 def load_or_train(task: Task) -> TunedModel:
