@@ -34,8 +34,6 @@ from helpers.training.settings import History, TrainingError, TrainSettings
 
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
-# So much of a file of weights is in memory beside the weights of the model at most (bytes).
-AT_ONCE = 100_000_000
 
 
 def fingerprint(
@@ -74,10 +72,9 @@ class RunFolder:
         if process_index():  # the first process holds it for all
             yield
             return
-        lock = FileLock(self.folder / "run.lock", timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            held = FileLock(self.folder / "run.lock", timeout=0).acquire()
         except Timeout as error:
             raise TrainingError(
                 f"Another notebook or program is training in {self.folder} right now. Wait until "
@@ -88,7 +85,7 @@ class RunFolder:
                 f"The folder {self.folder} cannot be written to: {error}. Choose another folder "
                 "for the run, or set COURSE_RUNS to one that you may write to. Nothing was trained."
             ) from error
-        try:
+        with held:
             self._move_aside()
             free = shutil.disk_usage(self.folder).free
             if free < needed:
@@ -98,15 +95,13 @@ class RunFolder:
                     "COURSE_RUNS to a folder on another disk. Nothing was trained."
                 )
             yield
-        finally:
-            lock.release()
 
     def _move_aside(self) -> None:
         """Nobody's finished model is overwritten: that of another run gets a folder of its own."""
-        other = self.read_history()
-        if other is None or other["run"] == self.run:
+        run, _ = self.read_history()
+        if run in (None, self.run):
             return
-        aside = self.folder / f"finished-{other['run'][:8]}"
+        aside = self.folder / f"finished-{run[:8]}"
         aside.mkdir(exist_ok=True)
         for path in (self.best, self.finished):  # in this order, a kill in between does no harm
             if path.exists():
@@ -122,8 +117,7 @@ class RunFolder:
         What another run left unfinished is deleted, which is printed.
         """
         for path in (self.checkpoint, _previous(self.checkpoint)):
-            content = _read(path)
-            if content is None:
+            if (content := _read(path)) is None:
                 continue
             history = History.from_json(content["history"])
             if content["run"] != self.run:
@@ -141,7 +135,7 @@ class RunFolder:
                 optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
                 weights = path if content["weights"] else self.best
                 del content
-                _copy_weights(weights, model)
+                _give_weights(weights, model)
                 done = len(history.steps)
                 print(f"Going on from the checkpoint of step {done} in {self.folder}.")
                 return history
@@ -164,12 +158,16 @@ class RunFolder:
             return
         begin = time.perf_counter()
         new_best = history.best is history.evaluations[-1]
-        due = begin - self.written >= TRAINING_PER_WRITING * self.writing
-        if 0 < len(history.steps) < history.total_steps and (new_best or due):
-            content = {"run": self.run, "history": history.to_json()}
-            # The weights of a new best stand in its own file.
-            content |= {"weights": {} if new_best else _weights(model)}
-            _save(self.checkpoint, {**content, "optimizer": optimizer.state_dict()})
+        due = new_best or begin - self.written >= TRAINING_PER_WRITING * self.writing
+        if due and 0 < len(history.steps) < history.total_steps:
+            content = {
+                "run": self.run,
+                "history": history.to_json(),
+                # The weights of a new best stand in its own file.
+                "weights": {} if new_best else _weights(model),
+                "optimizer": optimizer.state_dict(),
+            }
+            _save(self.checkpoint, content)
             self.written = time.perf_counter()
             self.writing = self.written - begin
 
@@ -180,10 +178,9 @@ class RunFolder:
                 f"The best weights of this run, those of step {history.best.step}, are not in "
                 f"{self.best} any more. Load the starting model again, and train it again."
             )
-        if memory_is_short() and os.name == "posix":
-            _map_weights(self.best, model)
-        else:
-            _copy_weights(self.best, model)
+        # Not where there is enough memory: the file then takes space until the model is gone, also
+        # when it was deleted or has a successor.
+        _give_weights(self.best, model, stay=memory_is_short() and os.name == "posix")
 
     def finish(self, history: History) -> None:
         """Note that the run is finished; what was only kept to go on from is then not needed."""
@@ -196,18 +193,19 @@ class RunFolder:
         for path in (*parts, _previous(self.checkpoint), self.checkpoint, _previous(self.best)):
             path.unlink(missing_ok=True)
 
-    def read_history(self) -> dict | None:
-        """What `finish` wrote, for this run or another one; None if there is nothing."""
+    def read_history(self) -> tuple[str, History] | tuple[None, None]:
+        """What `finish` wrote: the fingerprint of this run or another one, and its history."""
         try:
             content = json.loads(self.finished.read_text(encoding="utf-8"))
-            if content["run"] and History.from_json(content["history"]).evaluations:
-                return content
-            raise ValueError("it holds no evaluation")
+            history = History.from_json(content["history"])
+            if not history.evaluations:
+                raise ValueError("it holds no evaluation")
+            return content["run"], history
         except FileNotFoundError:
-            return None
+            pass
         except (ValueError, KeyError, TypeError) as error:
             print(f"{self.finished} is damaged ({error}) and is not used.")
-            return None
+        return None, None
 
     def _find_best(self, history: History) -> bool:
         """Whether the best weights of this history are there; the file then has its name.
@@ -238,9 +236,8 @@ def load_finished(
     run = fingerprint(model, train_set, validation_set, settings)
     for place in (Path(folder), Path(folder) / f"finished-{run[:8]}"):
         found = RunFolder(place, run)
-        content = found.read_history()
-        if content and content["run"] == run:
-            history = History.from_json(content["history"])
+        other, history = found.read_history()
+        if other == run:
             with suppress(TrainingError):  # the best weights are lost
                 found.load_best(model, history)
                 return history
@@ -257,29 +254,19 @@ def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _copy_weights(path: Path, model: PreTrainedModel) -> None:
-    """Give the model the weights of a file, which is mapped anew for each part of AT_ONCE bytes."""
-    content = None
-    for name, parameter in model.named_parameters():
-        if content is None:
-            content, read = _map(path), 0
-        parameter.copy_(content["weights"][name])
-        read += parameter.nbytes
-        if read > AT_ONCE:
-            content = None
+def _give_weights(path: Path, model: PreTrainedModel, stay: bool = False) -> None:
+    """Give the model the weights of a file.
 
-
-@torch.no_grad()
-def _map_weights(path: Path, model: PreTrainedModel) -> None:
-    """The same, but weights on the processor stay in the file: they take memory only when they are
-    changed. Not where there is enough, for the file then takes space until the model is gone, also
-    when it was deleted or has a successor."""
-    content = _map(path)["weights"]
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "cpu":
-            parameter.data = content[name]
+    stay: those on the processor stay in the file, and take memory only when they are changed.
+    """
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        # Mapped anew now and then, the file is never in memory as a whole.
+        if number == 0 or not stay and number % 50 == 0:
+            weights = _map(path)["weights"]
+        if stay and parameter.device.type == "cpu":
+            parameter.data = weights[name]
         else:
-            parameter.copy_(content[name])
+            parameter.copy_(weights[name])
 
 
 def _map(path: Path) -> dict:
