@@ -1,6 +1,6 @@
 """How much memory a training takes, and for what: predicted, and measured in its own process.
 
-A process of its own, because only then is the most memory that it ever had that of the training.
+Only in a process of its own is the most memory that it ever had that of the training.
 """
 
 import json
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import torch
@@ -43,8 +44,8 @@ def predicted(
 ) -> dict[str, int]:
     """Bytes of each of PARTS that arithmetic alone expects during a step, in 32-bit numbers.
 
-    low_memory: as in TrainSettings. rows, length: of the batch with its padding; shared: tokens
-    that all rows begin with, which are read once.
+    rows, length: of the batch with its padding; shared: tokens that all rows begin with, which are
+    read once.
     The activations are those of a Llama-like layer, as transformers computes it: what the backward
     pass needs of its two norms, its attention and its MLP. Each row has its own copy of the keys
     and values that it attends to, with those of the shared prefix.
@@ -108,16 +109,14 @@ def predicted_cost(
     # Several processes measure at the same time, each what the others leave to it.
     speed = SHARE_OF_SPEED * 1e9 * matrix_speed(2.0, dtype, model.device) * process_count()
 
-    padded = sum(len(rows) * max(train_lengths[i] for i in rows) for rows in plan)
+    shapes = [(len(rows), max(train_lengths[i] for i in rows)) for rows in plan]
+    padded = sum(map(prod, shapes))
     evaluations = settings.epochs * settings.evaluations + 1
     seconds = (8 if settings.low_memory else 6) * weights * padded / speed
     readings = evaluations * (2 if answers else 1)  # for the loss, and for the answers
     evaluating = readings * 2 * weights * sum(validation_lengths) / speed
-    widest = max(plan, key=lambda rows: len(rows) * max(train_lengths[i] for i in rows))
-    shape = len(widest), max(train_lengths[i] for i in widest), 0
-    return Cost(
-        seconds, evaluating, sum(predicted(model, settings.low_memory, *shape).values()) + PROCESS
-    )
+    parts = predicted(model, settings.low_memory, *max(shapes, key=prod), shared=0)
+    return Cost(seconds, evaluating, PROCESS + sum(parts.values()))
 
 
 def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool) -> dict[str, int]:
@@ -127,16 +126,15 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool)
     """
     settings = TrainSettings(low_memory=low_memory, precision="float32")
     optimizer, table = make_optimizer(model, settings), model.get_input_embeddings().weight
-    gradients = 0
+    gradients = []
 
     def count(parameter: Tensor) -> None:
-        nonlocal gradients
         there = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
         if low_memory and parameter is not table:
             # The head's gradient, inside the backward pass: it waits for the look-up's, of the
             # same weights, which comes last.
             there += table.nbytes
-        gradients = max(gradients, there)
+        gradients.append(there)
 
     model.train()
     activations = _activations(model, batch, low_memory)
@@ -149,10 +147,10 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool)
             training_step(model, optimizer, [batch], settings)
     for hook in hooks:
         hook.remove()
-    state = [v for one in optimizer.state.values() for v in one.values() if torch.is_tensor(v)]
+    kept = [value for state in optimizer.state.values() for value in state.values()]
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    states = sum(value.nbytes for value in state)
-    return dict(zip(PARTS, (weights, gradients, states, activations), strict=True))
+    states = sum(value.nbytes for value in kept if torch.is_tensor(value))
+    return dict(zip(PARTS, (weights, max(gradients), states, activations), strict=True))
 
 
 def _activations(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool) -> int:
@@ -186,26 +184,24 @@ def train_apart(
 ) -> dict:
     """Train a model on these examples in a process of its own, in 32-bit numbers.
 
-    examples: rows of "train" and "validation" with prompt, completion and, for constrained
-    answers, choices; as `load_examples` returns them. low_memory: as in TrainSettings. model: as
-    for `load_model`.
+    examples: "train" and "validation", as `load_examples` returns them. model: for `load_model`.
     Returns {"before": bytes of memory with everything imported and no model yet, "peak": most bytes
     of the whole training, "tokens_per_second", "predictions": the tuned model's answer to each
     validation row, "shape": rows, length and shared tokens of one more step, on the first eight
     rows, "parts": what `measured` returned for it}.
     Raises CourseError when that process did not come to its end.
     """
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     rows = {name: list(examples[name]) for name in ("train", "validation")}
     done = subprocess.run(
-        [sys.executable, "-c", "from helpers.training import footprint; footprint.main()"],
+        [sys.executable, "-c", "from helpers.training.footprint import _train_here; _train_here()"],
         input=json.dumps({"examples": rows, "low_memory": low_memory, "name": model}),
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
         raise CourseError(
             f"The training in a process of its own did not finish: {last}. If the memory "
@@ -214,30 +210,24 @@ def train_apart(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _train_here(examples: dict[str, list[dict]], low_memory: bool, name: str | None) -> dict:
-    """What `train_apart` returns, of a training in this process."""
-    before = peak_memory()
-    model, tokenizer = load_model(name)
+def _train_here() -> None:
+    """What `train_apart` starts: it reads its arguments as JSON and prints its result as JSON."""
+    result = {"before": peak_memory()}
+    given = json.load(sys.stdin)
+    examples, low_memory = given["examples"], given["low_memory"]
+    model, tokenizer = load_model(given["name"])
     sets = [
-        list(tokenize(Dataset.from_list(examples[name]), tokenizer, model.config))
-        for name in ("train", "validation")
+        list(tokenize(Dataset.from_list(examples[part]), tokenizer, model.config))
+        for part in ("train", "validation")
     ]
     padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
     settings = TrainSettings(evaluations=1, precision="float32", low_memory=low_memory)
     with tempfile.TemporaryDirectory() as folder:
         history = train(model, *sets, settings, padded, Path(folder))
-    predictions = predict_answers(model, tokenizer, examples["validation"])
+    result["tokens_per_second"] = history.tokens_per_second
+    result["predictions"] = predict_answers(model, tokenizer, examples["validation"])
+    result["peak"] = peak_memory()
     batch = padded(sets[0][:8])
-    result = {
-        "before": before,
-        "peak": peak_memory(),
-        "tokens_per_second": history.tokens_per_second,
-        "predictions": predictions,
-    }
-    shape = [*batch["input_ids"].shape, shared_length(batch)]
-    return {**result, "shape": shape, "parts": measured(model, batch, low_memory)}
-
-
-def main() -> None:
-    """What `train_apart` starts: arguments come as JSON, and the result goes as JSON."""
-    print(json.dumps(_train_here(**json.load(sys.stdin))))
+    result["shape"] = [*batch["input_ids"].shape, shared_length(batch)]
+    result["parts"] = measured(model, batch, low_memory)
+    print(json.dumps(result))
