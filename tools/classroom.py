@@ -127,8 +127,7 @@ def solutions(arguments: list[str]) -> int:
             path = folder / f"{name}.ipynb"
             nbformat.write(solved(notebook), path)
             outcomes.append(run_course.run_notebook(path, folder))
-            profile = os.environ.get("COURSE_PROFILE", "laptop")
-            print(run_course.write_report(outcomes, folder, profile), flush=True)
+            print(run_course.write_report(outcomes, folder), flush=True)
     return int(any(one.status != "passed" for one in outcomes))
 
 

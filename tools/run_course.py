@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,13 +24,25 @@ from pathlib import Path
 
 import nbformat
 import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from helpers.profiles import profile  # noqa: E402
+from helpers.results import load_result  # noqa: E402
+
 CELL_LIMIT = 3600
 # nbclient now and then waits for ever for a message of a kernel that has long finished (a known bug
 # with widgets). Such a notebook uses no processor time, which tells it from a slow one.
 QUIET_LIMIT = 180
 QUIET_SHARE = 0.02
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 @dataclass(frozen=True)
@@ -44,49 +55,44 @@ class Outcome:
     error: str = ""
 
 
+def names_of(beginnings: list[str]) -> list[str]:
+    """The notebooks whose names begin with one of these; without any, all of them."""
+    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    return [name for name in found if name.startswith(tuple(beginnings) or "")]
+
+
 def run_cells(
     notebook: nbformat.NotebookNode,
     folder: Path,
     limit: float,
-    on_code_cell: Callable[[int, int], None],
+    on_code_cell: Callable[[int], None] = lambda number: None,
     **kernel,
 ) -> str:
     """Run all cells of a notebook in a new kernel whose folder is `folder`; outputs go into it.
 
     limit: seconds for each cell. on_code_cell: called with the number of each code cell that
-    begins, from 1, and of how many. kernel: how its process is started, as for subprocess.Popen.
+    begins, from 1. kernel: how its process is started, as for subprocess.Popen.
     Returns what went wrong and in which code cell; "" when all have run.
     """
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-    code_cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    reached = 0
-
-    def begin(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        nonlocal reached
-        if cell_index in code_cells:
-            reached = code_cells.index(cell_index) + 1
-            on_code_cell(reached, len(code_cells))
-
     client = NotebookClient(
         notebook,
         timeout=limit,
         kernel_name="python3",
+        record_timing=False,
         # Widgets' state is of no use in a page that no kernel stands behind.
         store_widget_state=False,
-        resources={"metadata": {"path": str(folder)}},
-        on_cell_start=begin,
+        on_cell_execute=lambda **_: on_code_cell(client.code_cells_executed + 1),
     )
     try:
-        client.execute(**kernel)
+        client.execute(cwd=str(folder), **kernel)
+        return ""
     except CellExecutionError as problem:
-        return f"cell {reached}: {problem.ename}: {problem.evalue}"
+        what = f"{problem.ename}: {problem.evalue}"
     except CellTimeoutError:
-        return f"cell {reached}: took longer than {limit} s"
+        what = f"took longer than {limit} s"
     except DeadKernelError:
-        return f"cell {reached}: the kernel died (often: not enough memory)"
-    return ""
+        what = "the kernel died (often: not enough memory)"
+    return f"cell {client.code_cells_executed}: {what}"
 
 
 def execute(source: Path, target: Path) -> int:
@@ -94,13 +100,15 @@ def execute(source: Path, target: Path) -> int:
 
     What ran up to an error is written as well, and the error beside it (.error). Returns 0 or 1.
     """
-    from nbconvert import HTMLExporter
+    notebook = nbformat.read(source, as_version=4)
+    of = sum(cell.cell_type == "code" for cell in notebook.cells)
 
-    def show(number: int, of: int) -> None:
+    def show(number: int) -> None:
         if sys.stdout.isatty():
             print(f"\r{source.stem}  cell {number}/{of} ", end="", flush=True)
 
-    notebook = nbformat.read(source, as_version=4)
+    # A notebook has to find the helpers by itself, as it does on a learner's machine.
+    os.environ.pop("PYTHONPATH", None)
     error = run_cells(notebook, source.parent, CELL_LIMIT, show)
     nbformat.write(notebook, target)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
@@ -111,52 +119,54 @@ def execute(source: Path, target: Path) -> int:
 
 def run_notebook(source: Path, folder: Path, quiet_limit: float = QUIET_LIMIT) -> Outcome:
     """Run one notebook in a process of its own, which is ended when nothing happens in it."""
-    started = changed = time.monotonic()
-    target, used = folder / source.name, 0.0
-    command = [sys.executable, str(Path(__file__).resolve()), "--execute", str(source), str(target)]
-    # A notebook has to find the helpers by itself, as it does on a learner's machine.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    child = subprocess.Popen(command, env=environment)
-    status, error = "", "its process ended without a result"
+    begin, target = time.monotonic(), folder / source.name
+    child = psutil.Popen([sys.executable, __file__, "--execute", str(source), str(target)])
     try:
-        while not status:
-            try:
-                status = "failed" if child.wait(timeout=1) else "passed"
-            except subprocess.TimeoutExpired:
-                now, seconds = time.monotonic(), _processor_seconds(child.pid)
-                if abs(seconds - used) > QUIET_SHARE * quiet_limit:
-                    used, changed = seconds, now
-                elif now - changed > quiet_limit:
-                    status, error = "hung", f"nothing happened for {quiet_limit:.0f} s"
+        status = _wait_for(child, quiet_limit)
     finally:
         _end(child)
+    error = f"nothing happened for {quiet_limit:.0f} s" if status == "hung" else ""
     if target.with_suffix(".error").exists():
         error = target.with_suffix(".error").read_text(encoding="utf-8")
-    outcome = Outcome(source.stem, status, time.monotonic() - started, error)
+    elif status == "failed":
+        error = "its process ended without a result"
+    outcome = Outcome(source.stem, status, time.monotonic() - begin, error)
     print(f"\r{source.stem}  {status}  {outcome.seconds / 60:.1f} min  {error}", flush=True)
     return outcome
 
 
-def _processor_seconds(pid: int) -> float:
+def _wait_for(child: psutil.Popen, quiet_limit: float) -> str:
+    """The status of a notebook's process, when it has ended or nothing happens in it."""
+    used, changed = 0.0, time.monotonic()
+    while time.monotonic() - changed < quiet_limit:
+        try:
+            return "failed" if child.wait(timeout=1) else "passed"
+        except psutil.TimeoutExpired:
+            seconds = _processor_seconds(child)
+            if abs(seconds - used) > QUIET_SHARE * quiet_limit:
+                used, changed = seconds, time.monotonic()
+    return "hung"
+
+
+def _processor_seconds(child: psutil.Popen) -> float:
     """Processor time of a process and all below it: its kernel too."""
     total = 0.0
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
+        for one in [child, *child.children(recursive=True)]:
             total += sum(one.cpu_times()[:2])
     return total
 
 
-def _end(child: subprocess.Popen) -> None:
+def _end(child: psutil.Popen) -> None:
     """End a notebook's process and the kernel below it, if they go on."""
     if child.poll() is None:
-        for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+        for process in [*child.children(recursive=True), child]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         child.wait()
 
 
-def write_report(outcomes: list[Outcome], folder: Path, profile: str) -> Path:
+def write_report(outcomes: list[Outcome], folder: Path) -> Path:
     """Write index.html: one row a notebook with status, minutes, link and first error."""
     rows = []
     for one in outcomes:
@@ -169,7 +179,7 @@ def write_report(outcomes: list[Outcome], folder: Path, profile: str) -> Path:
     passed = sum(one.status == "passed" for one in outcomes)
     minutes = sum(one.seconds for one in outcomes) / 60
     facts = (
-        f"profile {profile}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores, "
+        f"profile {profile().name}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores, "
         f"{psutil.virtual_memory().total / 1e9:.0f} GB of memory, {platform.system()}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}"
     )
@@ -197,21 +207,11 @@ pre {{ white-space: pre-wrap; margin: 0 }}
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same notebook without what differs from machine to machine or cannot be shown again.
 
-    Dropped: widget state and widget views (without a kernel they show as an error), times of
-    execution, the kernel's own name and version.
+    Dropped: widget views (without a kernel they show as an error), the kernel's own name and
+    version.
     """
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {
-                "display_name": "Python 3 (ipykernel)",
-                "language": "python",
-                "name": "python3",
-            },
-            "language_info": {"name": "python"},
-        }
-    )
+    notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             for output in cell.outputs:
                 data = output.get("data", {})
@@ -233,22 +233,17 @@ def publish(names: list[str], executed: Path, notebooks: Path, pictures: Path) -
         for cell in notebook.cells:
             if "picture" in cell.metadata.get("tags", []):
                 (data,) = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
-                pictures.mkdir(exist_ok=True)
                 (pictures / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
 
 
-def record_minutes(outcomes: list[Outcome], profile: str, path: Path) -> None:
+def record_minutes(outcomes: list[Outcome], path: Path) -> None:
     """Note in data/minutes.json how long each notebook took, and how fast this machine is."""
-    code = "from helpers.machine import matrix_speed; print(matrix_speed())"
-    speed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    times = measured.setdefault(profile, {})
-    times["gflops"] = round(float(speed.stdout), 1)
-    times.setdefault("minutes", {}).update(
-        {one.name: round(one.seconds / 60, 2) for one in outcomes}
-    )
+    from helpers.machine import matrix_speed  # loads PyTorch, which the notebooks do not need here
+
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    times = measured.setdefault(profile().name, {"minutes": {}})
+    times["gflops"] = round(matrix_speed(), 1)
+    times["minutes"] |= {one.name: round(one.seconds / 60, 2) for one in outcomes}
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
@@ -260,23 +255,19 @@ def record_example(path: Path) -> None:
     rows; the boards of `opinion` and `department` are shown side by side. What this profile has not
     made stays as it was.
     """
-    sys.path.insert(0, str(ROOT))
-    from helpers.profiles import profile
-    from helpers.results import load_result
-
     row = load_result("opinion/before_after")
     tests = {task: load_result(f"{task}/test") for task in ("opinion", "department")}
     if row is None or tests["opinion"] is None:
         return
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    boards, more = before.get("boards", {}), load_result("opinion/05_more_rows")
+    kept, name = json.loads(path.read_text(encoding="utf-8")), profile().name
+    boards = kept["boards"]
     for task, test in tests.items():
         if test is not None:
-            accuracy = {name: scores["accuracy"] for name, scores in test["board"].items()}
-            boards[task] = {"profile": profile().name, "rows": test["rows"], "accuracy": accuracy}
+            accuracy = {who: scores["accuracy"] for who, scores in test["board"].items()}
+            boards[task] = {"profile": name, "rows": test["rows"], "accuracy": accuracy}
             boards[task]["against"] = test["against"]
-    more = before.get("more_rows", {}) if more is None else more
-    example = {"profile": profile().name, **row, "boards": boards, "more_rows": more}
+    more_rows = load_result("opinion/05_more_rows") or kept["more_rows"]
+    example = {"profile": name, **row, "boards": boards, "more_rows": more_rows}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
 
 
@@ -288,31 +279,30 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.execute:
         return execute(*map(Path, options.execute))
-    profile = os.environ.setdefault("COURSE_PROFILE", "laptop")
     notebooks, folder = ROOT / "notebooks", ROOT / "executed"
-    prefixes = tuple(options.names) or ("",)
-    sources = [path for path in sorted(notebooks.glob("*.ipynb")) if path.stem.startswith(prefixes)]
-    if not sources:
-        print(f"No notebook in {notebooks} starts with {' or '.join(prefixes)}.", file=sys.stderr)
+    names = names_of(options.names)
+    if not names:
+        wanted = " or ".join(options.names)
+        print(f"No notebook in {notebooks} starts with {wanted}.", file=sys.stderr)
         return 2
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     outcomes: list[Outcome] = []
-    for source in sources:
-        outcome = run_notebook(source, folder)
+    for name in names:
+        outcome = run_notebook(notebooks / f"{name}.ipynb", folder)
         if outcome.status == "hung":
-            print(f"{source.stem} hangs: trying it once more.", flush=True)
-            outcome = run_notebook(source, folder)
+            print(f"{name} hangs: trying it once more.", flush=True)
+            outcome = run_notebook(notebooks / f"{name}.ipynb", folder)
         outcomes.append(outcome)
         # Written after each one, so that there is something to read while the rest runs.
-        report = write_report(outcomes, folder, profile)
-    failed = [one.name for one in outcomes if one.status != "passed"]
-    print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed. Report: {report}")
+        report = write_report(outcomes, folder)
+    failed = sum(one.status != "passed" for one in outcomes)
+    print(f"{len(outcomes) - failed} passed, {failed} failed. Report: {report}")
     if failed:
         return 1
     if options.publish:
-        publish([one.name for one in outcomes], folder, notebooks, ROOT / "docs")
-        record_minutes(outcomes, profile, ROOT / "data" / "minutes.json")
+        publish(names, folder, notebooks, ROOT / "docs")
+        record_minutes(outcomes, ROOT / "data" / "minutes.json")
         record_example(ROOT / "data" / "example_run.json")
     return 0
 
