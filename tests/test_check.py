@@ -49,7 +49,7 @@ def test_after_the_set_up_it_has_nothing_to_say_but_the_minutes(machine, capsys)
 
 
 def test_before_the_set_up_it_says_what_the_set_up_does(machine, capsys):
-    machine.found = None
+    machine.found = {}
     shutil.rmtree(machine.model)
     assert check.main() == 0
     said = capsys.readouterr().out
@@ -60,10 +60,10 @@ def test_before_the_set_up_it_says_what_the_set_up_does(machine, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"free": GIGABYTE // 2, "found": None}, "disk: free some space"),
+        ({"free": GIGABYTE // 2, "found": {}}, "disk: free some space"),
         ({"found": {**FOUND, "memory": GIGABYTE}}, "memory: too little"),
         ({"found": {"lacking": [], "broken": "OSError: c10.dll"}}, "delete the folder .venv"),
-        ({"found": None, "network": (check.STOP, "network")}, "network: do this"),
+        ({"found": {}, "network": (check.STOP, "network")}, "network: do this"),
     ],
 )
 def test_what_stands_in_the_way_gives_status_1_and_a_remedy(machine, capsys, change, words):
@@ -127,7 +127,7 @@ def test_an_old_python_can_read_the_file():
 )
 def test_the_profile_fits_memory_speed_and_gpu(found, profile):
     here = check.minutes(found["gflops"])
-    assert check.fitting_profile(found["memory"], here, found)[0] == profile
+    assert check.fitting_profile(found["memory"], here, found["device"])[0] == profile
     assert profile in profiles.PROFILES
 
 
@@ -199,5 +199,5 @@ def test_make_check_sets_nothing_up(monkeypatch):
 
 def test_every_notebook_that_was_timed_is_named():
     whole = json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))["laptop"]
-    said = check.times("laptop", None)
+    said = check.times("laptop", {})
     assert all(f"{name.split('_')[0]}: " in said for name in whole["minutes"])

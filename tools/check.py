@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,16 +31,13 @@ MOST_HOURS = 4  # for all notebooks in the profile `laptop`; where it takes long
 MODEL, MODEL_MEGABYTES = "smollm2-135m-v2", 750
 TRIED_PACKAGE = "filelock"  # a small one that the set-up needs anyway
 ROOT = Path(__file__).resolve().parent.parent
-# What pip's lines hold, and what is the matter. Only these words are printed: the lines themselves
-# may hold addresses with passwords.
+# A pattern for what pip's lines hold, and what is the matter. Only these words are printed: the
+# lines themselves may hold addresses with passwords.
 CAUSES = {
     "CERTIFICATE": "does not trust a certificate (a proxy's, or the clock is wrong)",
     "SSL": "cannot agree on an encrypted connection",
     "ProxyError": "cannot get through the proxy that it was told",
-    "Errno -2": "finds no host of the index's name",
-    "Errno -3": "finds no host of the index's name",
-    "getaddrinfo": "finds no host of the index's name",
-    "nodename": "finds no host of the index's name",
+    "Errno -[23]|getaddrinfo|nodename": "finds no host of the index's name",
     "timed out": "got no answer in time",
     "No space left": "found the disk full",
     "No module named pip": "is not installed with this Python",
@@ -51,19 +49,16 @@ PROBE = """
 import json
 from importlib.metadata import PackageNotFoundError, version
 from packaging.requirements import Requirement
-lacking = []
-for file in ("requirements.txt", "requirements-work.txt"):
-    for line in open(file, encoding="utf-8"):
-        line = line.partition("#")[0].strip()
-        if line and not line.startswith("-"):
-            wanted = Requirement(line)
-            try:
-                if not wanted.specifier.contains(version(wanted.name), prereleases=True):
-                    lacking.append(wanted.name)
-            except PackageNotFoundError:
-                lacking.append(wanted.name)
-found = {"lacking": lacking}
-if not {"torch", "psutil"} & set(lacking):
+def fits(wanted):
+    try:
+        return wanted.specifier.contains(version(wanted.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
+files = [open(f"requirements{end}.txt", encoding="utf-8") for end in ("", "-work")]
+lines = [line.partition("#")[0].strip() for file in files for line in file]
+wanted = [Requirement(line) for line in lines if line and not line.startswith("-")]
+found = {"lacking": [one.name for one in wanted if not fits(one)]}
+if not {"torch", "psutil"} & set(found["lacking"]):
     try:
         import torch
         from helpers.machine import best_device, matrix_speed, usable_memory
@@ -78,21 +73,22 @@ print(json.dumps(found))
 def main() -> int:
     """Print the screen. Returns the exit status."""
     course = (ROOT / "helpers").is_dir() and (ROOT / "requirements.txt").exists()
-    found = probe() if course else None
-    ready = bool(found) and not found["lacking"] and "broken" not in found
-    model = course and (cache_folder() / MODEL / "provenance.json").exists()
-    memory = found["memory"] if found and "memory" in found else usable_memory()
-    here = minutes(found["gflops"]) if found and "gflops" in found else None
+    found = probe() if course else {}
+    ready = found.get("lacking") == [] and "broken" not in found
+    cache = Path(os.environ.get("COURSE_CACHE") or Path.home() / ".cache" / "first-fine-tune")
+    model = course and (cache / MODEL / "provenance.json").exists()
+    memory = found.get("memory") or usable_memory()
+    here = minutes(found["gflops"]) if "gflops" in found else {}
     lines = [python_line(ready), system_line(), disk_line(ready and model)]
-    lines += [memory_line(memory), cores_line(found), gpu_line(found)]
+    lines += [memory_line(memory), cores_line(found.get("gflops")), gpu_line(found.get("device"))]
     if course:
-        lines += [packages_line(found), model_line(model)]
+        lines += [packages_line(found), model_line(model, cache)]
     if not (ready and model):
         lines.append(network_line())
     print("What this machine can run of the course First Fine-Tune\n")
     for state, what, fact, _ in lines:
         print(f"  {state:4}  {what:15} {fact}")
-    profile, why = fitting_profile(memory, here, found)
+    profile, why = fitting_profile(memory, here, found.get("device"))
     print(f"\nProfile that fits: {profile}{why}.")
     if course:
         print(times(profile, here))
@@ -100,8 +96,9 @@ def main() -> int:
     stopped = any(state == STOP for state, *_ in lines)
     if todo:
         print("\nWhat to do:")
-        print("\n".join(f"  {number}. {line}" for number, line in enumerate(todo, 1)))
-    elif course:
+    for number, line in enumerate(todo, 1):
+        print(f"  {number}. {line}")
+    if course and not todo:
         print("\nNothing is missing. Next: make lab (without make: python tools/make.py lab)")
     if stopped:
         print("\nAs it is, the course does not run here. docs/troubleshooting.md says more.")
@@ -171,29 +168,29 @@ def memory_line(memory: int | None) -> Line:
     return OK, "memory", fact, ""
 
 
-def cores_line(found: dict | None) -> Line:
+def cores_line(gflops: float | None) -> Line:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if found and "gflops" in found:
-        speed = f", {found['gflops']:.0f} GFLOP/s right now (32-bit matrices)"
-    else:
-        speed = "; the speed is measured after the set-up"
+    speed = "; the speed is measured after the set-up"
+    if gflops:
+        speed = f", {gflops:.0f} GFLOP/s right now (32-bit matrices)"
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > count / 2:
         advice = "other programs are computing, so the minutes are too many: close them and retry"
         return NEXT, "cores", f"{count}{speed}", advice
     return OK, "cores", f"{count}{speed}", ""
 
 
-def gpu_line(found: dict | None) -> Line:
-    if found and "device" in found:
-        name = {"cpu": "none that PyTorch can use; none is needed"}.get(found["device"])
-        return OK, "GPU", name or f"used as {found['device']}", ""
+def gpu_line(device: str | None) -> Line:
+    if device == "cpu":
+        return OK, "GPU", "none that PyTorch can use; none is needed", ""
+    if device:
+        return OK, "GPU", f"used as {device}", ""
     seen = "NVIDIA's driver is there" if shutil.which("nvidia-smi") else "none seen; none is needed"
     return OK, "GPU", seen, ""
 
 
-def packages_line(found: dict | None) -> Line:
+def packages_line(found: dict) -> Line:
     advice = "make lab installs them (without make: python tools/make.py lab)"
-    if found is None:
+    if not found:
         return NEXT, "packages", "not installed yet", advice
     if found["lacking"]:
         fact = f"missing or of another version: {', '.join(found['lacking'])}"
@@ -204,10 +201,11 @@ def packages_line(found: dict | None) -> Line:
     return OK, "packages", f"all there, PyTorch {found['torch']}", ""
 
 
-def model_line(there: bool) -> Line:
+def model_line(there: bool, cache: Path) -> Line:
     if there:
         return OK, "starting model", "there", ""
-    free = shutil.disk_usage(existing(cache_folder())).free / 1e6
+    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(disk).free / 1e6
     fact = f"not there yet: 93 MB to fetch, {MODEL_MEGABYTES} MB of space"
     if free < MODEL_MEGABYTES:
         advice = f"{free:.0f} MB are free there: set COURSE_CACHE to a folder on another disk"
@@ -232,8 +230,8 @@ def network_line() -> Line:
     return STOP, "network", "pip could not fetch a package", advice
 
 
-def probe() -> dict | None:
-    """What the course's environment says about itself; None when there is none that works."""
+def probe() -> dict:
+    """What the course's environment says about itself; nothing when there is none that works."""
     python = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     try:
         done = subprocess.run(
@@ -241,7 +239,7 @@ def probe() -> dict | None:
         )
         return json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
+        return {}
 
 
 def usable_memory() -> int | None:
@@ -263,22 +261,19 @@ def usable_memory() -> int | None:
     return min(limits)
 
 
-def measured_minutes() -> dict:
-    """Profile to its minutes on the reference machine, and that machine's speed."""
-    return json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
+def minutes(gflops: float | None = None) -> dict[str, dict[str, float]]:
+    """Profile to notebook to minutes, on a machine of this speed or on the reference machine."""
+    measured = json.loads((ROOT / "data" / "minutes.json").read_text(encoding="utf-8"))
+    found = {}
+    for profile, times in measured.items():
+        slower = times["gflops"] / gflops if gflops else 1
+        found[profile] = {name: one * slower for name, one in times["minutes"].items()}
+    return found
 
 
-def minutes(gflops: float) -> dict[str, dict[str, float]]:
-    """Profile to notebook to minutes here: those measured, by how much faster this machine is."""
-    return {
-        profile: {name: one * times["gflops"] / gflops for name, one in times["minutes"].items()}
-        for profile, times in measured_minutes().items()
-    }
-
-
-def fitting_profile(memory: int | None, here: dict | None, found: dict | None) -> tuple[str, str]:
+def fitting_profile(memory: int | None, here: dict, device: str | None) -> tuple[str, str]:
     """The profile to take, and in words why and how."""
-    if found and found.get("device") == "cuda":
+    if device == "cuda":
         return "gpu", " (set COURSE_PROFILE=gpu); for shorter runs laptop, the default"
     if memory is not None and memory < LOW_MEMORY * 1e9:
         return "quick", " (set COURSE_PROFILE=quick), because of the memory"
@@ -287,31 +282,21 @@ def fitting_profile(memory: int | None, here: dict | None, found: dict | None) -
     return "laptop", ", the default"
 
 
-def times(profile: str, here: dict | None) -> str:
+def times(profile: str, here: dict) -> str:
     """How long each notebook takes in this profile, here or on the reference machine."""
-    taken = here or {name: one["minutes"] for name, one in measured_minutes().items()}
-    if profile not in taken:
+    taken = (here or minutes()).get(profile)
+    if taken is None:
         return "How long the notebooks take in this profile was not measured."
     whose = "here, roughly" if here else "on the reference machine; for this one after the set-up"
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    each = {name.split("_")[0]: taken[profile].get(name) for name in names}
-    parts = [f"{name}: {max(1, round(one)) if one else '?'}" for name, one in each.items()]
-    whole = round(sum(one for one in each.values() if one))
-    return f"Minutes {whose} ({whole} in all):\n  {', '.join(parts)}"
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("COURSE_CACHE") or Path.home() / ".cache" / "first-fine-tune")
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    each = {name.split("_")[0]: round(taken[name]) if name in taken else "?" for name in names}
+    parts = ", ".join(f"{number}: {one or 1}" for number, one in each.items())
+    return f"Minutes {whose} ({sum(taken.values()):.0f} in all):\n  {parts}"
 
 
 def cause(said: str) -> str:
     """In words why pip failed, out of what it said."""
-    words = (meaning for word, meaning in CAUSES.items() if word in said)
+    words = (meaning for pattern, meaning in CAUSES.items() if re.search(pattern, said))
     return next(words, f"found no {TRIED_PACKAGE} there")
 
 
