@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,12 +43,23 @@ STAGES = {
     "Test": "06_test",
     "New model": "07_instruct_model",
 }
+# What stands beside each page.
 CONTENTS = """
-```{{toctree}}
+```{toctree}
 :hidden:
-:caption: {caption}
+:glob:
+:caption: Notebooks
 
-{pages}
+notebooks/*
+```
+
+```{toctree}
+:hidden:
+:glob:
+:caption: More
+
+docs/*
+data/README
 ```
 """
 
@@ -81,7 +92,7 @@ def stage(folder: Path) -> None:
         prepare = staged_notebook if name.endswith(".ipynb") else staged_text
         text = prepare((ROOT / name).read_text(encoding="utf-8"), name, pages)
         if name == "README.md":
-            text = ROAD.sub(lambda _: linked_road(), text) + contents(list(pages)[1:])
+            text = ROAD.sub(lambda _: linked_road(), text) + CONTENTS
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_text(text, encoding="utf-8")
     for image in (ROOT / "docs").glob("*.png"):
@@ -128,14 +139,6 @@ def staged_notebook(text: str, name: str, pages: Mapping[str, str]) -> str:
     return json.dumps(notebook)
 
 
-def contents(pages: Sequence[str]) -> str:
-    """The contents beside each page, in Sphinx's words, out of the names of the pages."""
-    notebooks = [name for name in pages if name.endswith(".ipynb")]
-    others = [name for name in pages if name not in notebooks]
-    groups = ("Notebooks", notebooks), ("More", others)
-    return "".join(CONTENTS.format(caption=c, pages="\n".join(names)) for c, names in groups)
-
-
 def linked_road() -> str:
     """docs/road.svg as part of a page, each box a link to the notebook that treats it first."""
     ElementTree.register_namespace("", SVG)
@@ -146,7 +149,7 @@ def linked_road() -> str:
     svg.find(f"{{{SVG}}}title").set("id", "road")
     frames = svg.findall(f"{{{SVG}}}rect[@height='{BOX_HEIGHT}']")
     # Row by row: in this order the Tab key goes through them.
-    for frame in sorted(frames, key=lambda frame: (float(frame.get("y")), float(frame.get("x")))):
+    for frame in sorted(frames, key=lambda frame: corner(frame)[::-1]):
         link = ElementTree.SubElement(svg, "a")
         for part in [part for part in svg if inside(part, frame)]:
             svg.remove(part)
@@ -159,14 +162,15 @@ def linked_road() -> str:
     return f'<div class="road">{ElementTree.tostring(svg, encoding="unicode")}</div>'
 
 
+def corner(part: ElementTree.Element) -> tuple[float, float]:
+    """Where a part of a drawing starts: x and y."""
+    return float(part.get("x", -1)), float(part.get("y", -1))
+
+
 def inside(part: ElementTree.Element, frame: ElementTree.Element) -> bool:
     """Whether a part of a drawing starts inside of a frame; the frame itself does."""
-    x, y, left, top, width, height = (
-        float(element.get(name, -1))
-        for element, names in ((part, ("x", "y")), (frame, ("x", "y", "width", "height")))
-        for name in names
-    )
-    return left <= x <= left + width and top <= y <= top + height
+    (x, y), (left, top) = corner(part), corner(frame)
+    return 0 <= x - left <= float(frame.get("width")) and 0 <= y - top <= float(BOX_HEIGHT)
 
 
 if __name__ == "__main__":
