@@ -7,7 +7,7 @@ import pytest
 from tools import teaching
 
 SAID = teaching.all_there_is_to_say()
-PAGES = teaching.pages(SAID, to_print=True)
+PAGES = teaching.pages(SAID)
 SHOWN = {"A demo of 90 minutes": "1:30"}  # there the results are made the evening before
 
 

@@ -1,8 +1,7 @@
 """Write into README and notebooks what has one source: the line with the links to Colab and Binder,
 first code cells, minutes, what runs on Binder, and what nbgrader has to know about exercises.
 
-    python tools/sync_notebooks.py            bring all of them up to date
-    python tools/sync_notebooks.py --check    change nothing; status 1 when something is out of date
+    python tools/sync_notebooks.py
 
 The address stands in pyproject.toml under [project.urls], the minutes in data/minutes.json, what
 runs on Binder in data/binder.json. Needs only Python's standard library.
@@ -10,7 +9,6 @@ runs on Binder in data/binder.json. Needs only Python's standard library.
 
 import json
 import re
-import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import urlparse
@@ -130,10 +128,9 @@ def updated_notebook(text: str, name: str) -> str:
             f"{name}: its first code cell has to hold '{SETUP}'. Put a cell with that line before "
             "all other code cells and run this again."
         )
-    top = "".join(cells[0]["source"])
-    for cell, source in ((cells[0], with_links(top, name)), (code, setup_cell(name))):
-        if "".join(cell["source"]) != source:
-            cell["source"] = source.splitlines(keepends=True)
+    top = with_links("".join(cells[0]["source"]), name)
+    cells[0]["source"] = top.splitlines(keepends=True)
+    code["source"] = setup_cell(name).splitlines(keepends=True)
     mark_for_grading(cells)
     if notebook == json.loads(text):
         return text
@@ -150,14 +147,7 @@ def outdated() -> dict[Path, str]:
     return {path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text}
 
 
-def main(arguments: list[str]) -> int:
-    changes = outdated()
-    for path, text in changes.items():
-        print(path.relative_to(ROOT))
-        if "--check" not in arguments:
-            path.write_text(text, encoding="utf-8", newline="\n")
-    return 1 if changes and "--check" in arguments else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    for path, text in outdated().items():
+        print(path.relative_to(ROOT))
+        path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,8 +1,7 @@
 """Bring the instructors' guide and notes up to date, and make slides and a test to print.
 
-    python -m tools.teaching            teaching/README.md and notes.md; in teaching/print/ slides,
-                                        both forms of the test and its key
-    python -m tools.teaching --check    change nothing; status 1 when guide or notes are out of date
+    python -m tools.teaching    teaching/README.md and notes.md; in teaching/print/ slides, both
+                                forms of the test and its key
 
 What a person has to say stands in teaching/notes.yaml, the form in teaching/templates/. All else
 has another source: the notebooks and their stored outputs, data/minutes.json,
@@ -11,7 +10,6 @@ data/example_run.json, the checks' mistakes, and the quizzes.
 
 import json
 import re
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from helpers.exercises.registry import exercises
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHING = ROOT / "teaching"
+KEPT = ("README.md", "notes.md")  # the other pages are there to be printed
 
 
 def read(name: str) -> NotebookNode:
@@ -114,8 +113,8 @@ def all_there_is_to_say() -> dict:
     return said
 
 
-def pages(said: dict, to_print: bool) -> dict[Path, str]:
-    """Path → text of what is kept, and if asked for, of what is there to be printed."""
+def pages(said: dict) -> dict[Path, str]:
+    """Path → text of what is kept and of what is there to be printed."""
     loader = FileSystemLoader(TEACHING / "templates", encoding="utf-8")
     shape = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -124,41 +123,25 @@ def pages(said: dict, to_print: bool) -> dict[Path, str]:
     # A mistake's message never means markup, but a reader of Markdown would take <b> for it.
     shape.filters["line"] = lambda text: " ".join(text.split()).replace("<", "&lt;")
     made = {TEACHING / name: shape.get_template(name).render(said) for name in KEPT}
-    if to_print:
-        folder, forms = TEACHING / "print", {}
-        for number, form in enumerate("AB"):
-            asked = {name: one["test"][number] for name, one in said["notebooks"].items()
-                     if "test" in one}  # fmt: skip
-            forms[form] = [(name, load_quiz(name)[which - 1]) for name, which in asked.items()]
-        for form, key in (("A", False), ("B", False), ("key", True)):
-            shown = {f: forms[f] for f in forms if key or f == form}
-            text = shape.get_template("test.html").render(forms=shown, key=key, letters=LETTERS)
-            made[folder / f"test_{form}.html"] = text
-        for name, one in said["notebooks"].items():
-            slides = slides_of(one["cells"], one)
-            text = shape.get_template("slides.html").render(one, slides=slides)
-            made[folder / f"slides_{name}.html"] = text
+    tested = {name: one for name, one in said["notebooks"].items() if "test" in one}
+    forms = {
+        form: [(name, one["quiz"][one["test"][number] - 1]) for name, one in tested.items()]
+        for number, form in enumerate("AB")
+    }
+    for form in ("A", "B", "key"):
+        shown = {form: forms[form]} if form in forms else forms
+        sheet = shape.get_template("test.html")
+        text = sheet.render(forms=shown, key=form == "key", letters=LETTERS)
+        made[TEACHING / "print" / f"test_{form}.html"] = text
+    for name, one in said["notebooks"].items():
+        slides = slides_of(one["cells"], one)
+        text = shape.get_template("slides.html").render(one, slides=slides)
+        made[TEACHING / "print" / f"slides_{name}.html"] = text
     return made
 
 
-KEPT = ("README.md", "notes.md")
-
-
-def main(arguments: list[str]) -> int:
-    """Write or check. Returns 1 when something checked is out of date."""
-    check = "--check" in arguments
-    (TEACHING / "print").mkdir(exist_ok=True)
-    wanted = pages(all_there_is_to_say(), to_print=not check)
-    for path, text in wanted.items():
-        old = not path.exists() or path.read_text(encoding="utf-8") != text
-        if old and path.name in KEPT:
-            print(f"{path.relative_to(ROOT)} was out of date")
-            if check:
-                return 1
-        if not check:
-            path.write_text(text, encoding="utf-8", newline="\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    (TEACHING / "print").mkdir(exist_ok=True)
+    for path, text in pages(all_there_is_to_say()).items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+    print(f"Written: {', '.join(KEPT)} and print/ in {TEACHING}.")
