@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -122,7 +123,7 @@ class _Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+        return [end - begin for begin, end in pairwise(self.ends)]
 
 
 # Rows come in the order of `data`; nothing is written but what the clock needs.

@@ -9,6 +9,7 @@ time that was used.
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 from jupyter_client.manager import start_new_kernel
@@ -39,7 +40,7 @@ with training_memory(model, settings.low_memory):
 
 
 def measure(kernels: int) -> None:
-    """Print a line for each stage."""
+    """Print a line for each stage. Raises RuntimeError with what went wrong in a kernel."""
     root = os.getcwd()
     started = [start_new_kernel(cwd=root) for _ in range(kernels)]
     processes = [psutil.Process(manager.provisioner.process.pid) for manager, _ in started]
@@ -47,9 +48,14 @@ def measure(kernels: int) -> None:
     used = 0.0
     for stage, code in STAGES.items():
         begin = time.monotonic()
-        asked = [(client, client.execute(code)) for _, client in started]
-        for client, message in asked:
-            wait_for(client, message)
+        with ThreadPoolExecutor(kernels) as at_once:
+            asked = [
+                at_once.submit(client.execute, code, reply=True, timeout=600)
+                for _, client in started
+            ]
+        for reply in (one.result()["content"] for one in asked):
+            if reply["status"] != "ok":
+                raise RuntimeError("\n".join(reply["traceback"]))
         seconds = time.monotonic() - begin
         memory = [process.memory_full_info() for process in processes]
         own, with_share = max(m.uss for m in memory), max(getattr(m, "pss", m.rss) for m in memory)
@@ -63,16 +69,6 @@ def measure(kernels: int) -> None:
     for manager, client in started:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-
-
-def wait_for(client: object, message: str) -> None:
-    """Wait for a kernel's reply. Raises RuntimeError with what went wrong in it."""
-    while True:
-        reply = client.get_shell_msg(timeout=600)
-        if reply["parent_header"].get("msg_id") == message:
-            break
-    if reply["content"]["status"] != "ok":
-        raise RuntimeError("\n".join(reply["content"]["traceback"]))
 
 
 if __name__ == "__main__":
