@@ -58,7 +58,7 @@ def test_torch_without_gpu_libraries_is_asked_for_first(commands):
 
 
 def test_a_wheelhouse_takes_the_place_of_the_network(tmp_path, monkeypatch):
-    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_OFFLINE", "UV_FIND_LINKS"):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_OFFLINE"):
         monkeypatch.setenv(name, "before")
     monkeypatch.setattr(make, "ROOT", tmp_path)
     monkeypatch.delenv("COURSE_WHEELHOUSE", raising=False)
@@ -70,14 +70,16 @@ def test_a_wheelhouse_takes_the_place_of_the_network(tmp_path, monkeypatch):
     (tmp_path / "a stick").mkdir()
     make.use_wheelhouse()
     # pip cuts at spaces.
-    assert os.environ["PIP_FIND_LINKS"] == os.environ["UV_FIND_LINKS"]
     assert os.environ["PIP_FIND_LINKS"].endswith("/a%20stick")
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    monkeypatch.setattr(make, "PYTHON", sys.executable)
+    assert make.pip_settings()["UV_FIND_LINKS"] == os.environ["PIP_FIND_LINKS"]
     assert (os.environ["PIP_NO_INDEX"], os.environ["UV_OFFLINE"]) == ("1", "1")
 
 
 def test_what_pip_knows_about_mirrors_is_told_to_uv(monkeypatch):
     listed = "global.index-url='https://a/simple'\n:env:.find-links='/b /c'\nglobal.cert='/d'\n"
-    listed += "user.proxy='http://e:1'\nglobal.timeout='60'\n"
+    listed += "global.find-links='/not this'\nuser.proxy='http://e:1'\nglobal.timeout='60'\n"
     monkeypatch.setattr(make, "output", lambda *command: listed)
     for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "SSL_CERT_FILE", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
@@ -37,10 +38,8 @@ def course_notebooks() -> dict[str, NotebookNode]:
     """Name → notebook without outputs, in the course's order, and last the one of all exercises."""
     found = {}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found[path.stem] = nbformat.read(path, as_version=4)
-        for cell in found[path.stem].cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
+        notebook = nbformat.read(path, as_version=4)
+        found[path.stem], _ = ClearOutputPreprocessor().preprocess(notebook, {})
     return found | {EXERCISES: all_exercises(found)}
 
 
@@ -249,8 +248,8 @@ def wheelhouse(arguments: list[str]) -> int:
     make.run(*download, make.TORCH, "uv>=0.7.14,<1", *pinned)
     make.run(*download, "--no-deps", PACKAGE)
     part.replace(folder)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{len(list(folder.iterdir()))} files, {size / 1e6:.0f} MB, in {folder}.")
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    print(f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB, in {folder}.")
     return 0
 
 

@@ -109,10 +109,8 @@ def use_wheelhouse() -> None:
     folder = Path(named or ROOT / "wheelhouse").absolute()
     if folder.is_dir():
         print(f"== Installing from {folder} alone.", flush=True)
-        # As an address, since pip takes a space for the end of a path.
-        links = folder.as_uri()
-        os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": links}
-        os.environ |= {"UV_OFFLINE": "1", "UV_FIND_LINKS": links}
+        # As an address, since pip takes a space for the end of a path. uv gets it in pip_settings.
+        os.environ |= {"PIP_FIND_LINKS": folder.as_uri(), "PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
     elif named:
         raise SetupError(f"COURSE_WHEELHOUSE names {folder}, and there is no such folder.")
 
@@ -123,7 +121,8 @@ def pip_settings() -> dict[str, str]:
     names = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS"}
     names |= {"proxy": "ALL_PROXY", "cert": "SSL_CERT_FILE"}
     environment = {}
-    for line in output(PYTHON, "-m", "pip", "config", "list").splitlines():
+    lines = output(PYTHON, "-m", "pip", "config", "list").splitlines()
+    for line in sorted(lines, key=lambda line: line.startswith(":env:")):  # these count most
         key, _, value = line.partition("=")
         if (name := names.get(key.rpartition(".")[2])) is not None:
             environment[name] = ",".join(value.strip("'\"").split())
@@ -245,11 +244,6 @@ def constraints(arguments: list[str]) -> int:
     return 0
 
 
-def check(arguments: list[str]) -> int:
-    """Say what this machine can run, in an interpreter that may have nothing installed."""
-    return status(sys.executable, "tools/check.py")
-
-
 def output(*command: str) -> str:
     """What a command printed; "" when there is no such command or it failed."""
     try:
@@ -277,7 +271,9 @@ def run(*command: str) -> None:
 
 
 TARGETS = {"lab": lab, "test": test, "test-rest": test_rest, "test-oldest": test_oldest}
-TARGETS |= {"bench": bench, "check": check, "setup": lambda _: 0, "constraints": constraints}
+TARGETS |= {"bench": bench, "setup": lambda _: 0, "constraints": constraints}
+# In an interpreter that may have nothing installed.
+TARGETS |= {"check": lambda _: status(sys.executable, "tools/check.py")}
 TARGETS |= {"course": program("tools/run_course.py"), "book": program("tools/book.py")}
 TARGETS |= {"teaching": program("-m", "tools.teaching")}
 TARGETS |= {
@@ -295,7 +291,7 @@ def main(arguments: list[str]) -> int:
         return 2
     target, rest = arguments[0], arguments[1:]
     if target == "check":  # before any set-up, too
-        return check(rest)
+        return TARGETS[target](rest)
     try:
         if target not in FROM_THE_NETWORK:
             use_wheelhouse()
