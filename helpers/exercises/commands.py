@@ -5,7 +5,7 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -114,14 +114,16 @@ def _names(code: CodeType) -> list[str]:
 def progress(notebook: str | None = None) -> None:
     """Print what is done: in one notebook each exercise, without a name a line a notebook."""
     done = record.load()
-    of_notebook: dict[str, list[Exercise]] = {name: [] for name in quizzes.names()}
-    for one in exercises().values():
-        of_notebook.setdefault(one.notebook, []).append(one)
-    answers = {name: [done.get(key) for key in quizzes.keys(name)] for name in quizzes.names()}
+    found = list(exercises().values())
+    questions = {name: quizzes.keys(name) for name in quizzes.names()}
     if notebook is None:
         rows = [
-            [name, _of(done.get(one.name) for one in of_notebook[name]), _of(answers.get(name, []))]
-            for name in sorted(of_notebook)
+            [
+                name,
+                _right(done, [one.name for one in found if one.notebook == name]),
+                _right(done, questions.get(name, [])),
+            ]
+            for name in sorted({one.notebook for one in found} | questions.keys())
         ]
         show_table(["notebook", "exercises right", "questions right"], rows)
     else:
@@ -133,13 +135,14 @@ def progress(notebook: str | None = None) -> None:
                 stars(one.difficulty),
                 word_for(one, states[done.get(one.name)]),
             ]
-            for one in of_notebook.get(notebook, [])
+            for one in found
+            if one.notebook == notebook
         ]
-        rows.append(["Quiz", "", "", f"{_of(answers.get(notebook, []))} right"])
+        rows.append(["Quiz", "", "", f"{_right(done, questions.get(notebook, []))} right"])
         show_table([notebook, "time", "difficulty", "state"], rows)
-    all_exercises = _of(done.get(name) for name in exercises())
-    all_answers = _of(state for states in answers.values() for state in states)
-    print(f"In the whole course: {all_exercises} exercises and {all_answers} questions are right.")
+    right = _right(done, exercises())
+    answered = _right(done, [key for keys in questions.values() for key in keys])
+    print(f"In the whole course: {right} exercises and {answered} questions are right.")
 
 
 def stars(difficulty: int) -> str:
@@ -147,6 +150,7 @@ def stars(difficulty: int) -> str:
     return "★" * difficulty + "☆" * (3 - difficulty)
 
 
-def _of(states: Iterable[str | None]) -> str:
-    states = list(states)
-    return f"{states.count(record.DONE)} of {len(states)}" if states else "none"
+def _right(done: dict[str, str], keys: Collection[str]) -> str:
+    """How many of the exercises or questions with these keys are done: "2 of 3"."""
+    right = sum(done.get(key) == record.DONE for key in keys)
+    return f"{right} of {len(keys)}" if keys else "none"

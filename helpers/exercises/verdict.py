@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -129,27 +130,22 @@ def _on_cases(exercise: Exercise, attempt: Callable) -> Verdict:
         given.append(call(attempt, case.arguments, of=attempt))
         if given[-1].too_long:
             break
-    failed = [
-        number
-        for number, (got, right) in enumerate(zip(given, expected, strict=False))
-        if got.changed or not _agree(exercise, got, right)
-    ]
+    agrees = [_agree(exercise, got, right) for got, right in zip(given, expected, strict=False)]
+    failed = [number for number, got in enumerate(given) if got.changed or not agrees[number]]
     if not failed:
         return Verdict(RIGHT, RIGHT)
     first = failed[0]
-    case, got = cases[first], given[first]
+    case, got, right, agree = cases[first], given[first], expected[first], agrees[first]
     if _untouched(got.value) or isinstance(got.error, NotImplementedError):
         return Verdict(NOT_TRIED, NOT_TRIED)
-    shown = _shown(exercise, case, got, expected[first])
+    shown = _shown(exercise, case, got, right, agree)
+    if agree:
+        return _not_yet(shown, "", None)  # right, but an argument was changed
     if got.error or got.too_long:
         return _not_yet(shown, case.hint if got.error else "", exercise)
-    if _agree(exercise, got, expected[first]):
-        return _not_yet(shown, "", None)  # right, but an argument was changed
     for mistake in exercise.mistakes:
         answers = [call(mistake.attempt, case.arguments) for case in cases]
-        if len(answers) == len(given) and all(
-            _agree(exercise, a, b) for a, b in zip(given, answers, strict=True)
-        ):
+        if len(answers) == len(given) and all(map(partial(_agree, exercise), given, answers)):
             return _not_yet(shown, mistake.message, exercise)
     if got.value is None:
         return _not_yet(shown, "The function returns nothing. Does it end with return?", exercise)
@@ -279,29 +275,29 @@ def _untouched(value: Any) -> bool:
 # ---- Words
 
 
-def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome) -> str:
+def _shown(exercise: Exercise, case: Case, got: Outcome, right: Outcome, agree: bool) -> str:
     """The smallest failing case: the call, what came of it, what kind of thing was expected."""
     arguments = [short(argument) for argument in case.arguments]
     lines = [f"{exercise.name}({', '.join(arguments)})"]
     if len(lines[0]) > WIDTH:
         lines = [f"{exercise.name}(", *(f"      {argument}," for argument in arguments), "  )"]
-    if got.error or got.too_long:
-        lines.append(f"  {_what_it_did('It', got)}")
-    elif _agree(exercise, got, right):
+    if agree:
         lines.append(
             f"  The answer is right, but the call changed its argument {got.changed}. Work on a "
             "copy: the caller may still need what it passed in."
         )
     else:
-        lines.append(f"  gives     {short(got.value)} ({kind_of(got.value)})")
-    if right.error:
-        lines.append(f"  expected  a {type(right.error).__name__} is raised")
-    elif not _agree(exercise, got, right):
-        tried = not got.error and not got.too_long
-        same_kind = tried and kind_of(got.value) == kind_of(right.value)
-        lines.append(f"  expected  {kind_of(right.value)}{', but a different one' * same_kind}")
-    if got.changed and not _agree(exercise, got, right):
-        lines.append(f"  Also, the call changed its argument {got.changed}. Work on a copy.")
+        kind = kind_of(right.value)
+        if got.error or got.too_long:
+            lines.append(f"  {_what_it_did('It', got)}")
+        else:
+            lines.append(f"  gives     {short(got.value)} ({kind_of(got.value)})")
+            kind += ", but a different one" * (kind_of(got.value) == kind)
+        if right.error:
+            kind = f"a {type(right.error).__name__} is raised"
+        lines.append(f"  expected  {kind}")
+        if got.changed:
+            lines.append(f"  Also, the call changed its argument {got.changed}. Work on a copy.")
     if got.printed.strip():
         lines.append("  It printed: " + " | ".join(got.printed.strip().splitlines()[:5]))
     return "\n".join(lines)
@@ -321,10 +317,7 @@ def _what_it_did(who: str, outcome: Outcome) -> str:
 
 def short(value: Any) -> str:
     """A value in one line, cut where it is long."""
-    try:
-        return _cut(repr(value))
-    except Exception:  # a learner's own class may have a repr that fails
-        return f"something of type {type(value).__name__}"
+    return _cut(repr(value))
 
 
 def _cut(text: str) -> str:
