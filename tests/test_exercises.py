@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import cache, partial
 
 import nbformat
+import numpy
 import pytest
 import torch
 import yaml
-from datasets import Dataset
 
 from helpers.errors import CourseError
 from helpers.evaluation import wilson_interval
@@ -29,7 +29,7 @@ from helpers.exercises import (
     solution,
     verdict,
 )
-from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+from helpers.exercises.exercise import Case, Exercise, Mistake, altered, same_value
 from helpers.profiles import ROOT
 from tests.processes import another_process, how_it_ended
 from tests.refusals import refusal
@@ -389,16 +389,20 @@ def test_an_unknown_exercise_is_refused():
         (torch.tensor([1.0]), torch.tensor([1.0000001]), True),
         (torch.tensor([1.0]), torch.tensor([1]), False),
         (torch.tensor([[1]]), torch.tensor([1]), False),
-        (Dataset.from_list([{"a": 1}]), [{"a": 1}], True),
-        (Dataset.from_list([{"a": 1}]), Dataset.from_list([{"a": 1}]), True),
-        (Dataset.from_list([{"a": 1}])["a"], [1], True),
-        (Dataset.from_list([{"a": 1}]), [{"a": 2}], False),
-        (Case((1,)), Case((1.0,)), True),
-        (Case((1,)), Case((2,)), False),
+        (numpy.array([1.0, 2.0]), [1, 2], True),
+        (numpy.float32(2), 2.0, True),
     ],
 )
 def test_when_values_count_as_the_same(got, expected, same):
     assert same_value(got, expected) is same
+
+
+def test_a_wrong_function_is_made_from_the_right_one():
+    assert altered(plus_two, {"+ 2": "+ _STEP * 2"})([1]) == [5]
+    text = "import math\n\n\ndef root(number):\n    return math.sqrt(number)"
+    assert altered(text, {"sqrt": "floor"})(4.5) == 4
+    with pytest.raises(AssertionError, match="'- 2' is no longer in plus_two"):
+        altered(plus_two, {"- 2": ""})
 
 
 def test_modules_and_optimizers_are_compared_by_what_they_hold():
@@ -580,8 +584,8 @@ def cells_of(notebook: str) -> list[nbformat.NotebookNode]:
 
 
 def solved(exercise: Exercise):
-    """A right attempt: the reference, or what the text of the answer defines."""
-    if not exercise.judge:
+    """A right attempt: what the text of the answer defines, or else the reference."""
+    if not exercise.answer:
         return exercise.reference
     namespace: dict = {}
     exec(exercise.answer, namespace)

@@ -1,6 +1,6 @@
 """The exercises of notebook 11: the default that was left on, and sampling from the likeliest."""
 
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, altered, wrong_answers
 
 CULPRIT = Exercise(
     name="culprit",
@@ -9,35 +9,22 @@ CULPRIT = Exercise(
     minutes=6,
     difficulty=2,
     reference="learning_rate",
-    mistakes=(
-        Mistake(
-            "train_sampling_strategy",
-            "If the rows came in a different order, the very first loss would be that of other "
-            "rows.",
-        ),
-        Mistake(
-            "completion_only_loss",
-            "If the prompt counted as well, the very first loss would be different. (TRL leaves "
-            "it out by itself when there are columns named prompt and completion.)",
-        ),
-        Mistake(
-            "bf16",
-            "With 16 bits, the first loss would already differ a little, and later ones by not "
-            "much more.",
-        ),
-        Mistake(
-            "max_length",
-            "TRL cuts at 1,024 tokens, and these rows are much shorter.",
-        ),
-        Mistake(
-            "gradient_checkpointing",
-            "That computes activations twice, to save memory. The losses are the same.",
-        ),
-        Mistake(
-            "lr_scheduler_type",
-            "The first steps of both schedules are nearly the same, so the losses would diverge "
-            "later and by less. Try trl_run(leave_out=...).",
-        ),
+    mistakes=wrong_answers(
+        "train_sampling_strategy",
+        "If the rows came in a different order, the very first loss would be that of other rows.",
+        "completion_only_loss",
+        "If the prompt counted as well, the very first loss would be different. (TRL leaves "
+        "it out by itself when there are columns named prompt and completion.)",
+        "bf16",
+        "With 16 bits, the first loss would already differ a little, and later ones by not "
+        "much more.",
+        "max_length",
+        "TRL cuts at 1,024 tokens, and these rows are much shorter.",
+        "gradient_checkpointing",
+        "That computes activations twice, to save memory. The losses are the same.",
+        "lr_scheduler_type",
+        "The first steps of both schedules are nearly the same, so the losses would diverge "
+        "later and by less. Try trl_run(leave_out=...).",
     ),
     hints=(
         "The first loss is computed before any weight has moved. So rows, labels and model are the "
@@ -59,11 +46,6 @@ def top_p(probabilities: list[float], p: float) -> list[float]:
     return [value / total if i in kept else 0 for i, value in enumerate(probabilities)]
 
 
-def _without_scaling(probabilities: list[float], p: float) -> list[float]:
-    kept = top_p(probabilities, p)
-    return [value if ours else 0 for value, ours in zip(probabilities, kept, strict=True)]
-
-
 def _one_too_few(probabilities: list[float], p: float) -> list[float]:
     """Stops before p is reached."""
     kept, total = set(), 0.0
@@ -73,14 +55,6 @@ def _one_too_few(probabilities: list[float], p: float) -> list[float]:
         kept.add(i)
         total += probabilities[i]
     return [value / total if i in kept else 0 for i, value in enumerate(probabilities)]
-
-
-def _in_given_order(probabilities: list[float], p: float) -> list[float]:
-    total, kept = 0.0, []
-    for value in probabilities:
-        kept.append(value if total < p else 0)
-        total += value
-    return [value / sum(kept) for value in kept]
 
 
 TOP_P = Exercise(
@@ -97,24 +71,16 @@ TOP_P = Exercise(
         Case(([0.125, 0.625, 0.25], 0.75), "The likeliest token need not come first."),
         Case(([0.25, 0.5, 0.25], 1.0), "With p = 1 all are kept."),
     ),
-    mistakes=(
-        Mistake(
-            _without_scaling,
-            "The right tokens are kept, but they no longer add up to 1. Divide by their sum.",
-        ),
-        Mistake(
-            _one_too_few,
-            "The tokens you keep do not reach p yet. Keep the one that takes the sum to p, too.",
-        ),
-        Mistake(
-            _in_given_order,
-            "Tokens are kept in the order of the list. Begin with the likeliest one.",
-        ),
-        Mistake(
-            lambda probabilities, p: [value if value >= p else 0 for value in probabilities],
-            "You compare each token with p by itself. The sum, from the likeliest token on, has "
-            "to reach p.",
-        ),
+    mistakes=wrong_answers(
+        altered(top_p, {"value / total": "value"}),
+        "The right tokens are kept, but they no longer add up to 1. Divide by their sum.",
+        _one_too_few,
+        "The tokens you keep do not reach p yet. Keep the one that takes the sum to p, too.",
+        altered(top_p, {", key=lambda i: -probabilities[i]": ""}),
+        "Tokens are kept in the order of the list. Begin with the likeliest one.",
+        lambda probabilities, p: [value if value >= p else 0 for value in probabilities],
+        "You compare each token with p by itself. The sum, from the likeliest token on, has "
+        "to reach p.",
     ),
     hints=(
         "Go through the tokens from the likeliest on, add up, and stop as soon as the sum reaches "

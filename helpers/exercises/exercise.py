@@ -1,10 +1,13 @@
 """What an exercise is made of, and when two answers count as the same."""
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -34,14 +37,37 @@ class Mistake:
     message: str
 
 
+def wrong_answers(*attempts_and_messages: Any) -> tuple[Mistake, ...]:
+    """Mistakes, written as a wrong answer and its message, the next answer and its message …"""
+    attempts, messages = attempts_and_messages[::2], attempts_and_messages[1::2]
+    return tuple(Mistake(*pair) for pair in zip(attempts, messages, strict=True))
+
+
+def altered(right: Callable | str, changes: dict[str, str]) -> Callable:
+    """A wrong function: the right one with some of its source exchanged.
+
+    right: the function, or a text that defines it. changes: what is exchanged → what stands there
+    instead.
+    """
+    if isinstance(right, str):
+        source, names = right, {}
+    else:
+        source, names = inspect.getsource(right), dict(right.__globals__)
+    name = re.search(r"^def (\w+)", source, re.MULTILINE)[1]
+    for old, new in changes.items():
+        assert old in source, f"{old!r} is no longer in {name}"
+        source = source.replace(old, new)
+    exec(source, names)
+    return names[name]
+
+
 def same_value(got: Any, expected: Any) -> bool:
     """Whether an answer counts as the expected one.
 
     Numbers may differ by a millionth; a whole number counts as a float, a tensor without dimensions
-    as a number, and a tuple as a list. A table of `datasets` counts as the list of its rows, and
-    its column as a list. A list is no tensor. Tensors agree in shape and in being whole numbers,
-    floats or truth values. Dictionaries and dataclasses agree in all they hold; so do objects that
-    cannot be compared otherwise.
+    as a number, a tuple and an array of NumPy as a list. A list is no tensor. Tensors agree in
+    shape and in being whole numbers, floats or truth values. Dictionaries agree in all they hold;
+    so do objects that cannot be compared otherwise.
     """
     if isinstance(expected, torch.Tensor) and expected.dim():
         return isinstance(got, torch.Tensor) and _same_tensor(got, expected)
@@ -64,24 +90,16 @@ def same_value(got: Any, expected: Any) -> bool:
         )
     if type(got) is not type(expected):
         return False
-    if is_dataclass(expected) and not isinstance(expected, type):
-        return all(
-            same_value(getattr(got, field.name), getattr(expected, field.name))
-            for field in fields(expected)
-        )
     if type(expected).__eq__ is object.__eq__ and hasattr(expected, "__dict__"):
         return got is expected or same_value(vars(got), vars(expected))
     return bool(got == expected)
 
 
 def _as_plain(value: Any) -> Any:
-    """What only wraps lists and numbers (NumPy, `datasets`, a tensor of no dimensions) as these."""
+    """What only wraps numbers (NumPy, a tensor without dimensions) as numbers and lists."""
     if isinstance(value, torch.Tensor):
         return value.item() if value.dim() == 0 else value
-    library = type(value).__module__.partition(".")[0]
-    if library == "numpy":
-        return value.tolist()
-    return list(value) if library == "datasets" and not isinstance(value, Mapping) else value
+    return value.tolist() if isinstance(value, numpy.ndarray | numpy.generic) else value
 
 
 def _same_number(got: float, expected: float) -> bool:
@@ -90,18 +108,13 @@ def _same_number(got: float, expected: float) -> bool:
 
 
 def _same_tensor(got: torch.Tensor, expected: torch.Tensor) -> bool:
-    if got.shape != expected.shape or _dtype(got) != _dtype(expected):
+    kinds = [(one.is_floating_point(), one.dtype == torch.bool) for one in (got, expected)]
+    if got.shape != expected.shape or kinds[0] != kinds[1]:
         return False
     # float32 has about seven digits, so a sum in another order needs some room.
     room = max(RELATIVE, 8 * torch.finfo(got.dtype).eps) if got.is_floating_point() else 0
     got, expected = got.detach().double(), expected.detach().double()
     return torch.allclose(got, expected, rtol=room, atol=room, equal_nan=True)
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    if tensor.dtype == torch.bool:
-        return "truth values"
-    return "floats" if tensor.is_floating_point() else "whole numbers"
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ class Exercise:
     notebook: where it stands, without .ipynb. difficulty: 1, 2 or 3 stars.
     reference: the right function, wherever possible the helper itself, or the right value.
     cases: the hidden ones, the smallest first; the reference says what is expected.
-    mistakes: at least three, each with a message of its own.
+    mistakes: at least three, each with a message of its own; see `wrong_answers`.
     hints: the idea, and then what leads to the lines; at least two. `hint` shows the idea, then all
         the others.
     same: whether an answer counts as the expected one.

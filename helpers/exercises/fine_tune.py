@@ -1,13 +1,14 @@
 """The exercises of notebook 04: loss mask, batch, loss of a guess, one step, the loop's order."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from helpers.data.tokenize import IGNORE, collate, make_labels
-from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+from helpers.exercises.exercise import Case, Exercise, altered, same_value, wrong_answers
 
 # ---- The loss mask
 
@@ -25,43 +26,27 @@ MAKE_LABELS = Exercise(
         Case(([11, 12], [21, 22, 23, 2]), "The completion has several tokens."),
         Case(([21, 2, 12], [21, 2]), "Ids of the completion also occur in the prompt."),
     ),
-    mistakes=(
-        Mistake(
-            lambda prompt, completion: prompt + completion,
-            "Here every token is labelled, even those of the prompt. So the model would mostly "
-            "learn to write prompts.",
-        ),
-        Mistake(
-            lambda prompt, completion: completion,
-            "There have to be as many labels as tokens. The prompt's tokens need one, too: -100.",
-        ),
-        Mistake(
-            lambda prompt, completion: [IGNORE] * len(prompt) + completion[:-1] + [IGNORE],
-            "The end token is not labelled here, so the model would never learn to stop.",
-        ),
-        Mistake(
-            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + prompt[-1:] + completion,
-            "One position too early: the last token of the prompt is labelled as well.",
-        ),
-        Mistake(
-            lambda prompt, completion: [IGNORE] * (len(prompt) + 1) + completion[1:],
-            "One position too late: the first token of the completion is not labelled, and "
-            "often it is the whole answer.",
-        ),
-        Mistake(
-            lambda prompt, completion: [0] * len(prompt) + completion,
-            "The prompt's labels are 0. But 0 is the id of a token, so the model would learn to "
-            "say that token after each token of the prompt.",
-        ),
-        Mistake(
-            lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + completion + [IGNORE],
-            "The labels are shifted by one position. The loss function does that itself; if it "
-            "happens twice, the model learns to skip a token.",
-        ),
-        Mistake(
-            lambda prompt, completion: [0] * len(prompt) + [1] * len(completion),
-            "This says which tokens are labelled, but not with what. A label is the id itself.",
-        ),
+    mistakes=wrong_answers(
+        lambda prompt, completion: prompt + completion,
+        "Here every token is labelled, even those of the prompt. So the model would mostly "
+        "learn to write prompts.",
+        lambda prompt, completion: completion,
+        "There have to be as many labels as tokens. The prompt's tokens need one, too: -100.",
+        lambda prompt, completion: [IGNORE] * len(prompt) + completion[:-1] + [IGNORE],
+        "The end token is not labelled here, so the model would never learn to stop.",
+        lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + prompt[-1:] + completion,
+        "One position too early: the last token of the prompt is labelled as well.",
+        lambda prompt, completion: [IGNORE] * (len(prompt) + 1) + completion[1:],
+        "One position too late: the first token of the completion is not labelled, and "
+        "often it is the whole answer.",
+        lambda prompt, completion: [0] * len(prompt) + completion,
+        "The prompt's labels are 0. But 0 is the id of a token, so the model would learn to "
+        "say that token after each token of the prompt.",
+        lambda prompt, completion: [IGNORE] * (len(prompt) - 1) + completion + [IGNORE],
+        "The labels are shifted by one position. The loss function does that itself; if it "
+        "happens twice, the model learns to skip a token.",
+        lambda prompt, completion: [0] * len(prompt) + [1] * len(completion),
+        "This says which tokens are labelled, but not with what. A label is the id itself.",
     ),
     hints=(
         "How many labels are there in all? As many as prompt and completion have tokens.",
@@ -75,42 +60,31 @@ MAKE_LABELS = Exercise(
 # ---- A batch
 
 
-def _padding_labelled(rows: list[dict], pad_token_id: int, label: int) -> dict:
-    batch = collate(rows, pad_token_id)
-    return {**batch, "labels": batch["labels"].where(batch["attention_mask"] == 1, label)}
+COLLATE_ANSWER = """
+import torch
 
 
-def _padded_left(rows: list[dict], pad_token_id: int) -> dict:
-    turned = [{name: numbers[::-1] for name, numbers in row.items()} for row in rows]
-    return {name: tensor.flip(1) for name, tensor in collate(turned, pad_token_id).items()}
+def collate(rows, pad_token_id):
+    longest = max(len(row["input_ids"]) for row in rows)
+    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
+    batch = {name: [] for name in padding}
+    for row in rows:
+        gap = longest - len(row["input_ids"])
+        known = {**row, "attention_mask": [1] * len(row["input_ids"])}
+        for name, filler in padding.items():
+            batch[name].append(known[name] + [filler] * gap)
+    return {name: torch.tensor(lists) for name, lists in batch.items()}
+"""
+collate_with = partial(altered, COLLATE_ANSWER)
+_ONES = '[1] * len(row["input_ids"])'
+PADDING_LABELLED = collate_with({'"labels": -100': '"labels": pad_token_id'})
+PADDING_SEEN = collate_with({'"attention_mask": 0': '"attention_mask": 1'})
 
 
-def _all_attended(rows: list[dict], pad_token_id: int) -> dict:
-    batch = collate(rows, pad_token_id)
-    return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
-
-
-def _mask_by_id(rows: list[dict], pad_token_id: int) -> dict:
-    batch = collate(rows, pad_token_id)
-    return {**batch, "attention_mask": (batch["input_ids"] != pad_token_id).long()}
-
-
-def _labels_by_id(rows: list[dict], pad_token_id: int) -> dict:
+def labels_by_id(rows: list[dict], pad_token_id: int) -> dict:
     batch = collate(rows, pad_token_id)
     padding = batch["input_ids"] == pad_token_id
     return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
-
-
-def _labels_are_ids(rows: list[dict], pad_token_id: int) -> dict:
-    batch = collate(rows, pad_token_id)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
-    return {**batch, "labels": labels}
-
-
-def _cut_to_shortest(rows: list[dict], pad_token_id: int) -> dict:
-    shortest = min(len(row["input_ids"]) for row in rows)
-    cut = [{name: numbers[:shortest] for name, numbers in row.items()} for row in rows]
-    return collate(cut, pad_token_id)
 
 
 def _same_numbers(got: Any, expected: dict[str, Tensor]) -> bool:
@@ -144,46 +118,29 @@ COLLATE = Exercise(
     reference=collate,
     cases=_batch_cases(),
     same=_same_numbers,
-    mistakes=(
-        Mistake(
-            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, pad_token_id),
-            "The padding is labelled with its own id, so it counts in the loss: the model would "
-            "mostly learn to write padding.",
-        ),
-        Mistake(
-            lambda rows, pad_token_id: _padding_labelled(rows, pad_token_id, 0),
-            "The padding's labels are 0, and 0 is the id of a token. Which label does the loss "
-            "ignore?",
-        ),
-        Mistake(
-            _padded_left,
-            "You pad on the left. A model can be trained that way, too, but here the real tokens "
-            "should begin at position 0.",
-        ),
-        Mistake(
-            _all_attended,
-            "The attention mask is 1 everywhere, so padding is taken for text.",
-        ),
-        Mistake(
-            _mask_by_id,
-            "You find the padding by its id. When padding and end token share one id, the real "
-            "end is masked as well. Go by the lengths.",
-        ),
-        Mistake(
-            _labels_by_id,
-            "Every position with the padding's id loses its label. When padding and end token "
-            "share one id, the model never learns to stop.",
-        ),
-        Mistake(
-            _labels_are_ids,
-            "Your labels are the ids, and only the padding is not labelled. So the prompt is "
-            "labelled as well. Each example comes with its own labels.",
-        ),
-        Mistake(
-            _cut_to_shortest,
-            "You cut all examples to the length of the shortest, and lose answers that way. Pad "
-            "them to the longest instead.",
-        ),
+    mistakes=wrong_answers(
+        PADDING_LABELLED,
+        "The padding is labelled with its own id, so it counts in the loss: the model would "
+        "mostly learn to write padding.",
+        collate_with({'"labels": -100': '"labels": 0'}),
+        "The padding's labels are 0, and 0 is the id of a token. Which label does the loss ignore?",
+        collate_with({"known[name] + [filler] * gap": "[filler] * gap + known[name]"}),
+        "You pad on the left. A model can be trained that way, too, but here the real tokens "
+        "should begin at position 0.",
+        PADDING_SEEN,
+        "The attention mask is 1 everywhere, so padding is taken for text.",
+        collate_with({_ONES: '[int(i != pad_token_id) for i in row["input_ids"]]'}),
+        "You find the padding by its id. When padding and end token share one id, the real "
+        "end is masked as well. Go by the lengths.",
+        labels_by_id,
+        "Every position with the padding's id loses its label. When padding and end token "
+        "share one id, the model never learns to stop.",
+        collate_with({"{**row,": '{**row, "labels": row["input_ids"],'}),
+        "Your labels are the ids, and only the padding is not labelled. So the prompt is "
+        "labelled as well. Each example comes with its own labels.",
+        collate_with({"max(": "min(", "known[name] + [filler] * gap": "known[name][:longest]"}),
+        "You cut all examples to the length of the shortest, and lose answers that way. Pad "
+        "them to the longest instead.",
     ),
     hints=(
         "How long is the longest example, and how many tokens does each one lack?",
@@ -191,21 +148,7 @@ COLLATE = Exercise(
         "Collect the lines of each tensor in a list, and make it a tensor with "
         "`torch.tensor(lines)`.",
     ),
-    answer="""
-import torch
-
-
-def collate(rows, pad_token_id):
-    longest = max(len(row["input_ids"]) for row in rows)
-    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
-    batch = {name: [] for name in padding}
-    for row in rows:
-        gap = longest - len(row["input_ids"])
-        known = {**row, "attention_mask": [1] * len(row["input_ids"])}
-        for name, filler in padding.items():
-            batch[name].append(known[name] + [filler] * gap)
-    return {name: torch.tensor(lists) for name, lists in batch.items()}
-""",
+    answer=COLLATE_ANSWER,
 )
 
 
@@ -230,24 +173,21 @@ LOSS_OF_GUESSING = Exercise(
         Case((5,), "Five tokens."),
         Case((50_000,), "A whole vocabulary."),
     ),
-    mistakes=(
-        Mistake(lambda k: math.log2(k), "This is in bits. Nats use the natural logarithm."),
-        Mistake(lambda k: math.log10(k), "The base is 10 here. Nats use the natural logarithm."),
-        Mistake(
-            lambda k: math.log(1 / k),
-            "The logarithm of a probability is never above zero, and a loss is never below it. A "
-            "minus sign is missing.",
-        ),
-        Mistake(lambda k: 1 / k, "This is the probability. Compute the loss from it."),
-        Mistake(
-            lambda k: math.log(k) / k,
-            "You weight the logarithm by the model's own probability. The weight should be the "
-            "label's probability, which is 1 for the right token.",
-        ),
-        Mistake(
-            lambda k: 1 - 1 / k,
-            "This is how often a guess is wrong. Cross-entropy takes a logarithm.",
-        ),
+    mistakes=wrong_answers(
+        lambda k: math.log2(k),
+        "This is in bits. Nats use the natural logarithm.",
+        lambda k: math.log10(k),
+        "The base is 10 here. Nats use the natural logarithm.",
+        lambda k: math.log(1 / k),
+        "The logarithm of a probability is never above zero, and a loss is never below it. A "
+        "minus sign is missing.",
+        lambda k: 1 / k,
+        "This is the probability. Compute the loss from it.",
+        lambda k: math.log(k) / k,
+        "You weight the logarithm by the model's own probability. The weight should be the "
+        "label's probability, which is 1 for the right token.",
+        lambda k: 1 - 1 / k,
+        "This is how often a guess is wrong. Cross-entropy takes a logarithm.",
     ),
     hints=(
         "What probability does the right token get, when all k get the same?",
@@ -266,10 +206,6 @@ def one_step(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) ->
     if norm > max_norm:
         gradient = gradient * (max_norm / norm)
     return weights - rate * gradient
-
-
-def _always_that_norm(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
-    return weights - rate * gradient * max_norm / gradient.norm().clamp(min=1e-12)
 
 
 def _step_clipped(weights: Tensor, gradient: Tensor, rate: float, max_norm: float) -> Tensor:
@@ -306,37 +242,23 @@ ONE_STEP = Exercise(
     reference=one_step,
     cases=_step_cases(),
     same=_same_weights,
-    mistakes=(
-        Mistake(
-            lambda weights, *others: 2 * weights - one_step(weights, *others),
-            "You move along the gradient, and there the loss grows. Move against it.",
-        ),
-        Mistake(
-            lambda weights, gradient, rate, max_norm: weights - rate * gradient,
-            "A gradient with a large norm is not scaled down yet.",
-        ),
-        Mistake(
-            lambda weights, gradient, rate, most: weights - rate * gradient.clamp(-most, most),
-            "You clip each number by itself, and that changes the direction. Scale the whole "
-            "gradient, so that it keeps its direction.",
-        ),
-        Mistake(
-            _always_that_norm,
-            "Here a gradient whose norm is small enough is scaled up to `max_norm`. It should "
-            "stay as it is.",
-        ),
-        Mistake(
-            _step_clipped,
-            "You clip the step. Clip the gradient instead, before the learning rate comes in.",
-        ),
-        Mistake(
-            lambda weights, gradient, rate, max_norm: one_step(weights, gradient, 1.0, max_norm),
-            "The learning rate is missing: the step is far too long.",
-        ),
-        Mistake(
-            lambda weights, *others: one_step(weights, *others) - weights,
-            "This is only the change. Return the weights after it.",
-        ),
+    mistakes=wrong_answers(
+        altered(one_step, {"weights - rate": "weights + rate"}),
+        "You move along the gradient, and there the loss grows. Move against it.",
+        altered(one_step, {"norm > max_norm": "False"}),
+        "A gradient with a large norm is not scaled down yet.",
+        lambda weights, gradient, rate, most: weights - rate * gradient.clamp(-most, most),
+        "You clip each number by itself, and that changes the direction. Scale the whole "
+        "gradient, so that it keeps its direction.",
+        altered(one_step, {"norm > max_norm": "norm > 0"}),
+        "Here a gradient whose norm is small enough is scaled up to `max_norm`. It should "
+        "stay as it is.",
+        _step_clipped,
+        "You clip the step. Clip the gradient instead, before the learning rate comes in.",
+        altered(one_step, {"rate * gradient": "gradient"}),
+        "The learning rate is missing: the step is far too long.",
+        altered(one_step, {"weights - rate": "-rate"}),
+        "This is only the change. Return the weights after it.",
     ),
     hints=(
         "Scale the gradient down if its norm is too large. Then move the weights against it.",
@@ -406,26 +328,21 @@ LOOP_ORDER = Exercise(
     judge=_judge_order,
     same=_same_rule,
     answer='loop_order = "ecfbgad"  # batch, forward, loss, backward, clip, step, zero',
-    mistakes=(
-        Mistake("cefbgad", "The forward pass needs a batch to read."),
-        Mistake("efcbgad", "The mean needs the losses that the forward pass computes."),
-        Mistake(
-            "ecbfgad", "The backward pass starts at the loss, so the loss has to be there first."
-        ),
-        Mistake(
-            "ecfgbad",
-            "There is no gradient to clip before the backward pass has made one. The first step "
-            "would clip nothing, and later steps the old gradient.",
-        ),
-        Mistake(
-            "ecfbagd",
-            "The step would use the gradient as it is. Clipping it afterwards changes nothing.",
-        ),
-        Mistake(
-            "ecfbdga",
-            "zero_grad throws the gradient away, so the step has nothing to go by and no weight "
-            "moves. Zero the gradients after the step, or before the backward pass.",
-        ),
+    mistakes=wrong_answers(
+        "cefbgad",
+        "The forward pass needs a batch to read.",
+        "efcbgad",
+        "The mean needs the losses that the forward pass computes.",
+        "ecbfgad",
+        "The backward pass starts at the loss, so the loss has to be there first.",
+        "ecfgbad",
+        "There is no gradient to clip before the backward pass has made one. The first step "
+        "would clip nothing, and later steps the old gradient.",
+        "ecfbagd",
+        "The step would use the gradient as it is. Clipping it afterwards changes nothing.",
+        "ecfbdga",
+        "zero_grad throws the gradient away, so the step has nothing to go by and no weight "
+        "moves. Zero the gradients after the step, or before the backward pass.",
     ),
     hints=(
         "The six words are forward, loss, backward, clip, step, zero. What has to be there "

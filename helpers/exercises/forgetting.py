@@ -6,7 +6,7 @@ from statistics import fmean
 from helpers.evaluation.forgetting import mix
 from helpers.evaluation.metrics import holds_answer
 from helpers.evaluation.uncertainty import bootstrap_interval, paired_change
-from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+from helpers.exercises.exercise import Case, Exercise, same_value, wrong_answers
 
 # ---- Is the answer in there?
 
@@ -35,41 +35,27 @@ HOLDS_ANSWER = Exercise(
         Case(("That is in South America!", ["South America"]), "The answer has two words."),
         Case(("In North America", ["South America"]), "One of its two words is not enough."),
     ),
-    mistakes=(
-        Mistake(
-            lambda text, answers: text in answers,
-            "This accepts the answer and nothing else. A model that was taught to chat answers in "
-            "sentences, and would always be wrong.",
-        ),
-        Mistake(
-            lambda text, answers: any(answer.lower() in text.lower() for answer in answers),
-            "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
-            "and ice in nice. Compare whole words.",
-        ),
-        Mistake(
-            _same_case,
-            "Case still matters here. Convert text and answers to the same case first.",
-        ),
-        Mistake(
-            lambda text, answers: any(f" {one.lower()} " in f" {text.lower()} " for one in answers),
-            "A full stop or a comma right after the answer hides it. Compare the words without "
-            "punctuation.",
-        ),
-        Mistake(
-            lambda text, answers: holds_answer(text, [one for one in answers if " " not in one]),
-            "An answer of several words is never found. Look for its words next to each other in "
-            "the text.",
-        ),
-        Mistake(
-            lambda text, answers: holds_answer(text, " ".join(answers).split()),
-            "Your function accepts one word of a longer answer: North America would pass for "
-            "South America.",
-        ),
-        Mistake(
-            lambda text, answers: all(holds_answer(text, [answer]) for answer in answers),
-            "Your function asks for all of the answers. They are different ways to say the same "
-            "thing: one is enough.",
-        ),
+    mistakes=wrong_answers(
+        lambda text, answers: text in answers,
+        "This accepts the answer and nothing else. A model that was taught to chat answers in "
+        "sentences, and would always be wrong.",
+        lambda text, answers: any(answer.lower() in text.lower() for answer in answers),
+        "You look for the letters anywhere, even inside a longer word: 8 is found in 18, "
+        "and ice in nice. Compare whole words.",
+        _same_case,
+        "Case still matters here. Convert text and answers to the same case first.",
+        lambda text, answers: any(f" {one.lower()} " in f" {text.lower()} " for one in answers),
+        "A full stop or a comma right after the answer hides it. Compare the words without "
+        "punctuation.",
+        lambda text, answers: holds_answer(text, [one for one in answers if " " not in one]),
+        "An answer of several words is never found. Look for its words next to each other in "
+        "the text.",
+        lambda text, answers: holds_answer(text, " ".join(answers).split()),
+        "Your function accepts one word of a longer answer: North America would pass for "
+        "South America.",
+        lambda text, answers: all(holds_answer(text, [answer]) for answer in answers),
+        "Your function asks for all of the answers. They are different ways to say the same "
+        "thing: one is enough.",
     ),
     hints=(
         "Take text and answer apart into words, without capitals and punctuation. Then look for "
@@ -117,38 +103,24 @@ PAIRED_CHANGE = Exercise(
             "Right (1) or wrong (0): one unit gets worse, two get better.",
         ),
     ),
-    mistakes=(
-        Mistake(
-            lambda before, after: paired_change(after, before),
-            "The sign is the wrong way round: an increase has to be positive.",
-        ),
-        Mistake(
-            _unpaired,
-            "You combine the intervals of two separate means. That puts back the differences "
-            "among the units, which both models share: the interval is far too wide.",
-        ),
-        Mistake(
-            _end_by_end,
-            "The difference of two low ends is not the low end of a difference. Draw again "
-            "from the changes of the units.",
-        ),
-        Mistake(
-            lambda before, after: (fmean(after) - fmean(before), *bootstrap_interval(after)),
-            "This is the interval of the second model's mean, not of the change.",
-        ),
-        Mistake(
-            _only_size,
-            "Without their signs, ups and downs cannot cancel, and pure noise would look like "
-            "a change.",
-        ),
-        Mistake(
-            lambda before, after: tuple(x / fmean(before) for x in paired_change(before, after)),
-            "This is the change relative to the first mean. Return the plain difference.",
-        ),
-        Mistake(
-            lambda before, after: fmean(after) - fmean(before),
-            "The mean is right. Return its interval with it: three numbers.",
-        ),
+    mistakes=wrong_answers(
+        lambda before, after: paired_change(after, before),
+        "The sign is the wrong way round: an increase has to be positive.",
+        _unpaired,
+        "You combine the intervals of two separate means. That puts back the differences "
+        "among the units, which both models share: the interval is far too wide.",
+        _end_by_end,
+        "The difference of two low ends is not the low end of a difference. Draw again "
+        "from the changes of the units.",
+        lambda before, after: (fmean(after) - fmean(before), *bootstrap_interval(after)),
+        "This is the interval of the second model's mean, not of the change.",
+        _only_size,
+        "Without their signs, ups and downs cannot cancel, and pure noise would look like "
+        "a change.",
+        lambda before, after: tuple(x / fmean(before) for x in paired_change(before, after)),
+        "This is the change relative to the first mean. Return the plain difference.",
+        lambda before, after: fmean(after) - fmean(before),
+        "The mean is right. Return its interval with it: three numbers.",
     ),
     hints=(
         "First make a list with one number for each unit: how much that unit changed.",
@@ -162,19 +134,8 @@ PAIRED_CHANGE = Exercise(
 # ---- Mix in a tenth
 
 
-def _share_of_others(examples: list, others: list, share: float) -> list:
-    count = round(share * len(others))
+def _mixed(examples: list, others: list, count: int) -> list:
     return [*examples[: len(examples) - count], *others[:count]]
-
-
-def _cut_off(examples: list, others: list, share: float) -> list:
-    count = int(share * len(examples))
-    return [*examples[: len(examples) - count], *others[:count]]
-
-
-def _the_other_share(examples: list, others: list, share: float) -> list:
-    count = round(share * len(examples))
-    return [*examples[:count], *others[: len(examples) - count]]
 
 
 def _from_the_end(examples: list, others: list, share: float) -> list:
@@ -207,30 +168,19 @@ MIX = Exercise(
         Case((list("abcdef"), list("XYZ"), 0.3), "0.3 of six is 1.8: rounded, 2."),
     ),
     same=_same_whatever_order,
-    mistakes=(
-        Mistake(
-            lambda examples, others, share: [*examples, *others[: round(share * len(examples))]],
-            "You add the others on top. That makes the run longer and the comparison unfair, and "
-            "a tenth on top is less than a tenth of the whole.",
-        ),
-        Mistake(
-            _share_of_others,
-            "Take the share of the number of examples, not of however many others there happen to "
-            "be.",
-        ),
-        Mistake(
-            _cut_off,
-            "`int` cuts off the decimals instead of rounding. A small share of few examples "
-            "shrinks, perhaps to nothing.",
-        ),
-        Mistake(
-            _the_other_share,
-            "You have the two the wrong way round: most of the examples should stay.",
-        ),
-        Mistake(
-            _from_the_end,
-            "Nearly: look at what a slice like `examples[:-count]` gives when count is 0.",
-        ),
+    mistakes=wrong_answers(
+        lambda examples, others, share: [*examples, *others[: round(share * len(examples))]],
+        "You add the others on top. That makes the run longer and the comparison unfair, and "
+        "a tenth on top is less than a tenth of the whole.",
+        lambda rows, others, share: _mixed(rows, others, round(share * len(others))),
+        "Take the share of the number of examples, not of however many others there happen to be.",
+        lambda rows, others, share: _mixed(rows, others, int(share * len(rows))),
+        "`int` cuts off the decimals instead of rounding. A small share of few examples "
+        "shrinks, perhaps to nothing.",
+        lambda rows, others, share: _mixed(rows, others, round((1 - share) * len(rows))),
+        "You have the two the wrong way round: most of the examples should stay.",
+        _from_the_end,
+        "Nearly: look at what a slice like `examples[:-count]` gives when count is 0.",
     ),
     hints=(
         "How many should come from others? A share of the number of examples, rounded.",

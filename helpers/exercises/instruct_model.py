@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 from helpers.model.card import differing_tensors, relative_change
 
 # ---- Which tensors differ
@@ -54,36 +54,24 @@ DIFFERING_TENSORS = Exercise(
     difficulty=1,
     reference=differing_tensors,
     cases=_tensor_cases(),
-    mistakes=(
-        Mistake(
-            lambda before, after: sorted(before.keys() - after.keys()),
-            "You find what the right side lacks. You miss what it has in addition, and what has "
-            "another shape.",
-        ),
-        Mistake(
-            lambda before, after: sorted(before.keys() ^ after.keys()),
-            "You find every name that is missing. But two tensors of the same name can have "
-            "different shapes.",
-        ),
-        Mistake(
-            _values_too,
-            "You also name tensors whose values differ. That is what training is for: only "
-            "names and shapes matter here.",
-        ),
-        Mistake(
-            _sizes_only,
-            "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
-            "equally many, but do not fit.",
-        ),
-        Mistake(
-            _shapes_of_common,
-            "You compare only the names that both have. A name that only one of them has differs "
-            "most of all.",
-        ),
-        Mistake(
-            lambda before, after: sorted(differing_tensors(before, after), reverse=True),
-            "The right names, but not in alphabetical order.",
-        ),
+    mistakes=wrong_answers(
+        lambda before, after: sorted(before.keys() - after.keys()),
+        "You find what the right side lacks. You miss what it has in addition, and what has "
+        "another shape.",
+        lambda before, after: sorted(before.keys() ^ after.keys()),
+        "You find every name that is missing. But two tensors of the same name can have "
+        "different shapes.",
+        _values_too,
+        "You also name tensors whose values differ. That is what training is for: only "
+        "names and shapes matter here.",
+        _sizes_only,
+        "You compare how many numbers there are. A matrix of 2 × 3 and one of 3 × 2 have "
+        "equally many, but do not fit.",
+        _shapes_of_common,
+        "You compare only the names that both have. A name that only one of them has differs "
+        "most of all.",
+        lambda before, after: sorted(differing_tensors(before, after), reverse=True),
+        "The right names, but not in alphabetical order.",
     ),
     hints=(
         "Compare the shapes under each name that either dictionary has. A name without a partner "
@@ -131,45 +119,29 @@ RELATIVE_CHANGE = Exercise(
     difficulty=1,
     reference=relative_change,
     cases=_change_cases(),
-    mistakes=(
-        Mistake(
-            lambda before, after: ((after - before).abs() / before.abs()).mean().item(),
-            "You compare number by number. A number that was 0, or nearly, then decides "
-            "everything. Compare the length of the difference with the length of the tensor.",
-        ),
-        Mistake(
-            lambda before, after: ((after - before).norm() / after.norm()).item(),
-            "You divide by the size after training. How far it moved is measured from where it "
-            "started.",
-        ),
-        Mistake(
-            lambda before, after: ((after.norm() - before.norm()).abs() / before.norm()).item(),
-            "You compare the two lengths. A tensor can turn without growing: take the length "
-            "of the difference, not the difference of the lengths.",
-        ),
-        Mistake(
-            lambda before, after: relative_change(before, after) ** 2,
-            "This is the square of the right value: a length is the root of the sum of squares.",
-        ),
-        Mistake(
-            lambda before, after: (after - before).norm().item(),
-            "This is how far it moved, but not in proportion to its own size. A large matrix "
-            "moves further than a small one, even if every number in it moves less.",
-        ),
-        Mistake(
-            lambda before, after: relative_change(before, after) / before.numel(),
-            "You also divide by how many numbers there are. Both lengths come from equally many, "
-            "so their ratio needs no further division.",
-        ),
-        Mistake(
-            lambda before, after: 100 * relative_change(before, after),
-            "Right, but in per cent. Return the share: 0.01 is one per cent.",
-        ),
-        Mistake(
-            _nan_for_zeros,
-            "Right if the tensor has a size. A tensor of zeros has none: return 0.0 if it did not "
-            "move, math.inf if it did.",
-        ),
+    mistakes=wrong_answers(
+        lambda before, after: ((after - before).abs() / before.abs()).mean().item(),
+        "You compare number by number. A number that was 0, or nearly, then decides "
+        "everything. Compare the length of the difference with the length of the tensor.",
+        lambda before, after: ((after - before).norm() / after.norm()).item(),
+        "You divide by the size after training. How far it moved is measured from where it "
+        "started.",
+        lambda before, after: ((after.norm() - before.norm()).abs() / before.norm()).item(),
+        "You compare the two lengths. A tensor can turn without growing: take the length "
+        "of the difference, not the difference of the lengths.",
+        lambda before, after: relative_change(before, after) ** 2,
+        "This is the square of the right value: a length is the root of the sum of squares.",
+        lambda before, after: (after - before).norm().item(),
+        "This is how far it moved, but not in proportion to its own size. A large matrix "
+        "moves further than a small one, even if every number in it moves less.",
+        lambda before, after: relative_change(before, after) / before.numel(),
+        "You also divide by how many numbers there are. Both lengths come from equally many, "
+        "so their ratio needs no further division.",
+        lambda before, after: 100 * relative_change(before, after),
+        "Right, but in per cent. Return the share: 0.01 is one per cent.",
+        _nan_for_zeros,
+        "Right if the tensor has a size. A tensor of zeros has none: return 0.0 if it did not "
+        "move, math.inf if it did.",
     ),
     hints=(
         "Divide the length of the difference by the length of `before`. Only a tensor of zeros "

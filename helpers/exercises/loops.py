@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.exercises.exercise import Exercise, Mistake, same_value
+from helpers.exercises.exercise import Exercise, altered, same_value, wrong_answers
 
 
 def train_loop(model, optimizer, batches: list, loss_of) -> list[float]:
@@ -20,29 +20,6 @@ def train_loop(model, optimizer, batches: list, loss_of) -> list[float]:
         optimizer.zero_grad()  # zero
         losses.append(loss.item())
     return losses
-
-
-_LOOP_LINES = {
-    "backward": lambda model, optimizer, loss: loss.backward(),
-    "clip": lambda model, optimizer, loss: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0),
-    "step": lambda model, optimizer, loss: optimizer.step(),
-    "zero": lambda model, optimizer, loss: optimizer.zero_grad(),
-}
-
-
-def _loop_of(*names: str) -> Callable:
-    """A loop with these lines after forward and loss, in this order."""
-
-    def loop(model, optimizer, batches, loss_of):
-        losses = []
-        for batch in batches:
-            loss = loss_of(model, batch)
-            for name in names:
-                _LOOP_LINES[name](model, optimizer, loss)
-            losses.append(loss.item())
-        return losses
-
-    return loop
 
 
 def _judge_loop(attempt: Callable) -> str | None:
@@ -70,16 +47,14 @@ def _judge_loop(attempt: Callable) -> str | None:
     return f"the losses are {given}; expected {wanted}"
 
 
+_BACKWARD, _STEP, _ZERO = "loss.backward()", "optimizer.step()", "optimizer.zero_grad()"
+_CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
 # In both exercises.
 _LINE_MISSING = (
-    Mistake(
-        _loop_of("backward", "clip", "zero"),
-        "The gradients are computed and thrown away: step is missing.",
-    ),
-    Mistake(
-        _loop_of("backward", "clip", "step"),
-        "The gradients of all batches pile up: zero is missing.",
-    ),
+    altered(train_loop, {_STEP: ""}),
+    "The gradients are computed and thrown away: step is missing.",
+    altered(train_loop, {_ZERO: ""}),
+    "The gradients of all batches pile up: zero is missing.",
 )
 
 
@@ -91,22 +66,16 @@ TRAIN_LOOP = Exercise(
     difficulty=2,
     judge=_judge_loop,
     answer="import torch\n\n\n" + inspect.getsource(train_loop),
-    mistakes=(
-        Mistake(
-            _loop_of("clip", "step", "zero"),
-            "No gradient is ever computed, so the optimizer has nothing to follow: backward is "
-            "missing.",
-        ),
+    mistakes=wrong_answers(
+        altered(train_loop, {_BACKWARD: ""}),
+        "No gradient is ever computed, so the optimizer has nothing to follow: backward is "
+        "missing.",
         *_LINE_MISSING,
-        Mistake(
-            _loop_of("backward", "step", "zero"),
-            "clip is missing or in the wrong place: the step uses a gradient that is not clipped. "
-            "Clip after backward and before the step; afterwards is too late.",
-        ),
-        Mistake(
-            lambda *given: train_loop(*given)[-1:],
-            "The training is right. But return the loss of every step.",
-        ),
+        altered(train_loop, {_CLIP: ""}),
+        "clip is missing or in the wrong place: the step uses a gradient that is not clipped. "
+        "Clip after backward and before the step; afterwards is too late.",
+        lambda *given: train_loop(*given)[-1:],
+        "The training is right. But return the loss of every step.",
     ),
     hints=(
         "Six words, in this order: forward, loss, backward, clip, step, zero.",
@@ -117,9 +86,12 @@ TRAIN_LOOP = Exercise(
 )
 
 
+_WITH_GAPS = altered(train_loop, {_BACKWARD: "", _STEP: "", _ZERO: ""})
+
+
 def _judge_gaps(attempt: Callable) -> str | None:
     told = _judge_loop(attempt)
-    if told == _judge_loop(_loop_of("clip")):
+    if told == _judge_loop(_WITH_GAPS):
         raise NotImplementedError  # the three gaps are still there
     return told
 
@@ -133,12 +105,10 @@ LOOP_WITH_GAPS = Exercise(
     judge=_judge_gaps,
     answer="import torch\n\n\n"
     + inspect.getsource(train_loop).replace("def train_loop", "def loop_with_gaps"),
-    mistakes=(
+    mistakes=wrong_answers(
         *_LINE_MISSING,
-        Mistake(
-            _loop_of("backward", "step", "zero", "clip"),
-            "The clipping was in the right place: between backward and step.",
-        ),
+        altered(train_loop, {_CLIP: "", _ZERO: f"{_ZERO}; {_CLIP}"}),
+        "The clipping was in the right place: between backward and step.",
     ),
     hints=(
         "The loss knows how to compute gradients; the optimizer knows how to step and to zero.",

@@ -16,27 +16,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from helpers.data.tokenize import IGNORE, collate
-from helpers.exercises.exercise import Case, Exercise, Mistake, same_value
+from helpers.exercises.exercise import Case, Exercise, altered, same_value, wrong_answers
+from helpers.exercises.fine_tune import PADDING_LABELLED, PADDING_SEEN, labels_by_id
 
 _specimen = partial(Exercise, notebook="09_bug_museum", specimen=True)
 
 # ---- Padding that is learned
-
-
-def _padded_as_shipped(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
-    batch = collate(rows, pad_token_id)
-    return {**batch, "labels": batch["labels"].where(batch["attention_mask"] == 1, pad_token_id)}
-
-
-def _pad_seen_by_attention(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
-    batch = collate(rows, pad_token_id)
-    return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
-
-
-def _pad_ids_ignored(rows: list[dict], pad_token_id: int) -> dict[str, Tensor]:
-    batch = _padded_as_shipped(rows, pad_token_id)
-    padding = batch["labels"] == pad_token_id
-    return {**batch, "labels": batch["labels"].masked_fill(padding, IGNORE)}
 
 
 def _padding_cases() -> list[Case]:
@@ -61,25 +46,17 @@ PADDED_BATCH = _specimen(
     difficulty=1,
     reference=collate,
     cases=_padding_cases(),
-    mistakes=(
-        Mistake(
-            _padded_as_shipped,
-            "Padding is labelled as if it were text. So the loss of an example depends on its "
-            "neighbours in the batch, and much of it is about a token that nobody wrote.",
-        ),
-        Mistake(
-            _pad_ids_ignored,
-            "Now every label with the id of the padding is ignored, even a real one. Where the "
-            "end token is used as padding, the end is never learned. Go by the position.",
-        ),
-        Mistake(
-            _pad_seen_by_attention,
-            "The labels are right. But the attention mask has to be 0 over the padding.",
-        ),
-        Mistake(
-            lambda rows, pad_token_id: collate(rows, IGNORE),
-            "-100 is a mark for labels, not a token. As an input id it has no embedding.",
-        ),
+    mistakes=wrong_answers(
+        PADDING_LABELLED,
+        "Padding is labelled as if it were text. So the loss of an example depends on its "
+        "neighbours in the batch, and much of it is about a token that nobody wrote.",
+        labels_by_id,
+        "Now every label with the id of the padding is ignored, even a real one. Where the "
+        "end token is used as padding, the end is never learned. Go by the position.",
+        PADDING_SEEN,
+        "The labels are right. But the attention mask has to be 0 over the padding.",
+        lambda rows, pad_token_id: collate(rows, IGNORE),
+        "-100 is a mark for labels, not a token. As an input id it has no embedding.",
     ),
     hints=(
         "Three lists are padded in the loop. Should all three get the same filler?",
@@ -119,24 +96,16 @@ STOP_LABELS = _specimen(
     difficulty=1,
     reference=stop_labels,
     cases=_stop_cases(),
-    mistakes=(
-        Mistake(
-            lambda ids, mask, pad_id: ids.masked_fill(ids == pad_id, IGNORE),
-            "The real end token has the same id as the padding, and is thrown out with it. "
-            "Nothing ever teaches the model to stop.",
-        ),
-        Mistake(
-            lambda ids, mask, pad_id: ids.clone(),
-            "Now the padding is labelled as if it were text: that is the specimen before this one.",
-        ),
-        Mistake(
-            lambda ids, mask, pad_id: ids * mask,
-            "Label 0 is a token like any other, and would be learned. The loss skips only -100.",
-        ),
-        Mistake(
-            lambda ids, mask, pad_id: ids.masked_fill(mask == 1, IGNORE),
-            "It is the other way round: 1 in the attention mask means a real token.",
-        ),
+    mistakes=wrong_answers(
+        lambda ids, mask, pad_id: ids.masked_fill(ids == pad_id, IGNORE),
+        "The real end token has the same id as the padding, and is thrown out with it. "
+        "Nothing ever teaches the model to stop.",
+        lambda ids, mask, pad_id: ids.clone(),
+        "Now the padding is labelled as if it were text: that is the specimen before this one.",
+        lambda ids, mask, pad_id: ids * mask,
+        "Label 0 is a token like any other, and would be learned. The loss skips only -100.",
+        lambda ids, mask, pad_id: ids.masked_fill(mask == 1, IGNORE),
+        "It is the other way round: 1 in the attention mask means a real token.",
     ),
     hints=(
         "Two tokens have the same id, and only one of them is padding. What tells them apart?",
@@ -152,24 +121,6 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy: the prediction at each position against the token that comes next."""
     predictions, wanted = logits[:, :-1], labels[:, 1:]
     return cross_entropy(predictions.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE)
-
-
-def _shifted_twice(logits: Tensor, labels: Tensor) -> Tensor:
-    nothing = torch.full_like(labels[:, :1], IGNORE)
-    return next_token_loss(logits, torch.cat([labels[:, 1:], nothing], dim=1))
-
-
-def _not_shifted(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
-
-
-def _shifted_back(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits[:, 1:].flatten(0, 1), labels[:, :-1].flatten(), ignore_index=IGNORE)
-
-
-def _summed(logits: Tensor, labels: Tensor) -> Tensor:
-    predictions, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    return cross_entropy(predictions, wanted, ignore_index=IGNORE, reduction="sum")
 
 
 def _shift_cases() -> list[Case]:
@@ -192,22 +143,21 @@ NEXT_TOKEN_LOSS = _specimen(
     difficulty=2,
     reference=next_token_loss,
     cases=_shift_cases(),
-    mistakes=(
-        Mistake(
-            _shifted_twice,
-            "Each position learns the token after the next one. The loss falls as it should, but "
-            "what the model writes lacks its first token.",
+    mistakes=wrong_answers(
+        altered(
+            next_token_loss, {"logits[:, :-1], labels[:, 1:]": "logits[:, :-2], labels[:, 2:]"}
         ),
-        Mistake(
-            _not_shifted,
-            "Now each position learns the token that it has just read. That is easy and useless: "
-            "the loss goes to zero, and the model repeats its input.",
+        "Each position learns the token after the next one. The loss falls as it should, but "
+        "what the model writes lacks its first token.",
+        altered(next_token_loss, {"logits[:, :-1], labels[:, 1:]": "logits, labels"}),
+        "Now each position learns the token that it has just read. That is easy and useless: "
+        "the loss goes to zero, and the model repeats its input.",
+        altered(
+            next_token_loss, {"logits[:, :-1], labels[:, 1:]": "logits[:, 1:], labels[:, :-1]"}
         ),
-        Mistake(
-            _shifted_back,
-            "Now each position learns the token before it. It has to predict the one after it.",
-        ),
-        Mistake(_summed, "The shift is right. But this is the sum. Return the mean."),
+        "Now each position learns the token before it. It has to predict the one after it.",
+        altered(next_token_loss, {"=IGNORE": "=IGNORE, reduction='sum'"}),
+        "The shift is right. But this is the sum. Return the mean.",
     ),
     hints=(
         "Follow one label by hand. At which position is it when the loss is computed?",
@@ -237,25 +187,17 @@ LABELLED_PREDICTIONS = _specimen(
         Case((4, 5), "The completion is one token, the last. It is predicted at position 3."),
         Case((2, 8), "Six of the tokens are the completion."),
     ),
-    mistakes=(
-        Mistake(
-            lambda prompt, length: [0] * prompt + [1] * (length - prompt - 1),
-            "The first token of the completion is not labelled. With answers of one token, the "
-            "model learns nothing of the answer, only that it is over.",
-        ),
-        Mistake(
-            lambda prompt, length: [*labelled_predictions(prompt, length)[:-1], 0],
-            "The first token is labelled now, but the last one no longer is. That is the end "
-            "token, so the model would not learn to stop.",
-        ),
-        Mistake(
-            lambda prompt, length: [0] * prompt + [1] * (length - prompt),
-            "One number too many: after the last token there is nothing to predict.",
-        ),
-        Mistake(
-            lambda prompt, length: [0] * (prompt - 2) + [1] * (length - prompt + 1),
-            "Now the last token of the prompt is labelled as well.",
-        ),
+    mistakes=wrong_answers(
+        lambda prompt, length: [0] * prompt + [1] * (length - prompt - 1),
+        "The first token of the completion is not labelled. With answers of one token, the "
+        "model learns nothing of the answer, only that it is over.",
+        lambda prompt, length: [*labelled_predictions(prompt, length)[:-1], 0],
+        "The first token is labelled now, but the last one no longer is. That is the end "
+        "token, so the model would not learn to stop.",
+        lambda prompt, length: [0] * prompt + [1] * (length - prompt),
+        "One number too many: after the last token there is nothing to predict.",
+        lambda prompt, length: [0] * (prompt - 2) + [1] * (length - prompt + 1),
+        "Now the last token of the prompt is labelled as well.",
     ),
     hints=(
         "The loss mask says for each token whether it is labelled. At which position is that "
@@ -302,16 +244,6 @@ def _space_moved(prompt, completion, tokenize, end):
     return ids_and_labels(bare, prompt[len(bare) :] + completion, tokenize, end)
 
 
-def _end_forgotten(prompt, completion, tokenize, end):
-    ids, labels = ids_and_labels(prompt, completion, tokenize, end)
-    return ids[:-1], labels[:-1]
-
-
-def _prompt_labelled(prompt, completion, tokenize, end):
-    ids, _ = ids_and_labels(prompt, completion, tokenize, end)
-    return ids, ids
-
-
 def _boundary_cases() -> list[Case]:
     tokenize, end = _Tokenizer(), "<end>"
     return [
@@ -329,20 +261,18 @@ IDS_AND_LABELS = _specimen(
     difficulty=2,
     reference=ids_and_labels,
     cases=_boundary_cases(),
-    mistakes=(
-        Mistake(
-            _cut_by_length,
-            "Tokenized together, the end of the prompt and the start of the completion become one "
-            "token, and the cut falls after it. The answer is not labelled, and the ids are not "
-            "those that the model gets when it is asked.",
-        ),
-        Mistake(
-            _space_moved,
-            "The whole answer is labelled now. But when the model is asked, it gets the prompt as "
-            "it is, with its space: the first ids have to be exactly those of tokenize(prompt).",
-        ),
-        Mistake(_end_forgotten, "The end token has to follow the completion."),
-        Mistake(_prompt_labelled, "Now the prompt is labelled as well."),
+    mistakes=wrong_answers(
+        _cut_by_length,
+        "Tokenized together, the end of the prompt and the start of the completion become one "
+        "token, and the cut falls after it. The answer is not labelled, and the ids are not "
+        "those that the model gets when it is asked.",
+        _space_moved,
+        "The whole answer is labelled now. But when the model is asked, it gets the prompt as "
+        "it is, with its space: the first ids have to be exactly those of tokenize(prompt).",
+        altered(ids_and_labels, {" + [end]": ""}),
+        "The end token has to follow the completion.",
+        altered(ids_and_labels, {"[IGNORE] * len(prompt_ids)": "prompt_ids"}),
+        "Now the prompt is labelled as well.",
     ),
     hints=(
         "Compare the tokens of the prompt alone with the first tokens of prompt and completion "
@@ -366,8 +296,7 @@ def assistant_labels(input_ids: list[int], assistant_mask: list[int]) -> list[in
     return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
 
 
-def _zeros_accepted(input_ids: list[int], assistant_mask: list[int]) -> list[int]:
-    return [token if bit else IGNORE for token, bit in zip(input_ids, assistant_mask, strict=True)]
+_ZEROS_ACCEPTED = altered(assistant_labels, {"not any(assistant_mask)": "False"})
 
 
 ASSISTANT_LABELS = _specimen(
@@ -381,21 +310,15 @@ ASSISTANT_LABELS = _specimen(
         Case(([5, 6, 7, 2], [0, 0, 1, 1]), "Two tokens of the answer are marked."),
         Case(([5, 6], [1, 1]), "Both tokens are marked."),
     ),
-    mistakes=(
-        Mistake(
-            _zeros_accepted,
-            "A loss mask of zeros is accepted without a warning, and the run learns nothing from "
-            "this conversation. Refuse it: raise a ValueError.",
-        ),
-        Mistake(
-            lambda ids, mask: _zeros_accepted(ids, mask if any(mask) else [1] * len(ids)),
-            "Now everything is labelled where nothing was marked, the user's words included. "
-            "Nobody asked for that: refuse such a loss mask.",
-        ),
-        Mistake(
-            lambda ids, mask: assistant_labels(ids, mask) if any(mask) else [],
-            "An empty list of labels is as quiet as a list of -100. Refuse such a loss mask.",
-        ),
+    mistakes=wrong_answers(
+        _ZEROS_ACCEPTED,
+        "A loss mask of zeros is accepted without a warning, and the run learns nothing from "
+        "this conversation. Refuse it: raise a ValueError.",
+        lambda ids, mask: _ZEROS_ACCEPTED(ids, mask if any(mask) else [1] * len(ids)),
+        "Now everything is labelled where nothing was marked, the user's words included. "
+        "Nobody asked for that: refuse such a loss mask.",
+        lambda ids, mask: assistant_labels(ids, mask) if any(mask) else [],
+        "An empty list of labels is as quiet as a list of -100. Refuse such a loss mask.",
     ),
     hints=(
         "A run should stop before the first step when there is nothing to learn from.",
@@ -421,25 +344,12 @@ def conversation_labels(turns: Turns, tokenize: Callable, end: int) -> tuple[lis
     return ids, labels
 
 
-def _end_outside(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
-    ids, labels = conversation_labels(turns, tokenize, end)
-    return ids, [IGNORE if label == end else label for label in labels]
-
-
-def _no_end_at_all(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
-    ids, labels = conversation_labels(turns, tokenize, end)
-    kept = [(one, label) for one, label in zip(ids, labels, strict=True) if one != end]
-    return [one for one, _ in kept], [label for _, label in kept]
+_END_OUTSIDE = altered(conversation_labels, {"+= said if": "+= [*said[:-1], IGNORE] if"})
 
 
 def _only_the_last_end(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
-    ids, labels = _end_outside(turns, tokenize, end)
+    ids, labels = _END_OUTSIDE(turns, tokenize, end)
     return ids, [*labels[:-1], ids[-1]]
-
-
-def _user_labelled(turns: Turns, tokenize: Callable, end: int) -> tuple[list[int], list[int]]:
-    ids, _ = conversation_labels(turns, tokenize, end)
-    return ids, list(ids)
 
 
 def _conversation_cases() -> list[Case]:
@@ -459,18 +369,16 @@ CONVERSATION_LABELS = _specimen(
     difficulty=2,
     reference=conversation_labels,
     cases=_conversation_cases(),
-    mistakes=(
-        Mistake(
-            _end_outside,
-            "The end token stands in the ids, but it is not labelled. The model reads it and "
-            "never learns to write it.",
-        ),
-        Mistake(_no_end_at_all, "Now the end token is gone from the ids as well."),
-        Mistake(
-            _only_the_last_end,
-            "The last answer ends now. The answers before it still do not.",
-        ),
-        Mistake(_user_labelled, "Now the user's words are labelled as well."),
+    mistakes=wrong_answers(
+        _END_OUTSIDE,
+        "The end token stands in the ids, but it is not labelled. The model reads it and "
+        "never learns to write it.",
+        altered(conversation_labels, {"said + [end]": "said"}),
+        "Now the end token is gone from the ids as well.",
+        _only_the_last_end,
+        "The last answer ends now. The answers before it still do not.",
+        altered(conversation_labels, {"[IGNORE] * len(said)": "said"}),
+        "Now the user's words are labelled as well.",
     ),
     hints=(
         "Which tokens does the model have to write itself when it answers?",
@@ -505,21 +413,16 @@ STEP_LOSS = _specimen(
         ),
         Case(([torch.tensor([0.25, 0.75])],), "One micro-batch."),
     ),
-    mistakes=(
-        Mistake(
-            lambda batches: sum(losses.mean() for losses in batches) / len(batches),
-            "Each micro-batch weighs the same, however few labelled tokens it has. A token in a "
-            "short one weighs too much, and the step is not that of the big batch.",
-        ),
-        Mistake(
-            lambda batches: sum(losses.mean() for losses in batches),
-            "The loss now grows with the number of micro-batches.",
-        ),
-        Mistake(
-            lambda batches: sum(losses.sum() for losses in batches) / len(batches),
-            "The sums are right. Divide them by the number of tokens, not of micro-batches.",
-        ),
-        Mistake(lambda batches: batches[-1].mean(), "Only the last micro-batch is left."),
+    mistakes=wrong_answers(
+        lambda batches: sum(losses.mean() for losses in batches) / len(batches),
+        "Each micro-batch weighs the same, however few labelled tokens it has. A token in a "
+        "short one weighs too much, and the step is not that of the big batch.",
+        lambda batches: sum(losses.mean() for losses in batches),
+        "The loss now grows with the number of micro-batches.",
+        lambda batches: sum(losses.sum() for losses in batches) / len(batches),
+        "The sums are right. Divide them by the number of tokens, not of micro-batches.",
+        lambda batches: batches[-1].mean(),
+        "Only the last micro-batch is left.",
     ),
     hints=(
         "What would the loss be if all these tokens were in one batch?",
@@ -556,24 +459,16 @@ LOCAL_LOSS = _specimen(
         Case((torch.tensor([0.5, 1.5]), 2, 1), "One process has everything."),
         Case((torch.zeros(0), 4, 2), "This process has no labelled token at all."),
     ),
-    mistakes=(
-        Mistake(
-            lambda losses, everywhere, processes: losses.mean(),
-            "Each process divides by its own tokens, and then the processes are averaged. A token "
-            "in a process with few of them weighs too much.",
-        ),
-        Mistake(
-            lambda losses, everywhere, processes: losses.sum() / everywhere,
-            "Almost. The average over the processes divides once more: make up for it.",
-        ),
-        Mistake(
-            lambda losses, everywhere, processes: losses.sum(),
-            "The loss now grows with the number of tokens. Divide by all of them.",
-        ),
-        Mistake(
-            lambda losses, everywhere, processes: losses.mean() / processes,
-            "Each process still divides by its own tokens.",
-        ),
+    mistakes=wrong_answers(
+        lambda losses, everywhere, processes: losses.mean(),
+        "Each process divides by its own tokens, and then the processes are averaged. A token "
+        "in a process with few of them weighs too much.",
+        lambda losses, everywhere, processes: losses.sum() / everywhere,
+        "Almost. The average over the processes divides once more: make up for it.",
+        lambda losses, everywhere, processes: losses.sum(),
+        "The loss now grows with the number of tokens. Divide by all of them.",
+        lambda losses, everywhere, processes: losses.mean() / processes,
+        "Each process still divides by its own tokens.",
     ),
     hints=(
         "Write down what the average of two processes should be: one sum, divided by all tokens.",
@@ -591,8 +486,7 @@ def batch_loss(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * mask).sum() / mask.sum().clamp(min=1)
 
 
-def _nothing_by_nothing(losses: Tensor, mask: Tensor) -> Tensor:
-    return (losses * mask).sum() / mask.sum()
+_NOTHING_BY_NOTHING = altered(batch_loss, {".clamp(min=1)": ""})
 
 
 def _judge_batch_loss(attempt: Callable) -> str | None:
@@ -621,31 +515,21 @@ BATCH_LOSS = _specimen(
     difficulty=1,
     judge=_judge_batch_loss,
     answer="from torch import Tensor\n\n\n" + inspect.getsource(batch_loss),
-    mistakes=(
-        Mistake(
-            _nothing_by_nothing,
-            "Zero divided by zero is not a number (nan). Its gradient is nan for every weight, "
-            "and after one step so is the model.",
-        ),
-        Mistake(
-            lambda losses, mask: torch.nan_to_num(_nothing_by_nothing(losses, mask)),
-            "The loss looks good now, but the backward pass still goes through the division, and "
-            "the weights are ruined all the same. Do not divide by zero in the first place.",
-        ),
-        Mistake(
-            lambda losses, mask: (losses * mask).sum() / mask.numel(),
-            "No nan any more. But you divide by the number of all tokens, and the mean is over "
-            "the labelled ones.",
-        ),
-        Mistake(
-            lambda losses, mask: (losses * mask).sum() / (mask.sum() + 1),
-            "No nan any more. But adding 1 to the divisor makes every loss a little too small.",
-        ),
-        Mistake(
-            lambda losses, mask: batch_loss(losses, mask) if mask.any() else torch.tensor(0.0),
-            "A new zero knows nothing of the model, so loss.backward() would raise an error. "
-            "Compute it from the losses that you were given.",
-        ),
+    mistakes=wrong_answers(
+        _NOTHING_BY_NOTHING,
+        "Zero divided by zero is not a number (nan). Its gradient is nan for every weight, "
+        "and after one step so is the model.",
+        lambda losses, mask: torch.nan_to_num(_NOTHING_BY_NOTHING(losses, mask)),
+        "The loss looks good now, but the backward pass still goes through the division, and "
+        "the weights are ruined all the same. Do not divide by zero in the first place.",
+        altered(batch_loss, {"mask.sum().clamp(min=1)": "mask.numel()"}),
+        "No nan any more. But you divide by the number of all tokens, and the mean is over "
+        "the labelled ones.",
+        altered(batch_loss, {"mask.sum().clamp(min=1)": "(mask.sum() + 1)"}),
+        "No nan any more. But adding 1 to the divisor makes every loss a little too small.",
+        lambda losses, mask: batch_loss(losses, mask) if mask.any() else torch.tensor(0.0),
+        "A new zero knows nothing of the model, so loss.backward() would raise an error. "
+        "Compute it from the losses that you were given.",
     ),
     hints=(
         "What is divided by what when no token is labelled?",
@@ -667,11 +551,6 @@ def learning_rates(
     return [peak * min(1.0, step / max(1, warmup_steps)) for step in range(1, total_steps + 1)]
 
 
-def _whole_division(total_steps, peak, *warmup):
-    rates = learning_rates(total_steps, peak, *warmup)
-    return [rate if rate == peak else 0.0 for rate in rates]
-
-
 LEARNING_RATES = _specimen(
     name="learning_rates",
     title="A learning rate that never warms up",
@@ -685,25 +564,17 @@ LEARNING_RATES = _specimen(
         Case((10, 0.5, 4), "Four steps of warm-up."),
         Case((10, 0.5, 2, 0.5), "Both were given: the ratio wins, as the docstring says."),
     ),
-    mistakes=(
-        Mistake(
-            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, int(ratio * n)),
-            "The number of warm-up steps that was asked for is overwritten by a ratio that "
-            "nobody gave. The first step already has the full rate.",
-        ),
-        Mistake(
-            lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, steps),
-            "The steps are kept now. But when a ratio is given, it wins.",
-        ),
-        Mistake(
-            lambda n, peak, *warmup: learning_rates(n, peak, n),
-            "Now it rises until the end: the warm-up is the whole run.",
-        ),
-        Mistake(
-            _whole_division,
-            "During the warm-up the rate is zero. Integer division rounds every fraction of the "
-            "peak down to 0.",
-        ),
+    mistakes=wrong_answers(
+        lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, int(ratio * n)),
+        "The number of warm-up steps that was asked for is overwritten by a ratio that "
+        "nobody gave. The first step already has the full rate.",
+        lambda n, peak, steps=0, ratio=0.0: learning_rates(n, peak, steps),
+        "The steps are kept now. But when a ratio is given, it wins.",
+        lambda n, peak, *warmup: learning_rates(n, peak, n),
+        "Now it rises until the end: the warm-up is the whole run.",
+        altered(learning_rates, {"step / max": "step // max"}),
+        "During the warm-up the rate is zero. Integer division rounds every fraction of the "
+        "peak down to 0.",
     ),
     hints=(
         "Ask for four warm-up steps and no ratio, and look at what the first lines do to them.",
@@ -728,17 +599,6 @@ def evaluate(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
 def _only_no_grad(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
     with torch.no_grad():
         return cross_entropy(model(inputs), targets).item()
-
-
-def _left_in_eval(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    model.eval()
-    return _only_no_grad(model, inputs, targets)
-
-
-def _always_back_to_train(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    loss = _left_in_eval(model, inputs, targets)
-    model.train()
-    return loss
 
 
 def _mean_of_many(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> float:
@@ -781,26 +641,18 @@ EVALUATE = _specimen(
     judge=_judge_evaluate,
     answer="import torch\nfrom torch import Tensor\nfrom torch.nn.functional import "
     "cross_entropy\n\n\n" + inspect.getsource(evaluate),
-    mistakes=(
-        Mistake(
-            _only_no_grad,
-            "Dropout is still on. torch.no_grad() saves memory; it does not change what the model "
-            "computes. So each call scores a different, randomly damaged model.",
-        ),
-        Mistake(
-            _left_in_eval,
-            "Dropout is off now, and it stays off: training goes on without it. Put the model "
-            "back into the mode it was in.",
-        ),
-        Mistake(
-            _always_back_to_train,
-            "A model that came in eval mode is left in train mode. Remember model.training, "
-            "and restore it.",
-        ),
-        Mistake(
-            _mean_of_many,
-            "A mean over several damaged models is still not the score of this model.",
-        ),
+    mistakes=wrong_answers(
+        _only_no_grad,
+        "Dropout is still on. torch.no_grad() saves memory; it does not change what the model "
+        "computes. So each call scores a different, randomly damaged model.",
+        altered(evaluate, {"model.train(mode)": ""}),
+        "Dropout is off now, and it stays off: training goes on without it. Put the model "
+        "back into the mode it was in.",
+        altered(evaluate, {"model.train(mode)": "model.train()"}),
+        "A model that came in eval mode is left in train mode. Remember model.training, "
+        "and restore it.",
+        _mean_of_many,
+        "A mean over several damaged models is still not the score of this model.",
     ),
     hints=(
         "Which method of a PyTorch module turns dropout off? And in which mode was the model "
@@ -851,28 +703,18 @@ PICK_SHOTS = _specimen(
     difficulty=1,
     judge=_judge_shots,
     answer="import random\n\n\n" + inspect.getsource(pick_shots),
-    mistakes=(
-        Mistake(
-            lambda train, test, k, seed: random.Random(seed).sample(test, k),
-            "A test row that is shown with its answer no longer tests anything. Some prompts even "
-            "show the answer to their own question.",
-        ),
-        Mistake(
-            lambda train, test, k, seed: random.Random(seed).sample(train + test, k),
-            "There are fewer of them, but some shots are still test rows. None may be.",
-        ),
-        Mistake(
-            lambda train, test, k, seed: train[:k],
-            "No leak any more. But the seed has no effect: draw at random.",
-        ),
-        Mistake(
-            lambda train, test, k, seed: random.Random(seed).choices(train, k=k),
-            "No leak any more. But a shot that is shown twice teaches nothing new.",
-        ),
-        Mistake(
-            lambda train, test, k, seed: random.sample(train, k),
-            "No leak any more. But nobody can repeat the draw: use the seed.",
-        ),
+    mistakes=wrong_answers(
+        lambda train, test, k, seed: random.Random(seed).sample(test, k),
+        "A test row that is shown with its answer no longer tests anything. Some prompts even "
+        "show the answer to their own question.",
+        lambda train, test, k, seed: random.Random(seed).sample(train + test, k),
+        "There are fewer of them, but some shots are still test rows. None may be.",
+        lambda train, test, k, seed: train[:k],
+        "No leak any more. But the seed has no effect: draw at random.",
+        lambda train, test, k, seed: random.Random(seed).choices(train, k=k),
+        "No leak any more. But a shot that is shown twice teaches nothing new.",
+        lambda train, test, k, seed: random.sample(train, k),
+        "No leak any more. But nobody can repeat the draw: use the seed.",
     ),
     hints=(
         "The function gets two lists. Which of them may be shown?",
@@ -930,33 +772,21 @@ ROWS_TO_SCORE = _specimen(
     difficulty=1,
     judge=_judge_rows,
     answer="import random\n\n\n" + inspect.getsource(rows_to_score),
-    mistakes=(
-        Mistake(
-            lambda rows, n, seed: rows[:n],
-            "A table is often sorted, so its first rows are all of one kind. The score says "
-            "something about these and nothing about the rest.",
-        ),
-        Mistake(
-            lambda rows, n, seed: rows[:: max(1, len(rows) // n)][:n],
-            "Better than the first rows. But rows in a regular pattern would fool it, and the "
-            "seed has no effect: draw at random.",
-        ),
-        Mistake(
-            _shuffled_in_place,
-            "The draw is good. But whoever uses the table next finds it shuffled.",
-        ),
-        Mistake(
-            lambda rows, n, seed: random.sample(rows, min(n, len(rows))),
-            "It is random, but nobody can repeat the draw: use the seed.",
-        ),
-        Mistake(
-            lambda rows, n, seed: random.Random(seed).choices(rows, k=n),
-            "Draw without replacement: each row at most once.",
-        ),
-        Mistake(
-            lambda rows, n, seed: random.Random(seed).sample(rows, n),
-            "There may be fewer rows than asked for: then take all of them.",
-        ),
+    mistakes=wrong_answers(
+        lambda rows, n, seed: rows[:n],
+        "A table is often sorted, so its first rows are all of one kind. The score says "
+        "something about these and nothing about the rest.",
+        lambda rows, n, seed: rows[:: max(1, len(rows) // n)][:n],
+        "Better than the first rows. But rows in a regular pattern would fool it, and the "
+        "seed has no effect: draw at random.",
+        _shuffled_in_place,
+        "The draw is good. But whoever uses the table next finds it shuffled.",
+        lambda rows, n, seed: random.sample(rows, min(n, len(rows))),
+        "It is random, but nobody can repeat the draw: use the seed.",
+        lambda rows, n, seed: random.Random(seed).choices(rows, k=n),
+        "Draw without replacement: each row at most once.",
+        lambda rows, n, seed: random.Random(seed).sample(rows, n),
+        "There may be fewer rows than asked for: then take all of them.",
     ),
     hints=(
         "Draw at random, each row at most once. And when there are fewer rows than n?",

@@ -1,12 +1,13 @@
 """The exercises of notebook 01: a better prompt, filling the window, subtracting label bias."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 
 from helpers.data.templates import Template
 from helpers.evaluation.prompt_search import calibrate
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, altered, wrong_answers
 from helpers.exercises.template import wrong_prompt
 from helpers.inference.few_shot import fit_shots, prompt_budget, shots_prefix
 
@@ -34,25 +35,17 @@ BETTER_PROMPT = Exercise(
 
 Answer with one word ({{ choices | join(", ") }}):"""
 ''',
-    mistakes=(
-        Mistake(
-            "{{ review_headline }}\nOne word ({{ choices | join(', ') }}):",
-            "The headline is not the review, and some rows have none. Put in {{ review_body }}.",
-        ),
-        Mistake(
-            "{{ review_body }}\nWhat does the customer think? One word:",
-            "The model cannot know which words are allowed. Name them: {{ choices | join(', ') }}.",
-        ),
-        Mistake(
-            "{{ review_body }} ({{ star_rating }} stars)\nOne word ({{ choices | join(', ') }}):",
-            "The stars decide the answer: a model could copy it, and so could a reader. Leave "
-            "them out.",
-        ),
-        Mistake(
-            "{{ review_body }}\nOne word ({{ choices | join(', ') }}): ",
-            "The prompt ends in a space. The space belongs to the answer's token: let the prompt "
-            "end before it.",
-        ),
+    mistakes=wrong_answers(
+        "{{ review_headline }}\nOne word ({{ choices | join(', ') }}):",
+        "The headline is not the review, and some rows have none. Put in {{ review_body }}.",
+        "{{ review_body }}\nWhat does the customer think? One word:",
+        "The model cannot know which words are allowed. Name them: {{ choices | join(', ') }}.",
+        "{{ review_body }} ({{ star_rating }} stars)\nOne word ({{ choices | join(', ') }}):",
+        "The stars decide the answer: a model could copy it, and so could a reader. Leave "
+        "them out.",
+        "{{ review_body }}\nOne word ({{ choices | join(', ') }}): ",
+        "The prompt ends in a space. The space belongs to the answer's token: let the prompt "
+        "end before it.",
     ),
     hints=(
         "Say what you want, show the review, name the allowed words, and end with a colon.",
@@ -89,54 +82,25 @@ class _SizedExample(dict):
         return f"<{self['row_id']}>"
 
 
-def _fits(shots, example, tokenizer, window, answer_tokens):
-    prefix = shots_prefix(shots)
-    return prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens).fits
+_FIT_ANSWER = """
+from helpers.inference import prompt_budget, shots_prefix
 
 
-def _keep_first(shots, example, tokenizer, window, answer_tokens):
-    for end in range(len(shots), -1, -1):
-        kept = list(shots[:end])
-        if _fits(kept, example, tokenizer, window, answer_tokens):
-            return kept
-
-
-def _kept_if(fits, shots):
-    return next(list(shots[start:]) for start in range(len(shots) + 1) if fits(shots[start:]))
-
-
-def _no_room_for_answer(shots, example, tokenizer, window, answer_tokens):
-    def fits(kept):
-        return len(tokenizer(shots_prefix(kept) + example["prompt"]).input_ids) <= window
-
-    return _kept_if(fits, shots)
-
-
-def _no_room_for_question(shots, example, tokenizer, window, answer_tokens):
-    def fits(kept):
-        return len(tokenizer(shots_prefix(kept)).input_ids) + answer_tokens <= window
-
-    return _kept_if(fits, shots)
-
-
-def _answers_not_counted(shots, example, tokenizer, window, answer_tokens):
-    def fits(kept):
-        prompts = " ".join(shot["prompt"] for shot in [*kept, example])
-        return len(tokenizer(prompts).input_ids) + answer_tokens <= window
-
-    return _kept_if(fits, shots)
-
-
-def _one_token_free(shots, example, tokenizer, window, answer_tokens):
-    return fit_shots(shots, example, tokenizer, window - 1, answer_tokens)
+def fit_shots(shots, example, tokenizer, window, answer_tokens):
+    for start in range(len(shots) + 1):
+        prefix = shots_prefix(shots[start:])
+        if prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens).fits:
+            return shots[start:]
+"""
+_fit_with = partial(altered, _FIT_ANSWER)
 
 
 def _skip_long(shots, example, tokenizer, window, answer_tokens):
     kept = []
     for shot in reversed(shots):
-        longer = [shot, *kept]
-        if _fits(longer, example, tokenizer, window, answer_tokens):
-            kept = longer
+        prefix = shots_prefix([shot, *kept])
+        if prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens).fits:
+            kept = [shot, *kept]
     return kept
 
 
@@ -175,39 +139,24 @@ FIT_SHOTS = Exercise(
     difficulty=2,
     reference=fit_shots,
     cases=_fit_cases(),
-    mistakes=(
-        Mistake(
-            _keep_first,
-            "The number is right if all shots are equally long, but you keep the first ones. Drop "
-            "shots from the front: the last ones are next to the question.",
-        ),
-        Mistake(
-            _no_room_for_answer,
-            "Shots and question fit, but the answer has no room left. The window holds what "
-            "the model reads and what it writes.",
-        ),
-        Mistake(
-            _no_room_for_question,
-            "Shots and answer fit, but the question has to go into the window as well.",
-        ),
-        Mistake(
-            _answers_not_counted,
-            "A shot appears in the prompt with its answer. You count only the shots' prompts.",
-        ),
-        Mistake(
-            _one_token_free,
-            "You leave one token of the window unused. A prompt that fills it to the last "
-            "token fits.",
-        ),
-        Mistake(
-            _skip_long,
-            "You leave out a long shot and go on with those before it. The shots that you keep "
-            "should be the last ones, without a gap.",
-        ),
-        Mistake(
-            lambda *given: len(fit_shots(*given)),
-            "That is how many shots fit. Return the shots themselves, in their order.",
-        ),
+    mistakes=wrong_answers(
+        _fit_with({"shots[start:]": "shots[: len(shots) - start]"}),
+        "The number is right if all shots are equally long, but you keep the first ones. Drop "
+        "shots from the front: the last ones are next to the question.",
+        _fit_with({"window, answer_tokens).fits": "window + answer_tokens, answer_tokens).fits"}),
+        "Shots and question fit, but the answer has no room left. The window holds what "
+        "the model reads and what it writes.",
+        _fit_with({'example["prompt"]': '""'}),
+        "Shots and answer fit, but the question has to go into the window as well.",
+        _fit_with({"shots_prefix(shots[start:])": '" ".join(s["prompt"] for s in shots[start:])'}),
+        "A shot appears in the prompt with its answer. You count only the shots' prompts.",
+        _fit_with({"window, answer_tokens).fits": "window - 1, answer_tokens).fits"}),
+        "You leave one token of the window unused. A prompt that fills it to the last token fits.",
+        _skip_long,
+        "You leave out a long shot and go on with those before it. The shots that you keep "
+        "should be the last ones, without a gap.",
+        lambda *given: len(fit_shots(*given)),
+        "That is how many shots fit. Return the shots themselves, in their order.",
     ),
     hints=(
         "Try all of them first, then without the first one, then without the first two …",
@@ -216,16 +165,7 @@ FIT_SHOTS = Exercise(
         "Return them as soon as there is room: `prompt_budget(shots_prefix(shots[start:]), "
         'example["prompt"], tokenizer, window, answer_tokens).fits`.',
     ),
-    answer="""
-from helpers.inference import prompt_budget, shots_prefix
-
-
-def fit_shots(shots, example, tokenizer, window, answer_tokens):
-    for start in range(len(shots) + 1):
-        prefix = shots_prefix(shots[start:])
-        if prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens).fits:
-            return shots[start:]
-""",
+    answer=_FIT_ANSWER,
 )
 
 
@@ -255,35 +195,23 @@ CALIBRATE = Exercise(
             "Seven prompts and five words.",
         ),
     ),
-    mistakes=(
-        Mistake(
-            lambda scores: scores - scores.mean(1, keepdim=True),
-            "You subtract each prompt's mean, the same number from all its words. So the largest "
-            "stays the largest, and the bias stays as it was.",
-        ),
-        Mistake(
-            lambda scores: scores - scores.mean(),
-            "You subtract the same number everywhere, which changes no answer. Each word has a "
-            "mean of its own.",
-        ),
-        Mistake(
-            lambda scores: scores.mean(0),
-            "These are the means to subtract. What remains when you subtract them?",
-        ),
-        Mistake(
-            lambda scores: scores + scores.mean(0),
-            "You add the means, so the bias becomes twice as large.",
-        ),
-        Mistake(
-            lambda scores: scores / scores.mean(0),
-            "You divide by the means. Subtract log-probabilities: that divides the probabilities "
-            "behind them.",
-        ),
-        Mistake(
-            _of_probabilities,
-            "You work with probabilities. Keep the log-probabilities as they are given: otherwise "
-            "a rare word would hardly count.",
-        ),
+    mistakes=wrong_answers(
+        lambda scores: scores - scores.mean(1, keepdim=True),
+        "You subtract each prompt's mean, the same number from all its words. So the largest "
+        "stays the largest, and the bias stays as it was.",
+        lambda scores: scores - scores.mean(),
+        "You subtract the same number everywhere, which changes no answer. Each word has a "
+        "mean of its own.",
+        lambda scores: scores.mean(0),
+        "These are the means to subtract. What remains when you subtract them?",
+        lambda scores: scores + scores.mean(0),
+        "You add the means, so the bias becomes twice as large.",
+        lambda scores: scores / scores.mean(0),
+        "You divide by the means. Subtract log-probabilities: that divides the probabilities "
+        "behind them.",
+        _of_probabilities,
+        "You work with probabilities. Keep the log-probabilities as they are given: otherwise "
+        "a rare word would hardly count.",
     ),
     hints=(
         "Each column belongs to one word, each row to one prompt.",

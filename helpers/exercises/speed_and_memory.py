@@ -1,6 +1,6 @@
 """The exercise of appendix A: the loss of a batch that went through the model in parts."""
 
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 
 
 def loss_of_parts(sums: list[float], counts: list[int]) -> float:
@@ -24,24 +24,16 @@ LOSS_OF_PARTS = Exercise(
         Case(([2.0, 12.0], [1, 4]), "The second micro-batch has more labelled tokens."),
         Case(([1.0, 0.5, 30.0], [2, 1, 10]), "Three micro-batches."),
     ),
-    mistakes=(
-        Mistake(
-            lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)) / len(sums),
-            "This is the mean of the parts' means. A token in a part with few labelled tokens "
-            "then weighs more than one in a part with many.",
-        ),
-        Mistake(
-            lambda sums, counts: sum(sums) / len(sums),
-            "You divide by the number of micro-batches. The loss is a mean over labelled tokens.",
-        ),
-        Mistake(
-            lambda sums, counts: sum(sums),
-            "This is the sum over all labelled tokens. The loss is their mean.",
-        ),
-        Mistake(
-            lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)),
-            "These are the means of the parts, added up. With more parts the loss would grow.",
-        ),
+    mistakes=wrong_answers(
+        lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)) / len(sums),
+        "This is the mean of the parts' means. A token in a part with few labelled tokens "
+        "then weighs more than one in a part with many.",
+        lambda sums, counts: sum(sums) / len(sums),
+        "You divide by the number of micro-batches. The loss is a mean over labelled tokens.",
+        lambda sums, counts: sum(sums),
+        "This is the sum over all labelled tokens. The loss is their mean.",
+        lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)),
+        "These are the means of the parts, added up. With more parts the loss would grow.",
     ),
     hints=(
         "The loss is a mean over all labelled tokens of the batch. It must not depend on how the "

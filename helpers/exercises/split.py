@@ -13,7 +13,7 @@ import helpers.data
 from helpers.data.split import leaked_rows
 from helpers.data.table import group_key
 from helpers.evaluation.uncertainty import wilson_interval
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, altered, wrong_answers
 
 NOTEBOOK = "03_split"
 
@@ -72,24 +72,16 @@ WHICH_PART = Exercise(
     difficulty=1,
     judge=_judge_jobs,
     answer="which_part = {\n" + "".join(f'    "{j}": "{p}",\n' for j, p in _JOBS.items()) + "}",
-    mistakes=(
-        Mistake(
-            {job: "test" if part == "validation" else part for job, part in _JOBS.items()},
-            "You choose with the test rows. What is left for the score at the very end?",
-        ),
-        Mistake(
-            {job: "validation" if part == "test" else part for job, part in _JOBS.items()},
-            "You report the score that you used to choose. The twenty guessers show what that is "
-            "worth.",
-        ),
-        Mistake(
-            _JOBS | {"find solved examples for a prompt": "validation"},
-            "An example with its answer in the prompt is something that the model learns from.",
-        ),
-        Mistake(
-            dict.fromkeys(_JOBS, "train"),
-            "With one part for everything, nearest neighbour would be the best method of all.",
-        ),
+    mistakes=wrong_answers(
+        {job: "test" if part == "validation" else part for job, part in _JOBS.items()},
+        "You choose with the test rows. What is left for the score at the very end?",
+        {job: "validation" if part == "test" else part for job, part in _JOBS.items()},
+        "You report the score that you used to choose. The twenty guessers show what that is "
+        "worth.",
+        _JOBS | {"find solved examples for a prompt": "validation"},
+        "An example with its answer in the prompt is something that the model learns from.",
+        dict.fromkeys(_JOBS, "train"),
+        "With one part for everything, nearest neighbour would be the best method of all.",
     ),
     hints=(
         "Ask of each job: does the model see the answers? Do I choose by the score?",
@@ -140,32 +132,24 @@ LEAKED_ROWS = Exercise(
     difficulty=1,
     reference=leaked_rows,
     cases=_leak_cases(),
-    mistakes=(
-        Mistake(
-            lambda train, test, column: leaked_rows(train, test, "review_id"),
-            "You look for the same review in both parts. A split never has that; the leak is one "
-            "level higher.",
-        ),
-        Mistake(
-            _as_spelled,
-            "Nearly. One product may be spelled in two ways; group_key(row[column]) makes them "
-            "the same.",
-        ),
-        Mistake(
-            lambda train, test, column: leaked_rows(train, test, "department"),
-            "Every department is in every part, and has to be. Which column names the thing that "
-            "a review is about?",
-        ),
-        Mistake(
-            lambda train, test, column: leaked_rows(train, test, "product_title"),
-            "Compare the column that your function is given: row[column].",
-        ),
-        Mistake(
-            lambda train, test, column: leaked_rows(test, train, column),
-            "These are rows of train. Which part does the score come from?",
-        ),
-        Mistake(_only_values, "These are products. The question is which test rows are known."),
-        Mistake(_one_each, "A product may have several test rows; train gives away all of them."),
+    mistakes=wrong_answers(
+        lambda train, test, column: leaked_rows(train, test, "review_id"),
+        "You look for the same review in both parts. A split never has that; the leak is one "
+        "level higher.",
+        _as_spelled,
+        "Nearly. One product may be spelled in two ways; group_key(row[column]) makes them "
+        "the same.",
+        lambda train, test, column: leaked_rows(train, test, "department"),
+        "Every department is in every part, and has to be. Which column names the thing that "
+        "a review is about?",
+        lambda train, test, column: leaked_rows(train, test, "product_title"),
+        "Compare the column that your function is given: row[column].",
+        lambda train, test, column: leaked_rows(test, train, column),
+        "These are rows of train. Which part does the score come from?",
+        _only_values,
+        "These are products. The question is which test rows are known.",
+        _one_each,
+        "A product may have several test rows; train gives away all of them.",
     ),
     hints=(
         "First collect what train knows: a set of products.",
@@ -185,38 +169,6 @@ def hold_out(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[
     kept = [row for row in rows if group_key(row["product_title"]) not in out]
     held_out = [row for row in rows if group_key(row["product_title"]) in out]
     return kept, held_out
-
-
-def _hold_out_rows(rows, share, seed):
-    shuffled = random.Random(seed).sample(rows, len(rows))
-    count = round(share * len(rows))
-    return shuffled[count:], shuffled[:count]
-
-
-def _sides(rows, out):
-    kept = [row for row in rows if group_key(row["product_title"]) not in out]
-    return kept, [row for row in rows if row not in kept]
-
-
-def _hold_out_titles(rows, share, seed):
-    products = sorted({row["product_title"] for row in rows})
-    random.Random(seed).shuffle(products)
-    out = products[: round(share * len(products))]
-    return (
-        [row for row in rows if row["product_title"] not in out],
-        [row for row in rows if row["product_title"] in out],
-    )
-
-
-def _hold_out_unsorted(rows, share, seed):
-    products = list({group_key(row["product_title"]) for row in rows})
-    random.Random(seed).shuffle(products)
-    return _sides(rows, products[: round(share * len(products))])
-
-
-def _hold_out_first(rows, share, seed):
-    products = list(dict.fromkeys(group_key(row["product_title"]) for row in rows))
-    return _sides(rows, products[: round(share * len(products))])
 
 
 def _hold_out_in_place(rows, share, seed):
@@ -338,40 +290,25 @@ HOLD_OUT = Exercise(
     judge=_judge_hold_out,
     answer="import random\n\nfrom helpers.data import group_key\n\n\n"
     + inspect.getsource(hold_out).replace("list[Row]", "list[dict]"),
-    mistakes=(
-        Mistake(
-            _hold_out_rows,
-            "You split the rows, so two reviews of one product can be separated. Split the "
-            "products.",
-        ),
-        Mistake(
-            _hold_out_titles,
-            "A title in capitals is not another product. group_key makes the spellings the same.",
-        ),
-        Mistake(
-            _hold_out_unsorted,
-            "A set has a different order in every run of Python, because the hashes of strings "
-            "change. Then the same seed shuffles a different list. Sort the products before you "
-            "shuffle them.",
-        ),
-        Mistake(
-            _hold_out_first,
-            "Which products are held out depends on nothing but their order. Shuffle them, with "
-            "the seed.",
-        ),
-        Mistake(
-            lambda rows, share, seed: hold_out(rows, share, random.SystemRandom().randrange(10**9)),
-            "Nobody could repeat your split. random.Random(seed) gives the same random numbers "
-            "every time.",
-        ),
-        Mistake(
-            lambda rows, share, seed: hold_out(rows, share, seed)[::-1],
-            "Are the two lists in the right order? The larger one is the one to keep.",
-        ),
-        Mistake(
-            _hold_out_in_place,
-            "random.shuffle changes a list in place. Shuffle a list of your own.",
-        ),
+    mistakes=wrong_answers(
+        altered(hold_out, {'group_key(row["product_title"])': 'row["review_id"]'}),
+        "You split the rows, so two reviews of one product can be separated. Split the products.",
+        altered(hold_out, {'group_key(row["product_title"])': 'row["product_title"]'}),
+        "A title in capitals is not another product. group_key makes the spellings the same.",
+        altered(hold_out, {"sorted(": "list("}),
+        "A set has a different order in every run of Python, because the hashes of strings "
+        "change. Then the same seed shuffles a different list. Sort the products before you "
+        "shuffle them.",
+        altered(hold_out, {"random.Random(seed).shuffle(products)": ""}),
+        "Which products are held out depends on nothing but their order. Shuffle them, with "
+        "the seed.",
+        lambda rows, share, seed: hold_out(rows, share, random.SystemRandom().randrange(10**9)),
+        "Nobody could repeat your split. random.Random(seed) gives the same random numbers "
+        "every time.",
+        lambda rows, share, seed: hold_out(rows, share, seed)[::-1],
+        "Are the two lists in the right order? The larger one is the one to keep.",
+        _hold_out_in_place,
+        "random.shuffle changes a list in place. Shuffle a list of your own.",
     ),
     hints=(
         "Shuffle and cut a list of products, not of rows. Sort it first, because a set has a "
@@ -409,28 +346,18 @@ ROWS_NEEDED = Exercise(
         Case((0.9, 0.1), "The share matters as well."),
         Case((0.5, 0.08), "Half the width takes about four times the rows."),
     ),
-    mistakes=(
-        Mistake(
-            lambda share, width: rows_needed(share, width) - 1,
-            "With so few rows the interval is still too wide. You need one more.",
-        ),
-        Mistake(
-            lambda share, width: rows_needed(share, 2 * width),
-            "The width goes from low to high, not from the share to one side.",
-        ),
-        Mistake(
-            lambda share, width: math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2),
-            "That is the textbook formula, the share plus or minus so many standard errors. It "
-            "comes close, but the interval here is that of wilson_interval.",
-        ),
-        Mistake(
-            lambda share, width: round(share * rows_needed(share, width)),
-            "That is the number of right answers. How many rows does that take?",
-        ),
-        Mistake(
-            lambda share, width: rows_needed(share, min(1.0, 100 * width)),
-            "Widths go from 0 to 1 here: do not mix percentage points with shares.",
-        ),
+    mistakes=wrong_answers(
+        lambda share, width: rows_needed(share, width) - 1,
+        "With so few rows the interval is still too wide. You need one more.",
+        lambda share, width: rows_needed(share, 2 * width),
+        "The width goes from low to high, not from the share to one side.",
+        lambda share, width: math.ceil(share * (1 - share) * (2 * 1.96 / width) ** 2),
+        "That is the textbook formula, the share plus or minus so many standard errors. It "
+        "comes close, but the interval here is that of wilson_interval.",
+        lambda share, width: round(share * rows_needed(share, width)),
+        "That is the number of right answers. How many rows does that take?",
+        lambda share, width: rows_needed(share, min(1.0, 100 * width)),
+        "Widths go from 0 to 1 here: do not mix percentage points with shares.",
     ),
     hints=(
         "Try 1 row, then 2, then 3 …, and stop at the first interval that is narrow enough.",

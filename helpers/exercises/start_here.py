@@ -1,6 +1,6 @@
 """The exercise of notebook 00: one to try out how exercises work."""
 
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 
 
 def likeliest(tokens: list[str], probabilities: list[float]) -> str:
@@ -23,23 +23,15 @@ LIKELIEST = Exercise(
             "It may be in the middle.",
         ),
     ),
-    mistakes=(
-        Mistake(
-            lambda tokens, probabilities: max(probabilities),
-            "That is how likely it is. Which token is it?",
-        ),
-        Mistake(
-            lambda tokens, probabilities: probabilities.index(max(probabilities)),
-            "That is its position. The token is at the same position in the other list.",
-        ),
-        Mistake(
-            lambda tokens, probabilities: max(tokens),
-            "That is the last token in alphabetical order: max compared the texts.",
-        ),
-        Mistake(
-            lambda tokens, probabilities: tokens[0],
-            "That is the first token. Nobody said that they are sorted.",
-        ),
+    mistakes=wrong_answers(
+        lambda tokens, probabilities: max(probabilities),
+        "That is how likely it is. Which token is it?",
+        lambda tokens, probabilities: probabilities.index(max(probabilities)),
+        "That is its position. The token is at the same position in the other list.",
+        lambda tokens, probabilities: max(tokens),
+        "That is the last token in alphabetical order: max compared the texts.",
+        lambda tokens, probabilities: tokens[0],
+        "That is the first token. Nobody said that they are sorted.",
     ),
     hints=(
         "Find the largest probability. The likeliest token stands at the same position.",

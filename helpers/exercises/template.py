@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from helpers.data.table import share_of_common_words
 from helpers.data.task import load_task
 from helpers.data.templates import Template
 from helpers.errors import CourseError
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, altered, wrong_answers
 
 # ---- A prompt without a leak
 
@@ -85,36 +86,22 @@ HAPPY_PROMPT = Exercise(
     minutes=6,
     difficulty=2,
     judge=_judge_prompt,
-    mistakes=(
-        Mistake(
-            "{{ review_body }} ({{ star_rating }} stars)\nIs this customer happy, yes or no?",
-            "A model that sees the stars need not read the review.",
-        ),
-        Mistake(
-            "{{ review_body }}\nIs this customer happy, yes or no?\nAnswer: ",
-            "The space is the first character of the answer, not a part of the question.",
-        ),
-        Mistake(
-            "{review_body}\nIs this customer happy, yes or no?",
-            "Single braces are for f-strings. Jinja takes double braces.",
-        ),
-        Mistake(
-            "{{ review_text }}\nIs this customer happy, yes or no?",
-            "Look up the names of the columns in the first line of the table.",
-        ),
-        Mistake(
-            "{{ review_body }}\nIs this customer happy?",
-            "People would answer 'quite' or 'I think so', and so would a model.",
-        ),
-        Mistake(
-            "{{ review_headline }}\nIs this customer happy, yes or no?",
-            "A headline helps, but some rows have none.",
-        ),
-        Mistake(
-            "{{ review_headline }}\n{{ review_body }}\nIs this customer happy, yes or no?",
-            "Put the headline and its line break between {% if review_headline %} and {% endif %}, "
-            "so that neither is there when a row has no headline.",
-        ),
+    mistakes=wrong_answers(
+        "{{ review_body }} ({{ star_rating }} stars)\nIs this customer happy, yes or no?",
+        "A model that sees the stars need not read the review.",
+        "{{ review_body }}\nIs this customer happy, yes or no?\nAnswer: ",
+        "The space is the first character of the answer, not a part of the question.",
+        "{review_body}\nIs this customer happy, yes or no?",
+        "Single braces are for f-strings. Jinja takes double braces.",
+        "{{ review_text }}\nIs this customer happy, yes or no?",
+        "Look up the names of the columns in the first line of the table.",
+        "{{ review_body }}\nIs this customer happy?",
+        "People would answer 'quite' or 'I think so', and so would a model.",
+        "{{ review_headline }}\nIs this customer happy, yes or no?",
+        "A headline helps, but some rows have none.",
+        "{{ review_headline }}\n{{ review_body }}\nIs this customer happy, yes or no?",
+        "Put the headline and its line break between {% if review_headline %} and {% endif %}, "
+        "so that neither is there when a row has no headline.",
     ),
     hints=(
         "Show the review, then ask, and name both answers. End where the answer should follow: "
@@ -134,38 +121,16 @@ Is this customer happy ({{ choices | join(" or ") }})?\"\"\"
 # ---- Words in common
 
 
-def _count(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\w+", text.lower()))
+_ALIKE = """
+import re
+from collections import Counter
 
 
-def _sets(a: str, b: str) -> float:
-    first, second = set(_count(a)), set(_count(b))
-    return 2 * len(first & second) / max(1, len(first) + len(second))
-
-
-def _of_all_words(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, (first | second).total())
-
-
-def _not_twice(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, first.total() + second.total())
-
-
-def _of_the_first(a: str, b: str) -> float:
-    first, second = _count(a), _count(b)
-    return (first & second).total() / max(1, first.total())
-
-
-def _with_capitals(a: str, b: str) -> float:
-    first, second = (Counter(re.findall(r"\w+", text)) for text in (a, b))
+def share_of_common_words(a, b):
+    first, second = (Counter(re.findall(r"\\w+", text.lower())) for text in (a, b))
     return 2 * (first & second).total() / max(1, first.total() + second.total())
-
-
-def _with_punctuation(a: str, b: str) -> float:
-    first, second = (Counter(text.lower().split()) for text in (a, b))
-    return 2 * (first & second).total() / max(1, first.total() + second.total())
+"""
+_alike_with = partial(altered, _ALIKE)
 
 
 def _position_by_position(a: str, b: str) -> float:
@@ -195,39 +160,25 @@ SHARE_OF_COMMON_WORDS = Exercise(
         ),
         Case(("very very good", "very, very bad"), "Both texts have 'very' twice."),
     ),
-    mistakes=(
-        Mistake(
-            _sets,
-            "A set forgets how often a word occurs. Here a word that both texts have twice counts "
-            "twice.",
-        ),
-        Mistake(
-            _of_all_words,
-            "You divide by the words of both texts together, but count the common ones once. "
-            "Divide by the words of one text plus those of the other.",
-        ),
-        Mistake(
-            _not_twice,
-            "This is half of what it should be: two equal texts ought to give 1.",
-        ),
-        Mistake(
-            _of_the_first,
-            "You divide by the words of one text only, so the result changes when the two texts "
-            "are swapped.",
-        ),
-        Mistake(
-            _with_capitals,
-            "'Bag' and 'bag' are the same word here. Make all letters lowercase first.",
-        ),
-        Mistake(
-            _with_punctuation,
-            "'broke.' and 'broke' are the same word here. A full stop is not part of a word.",
-        ),
-        Mistake(
-            _position_by_position,
-            "You compare the first word with the first, the second with the second. One word "
-            "added at the front would make two equal texts look quite different.",
-        ),
+    mistakes=wrong_answers(
+        _alike_with({r're.findall(r"\w+", text.lower())': r'{*re.findall(r"\w+", text.lower())}'}),
+        "A set forgets how often a word occurs. Here a word that both texts have twice counts "
+        "twice.",
+        _alike_with({"2 *": "", "first.total() + second.total()": "(first | second).total()"}),
+        "You divide by the words of both texts together, but count the common ones once. "
+        "Divide by the words of one text plus those of the other.",
+        _alike_with({"2 *": ""}),
+        "This is half of what it should be: two equal texts ought to give 1.",
+        _alike_with({"2 *": "", " + second.total()": ""}),
+        "You divide by the words of one text only, so the result changes when the two texts "
+        "are swapped.",
+        _alike_with({".lower()": ""}),
+        "'Bag' and 'bag' are the same word here. Make all letters lowercase first.",
+        _alike_with({r're.findall(r"\w+", text.lower())': "text.lower().split()"}),
+        "'broke.' and 'broke' are the same word here. A full stop is not part of a word.",
+        _position_by_position,
+        "You compare the first word with the first, the second with the second. One word "
+        "added at the front would make two equal texts look quite different.",
     ),
     hints=(
         "Count how often each word occurs in either text. A word is common as often as both "
@@ -236,15 +187,7 @@ SHARE_OF_COMMON_WORDS = Exercise(
         "`first & second` keeps what both have: `2 * (first & second).total() / max(1, "
         "first.total() + second.total())`.",
     ),
-    answer="""
-import re
-from collections import Counter
-
-
-def share_of_common_words(a, b):
-    first, second = (Counter(re.findall(r"\\w+", text.lower())) for text in (a, b))
-    return 2 * (first & second).total() / max(1, first.total() + second.total())
-""",
+    answer=_ALIKE,
 )
 
 # ---- A table of your own
@@ -327,31 +270,19 @@ OWN_TABLE = Exercise(
     minutes=10,
     difficulty=2,
     judge=_judge_own_table,
-    mistakes=(
-        Mistake(
-            _rivers(task=_RIVERS_TASK.replace("note", "text")),
-            "A name in double braces has to be a column, as the first line of the table spells it.",
-        ),
-        Mistake(
-            _rivers(task=_RIVERS_TASK.replace("note", "sea")),
-            "With the answer in the prompt, a model need not know anything about rivers.",
-        ),
-        Mistake(
-            _rivers(_RIVERS.replace("north\n", "North\n")),
-            "An answer has to be spelled like its choice, capitals included.",
-        ),
-        Mistake(
-            _rivers("\n".join(_RIVERS.splitlines()[:3]) + "\n"),
-            "Two rows are enough to show the form, but not enough to show both answers.",
-        ),
-        Mistake(
-            _rivers(_RIVERS.replace("south\n", "north\n")),
-            "If all answers are the same, the prompt does not matter.",
-        ),
-        Mistake(
-            _rivers(task=_RIVERS_TASK.replace("table.csv", "rivers.csv")),
-            "The key table names the file that holds the rows.",
-        ),
+    mistakes=wrong_answers(
+        _rivers(task=_RIVERS_TASK.replace("note", "text")),
+        "A name in double braces has to be a column, as the first line of the table spells it.",
+        _rivers(task=_RIVERS_TASK.replace("note", "sea")),
+        "With the answer in the prompt, a model need not know anything about rivers.",
+        _rivers(_RIVERS.replace("north\n", "North\n")),
+        "An answer has to be spelled like its choice, capitals included.",
+        _rivers("\n".join(_RIVERS.splitlines()[:3]) + "\n"),
+        "Two rows are enough to show the form, but not enough to show both answers.",
+        _rivers(_RIVERS.replace("south\n", "north\n")),
+        "If all answers are the same, the prompt does not matter.",
+        _rivers(task=_RIVERS_TASK.replace("table.csv", "rivers.csv")),
+        "The key table names the file that holds the rows.",
     ),
     hints=(
         "Copy the two texts of the plants, and change one thing at a time: first the rows, then "

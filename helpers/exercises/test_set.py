@@ -6,7 +6,7 @@ from statistics import NormalDist, fmean
 
 from helpers.evaluation.metrics import accuracy, macro_f1
 from helpers.evaluation.uncertainty import paired_test, wilson_interval
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 
 Interval = tuple[float, float]
 
@@ -59,39 +59,25 @@ WILSON_INTERVAL = Exercise(
         Case((36, 48, 0.8), "For less confidence, the interval is shorter."),
         Case((160, 195, 0.99), "For more confidence, the interval is longer."),
     ),
-    mistakes=(
-        Mistake(
-            _around_the_share,
-            "This is the share plus and minus z standard errors of the share itself. With 0 of 20 "
-            "right it has no width, and near the ends it goes beyond 0 or 1. Wilson uses the "
-            "standard error of each p, not of s.",
-        ),
-        Mistake(
-            lambda *given: tuple(min(1.0, max(0.0, end)) for end in _around_the_share(*given)),
-            "Cutting at 0 and 1 hides the problem: with 0 of 20 right, the interval still has no "
-            "width, as if 20 rows proved it.",
-        ),
-        Mistake(
-            lambda correct, total, confidence=0.95: wilson_interval(correct, total, 0.95),
-            "Right for 95 %. Let z depend on the confidence that is asked for.",
-        ),
-        Mistake(
-            lambda correct, total, confidence: wilson_interval(correct, total, 2 * confidence - 1),
-            "Your z is too small: it leaves out all of the rest on one side. Share the rest "
-            "between both ends.",
-        ),
-        Mistake(
-            _not_scaled,
-            "Nearly. Both the middle and the half width still have to be divided by 1 + z²/n.",
-        ),
-        Mistake(
-            _middle_and_half,
-            "You return the middle and the half width. Return the two ends instead.",
-        ),
-        Mistake(
-            lambda *given: tuple(100 * end for end in wilson_interval(*given)),
-            "Right, but in per cent. Shares go from 0 to 1 in this course.",
-        ),
+    mistakes=wrong_answers(
+        _around_the_share,
+        "This is the share plus and minus z standard errors of the share itself. With 0 of 20 "
+        "right it has no width, and near the ends it goes beyond 0 or 1. Wilson uses the "
+        "standard error of each p, not of s.",
+        lambda *given: tuple(min(1.0, max(0.0, end)) for end in _around_the_share(*given)),
+        "Cutting at 0 and 1 hides the problem: with 0 of 20 right, the interval still has no "
+        "width, as if 20 rows proved it.",
+        lambda correct, total, confidence=0.95: wilson_interval(correct, total, 0.95),
+        "Right for 95 %. Let z depend on the confidence that is asked for.",
+        lambda correct, total, confidence: wilson_interval(correct, total, 2 * confidence - 1),
+        "Your z is too small: it leaves out all of the rest on one side. Share the rest "
+        "between both ends.",
+        _not_scaled,
+        "Nearly. Both the middle and the half width still have to be divided by 1 + z²/n.",
+        _middle_and_half,
+        "You return the middle and the half width. Return the two ends instead.",
+        lambda *given: tuple(100 * end for end in wilson_interval(*given)),
+        "Right, but in per cent. Shares go from 0 to 1 in this course.",
     ),
     hints=(
         "Get z from the confidence. The two ends are the middle minus and plus the half width.",
@@ -161,38 +147,25 @@ MACRO_F1 = Exercise(
     difficulty=2,
     reference=macro_f1,
     cases=_f1_cases(),
-    mistakes=(
-        Mistake(
-            lambda said, meant, labels: accuracy(said, meant),
-            "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
-            "Compute a score for each label, then average.",
-        ),
-        Mistake(
-            _of_those_that_occur,
-            "You leave out labels that are never meant. A model that says such a label would "
-            "not pay for it: average over all labels.",
-        ),
-        Mistake(
-            _weighted,
-            "You weight each label by how often it is meant. Macro means that all labels weigh "
-            "the same.",
-        ),
-        Mistake(
-            _mean_recall,
-            "This is the mean recall: of the rows that mean a label, how many got it. "
-            "A label that is said far too often costs nothing here. F1 looks at both sides.",
-        ),
-        Mistake(
-            lambda said, meant, labels: _mean_recall(meant, said, labels),
-            "This is the mean precision: of the rows for which a label was said, how many were "
-            "right. A label that is said once, and correctly, would be perfect. F1 looks at both "
-            "sides.",
-        ),
-        Mistake(
-            lambda said, meant, labels: macro_f1(said, meant, labels) / 2,
-            "This is half of what it should be: the harmonic mean of two numbers has a factor of "
-            "2.",
-        ),
+    mistakes=wrong_answers(
+        lambda said, meant, labels: accuracy(said, meant),
+        "This is the accuracy: each row weighs the same, so a rare label hardly counts. "
+        "Compute a score for each label, then average.",
+        _of_those_that_occur,
+        "You leave out labels that are never meant. A model that says such a label would "
+        "not pay for it: average over all labels.",
+        _weighted,
+        "You weight each label by how often it is meant. Macro means that all labels weigh "
+        "the same.",
+        _mean_recall,
+        "This is the mean recall: of the rows that mean a label, how many got it. "
+        "A label that is said far too often costs nothing here. F1 looks at both sides.",
+        lambda said, meant, labels: _mean_recall(meant, said, labels),
+        "This is the mean precision: of the rows for which a label was said, how many were "
+        "right. A label that is said once, and correctly, would be perfect. F1 looks at both "
+        "sides.",
+        lambda said, meant, labels: macro_f1(said, meant, labels) / 2,
+        "This is half of what it should be: the harmonic mean of two numbers has a factor of 2.",
     ),
     hints=(
         "For one label you need three counts: how often it was said, meant, and both at once.",
@@ -250,32 +223,22 @@ PAIRED_TEST = Exercise(
     difficulty=3,
     reference=paired_test,
     cases=_paired_cases(),
-    mistakes=(
-        Mistake(
-            _one_way_only,
-            "This counts only one way of being uneven. Before you saw the rows, either method "
-            "could have been ahead: count both ways.",
-        ),
-        Mistake(
-            lambda first, second: 2 * _one_way_only(first, second),
-            "Nearly. When the coins fall evenly, doubling counts the middle twice, and the result "
-            "is larger than 1. No probability can be.",
-        ),
-        Mistake(
-            _just_this_outcome,
-            "This is the probability of exactly this outcome. With many coins, every single "
-            "outcome is rare. Ask for outcomes at least as uneven.",
-        ),
-        Mistake(
-            lambda first, second: min(1.0, 2 * _tail(len(first), min(_coins(first, second)))),
-            "You toss a coin for each row. Rows on which both are right, or both wrong, say "
-            "nothing about who is better: leave them out.",
-        ),
-        Mistake(
-            lambda first, second: 1 - paired_test(first, second),
-            "This is 1 minus the right value. A small p is evidence of a difference, but 1 - p is "
-            "not the probability that the difference is real.",
-        ),
+    mistakes=wrong_answers(
+        _one_way_only,
+        "This counts only one way of being uneven. Before you saw the rows, either method "
+        "could have been ahead: count both ways.",
+        lambda first, second: 2 * _one_way_only(first, second),
+        "Nearly. When the coins fall evenly, doubling counts the middle twice, and the result "
+        "is larger than 1. No probability can be.",
+        _just_this_outcome,
+        "This is the probability of exactly this outcome. With many coins, every single "
+        "outcome is rare. Ask for outcomes at least as uneven.",
+        lambda first, second: min(1.0, 2 * _tail(len(first), min(_coins(first, second)))),
+        "You toss a coin for each row. Rows on which both are right, or both wrong, say "
+        "nothing about who is better: leave them out.",
+        lambda first, second: 1 - paired_test(first, second),
+        "This is 1 minus the right value. A small p is evidence of a difference, but 1 - p is "
+        "not the probability that the difference is real.",
     ),
     hints=(
         "Count two kinds of rows: only the first is right, only the second is right.",

@@ -1,6 +1,6 @@
 """The exercise of notebook 05 on early stopping; loops.py has the other one."""
 
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 from helpers.training.loop import should_stop_early
 
 # ---- Patience
@@ -39,36 +39,22 @@ SHOULD_STOP_EARLY = Exercise(
         Case(([2.0, 2.5, 1.0, 1.5, 0.5, 0.75], 2), "The last evaluation but one was the best."),
         Case(([1.0, 2.0, 3.0, 4.0], 3), "Three evaluations in a row without a lower loss."),
     ),
-    mistakes=(
-        Mistake(
-            _counts_every_rise,
-            "You count every rise since the run began. A new best loss should reset the count to "
-            "0.",
-        ),
-        Mistake(
-            _rises_in_a_row,
-            "You compare each loss with the one before. A loss that falls again, but not below "
-            "the best, is no improvement either: compare with the best.",
-        ),
-        Mistake(
-            lambda losses, patience: len(losses) - 1 - losses.index(min(losses)) > patience,
-            "You wait one evaluation too long: with patience 1, the first without a lower loss is "
-            "enough.",
-        ),
-        Mistake(
-            lambda losses, patience: len(losses) - losses.index(min(losses)) >= patience,
-            "You stop one too early: you count the best evaluation itself as one without a lower "
-            "loss.",
-        ),
-        Mistake(
-            _equal_is_better,
-            "You take a loss equal to the best for a new best. It is not lower, so patience keeps "
-            "running out.",
-        ),
-        Mistake(
-            lambda losses, patience: losses.index(min(losses)),
-            "You found where the best loss is. The question is whether to stop: True or False.",
-        ),
+    mistakes=wrong_answers(
+        _counts_every_rise,
+        "You count every rise since the run began. A new best loss should reset the count to 0.",
+        _rises_in_a_row,
+        "You compare each loss with the one before. A loss that falls again, but not below "
+        "the best, is no improvement either: compare with the best.",
+        lambda losses, patience: len(losses) - 1 - losses.index(min(losses)) > patience,
+        "You wait one evaluation too long: with patience 1, the first without a lower loss is "
+        "enough.",
+        lambda losses, patience: len(losses) - losses.index(min(losses)) >= patience,
+        "You stop one too early: you count the best evaluation itself as one without a lower loss.",
+        _equal_is_better,
+        "You take a loss equal to the best for a new best. It is not lower, so patience keeps "
+        "running out.",
+        lambda losses, patience: losses.index(min(losses)),
+        "You found where the best loss is. The question is whether to stop: True or False.",
     ),
     hints=(
         "Where in the list is the lowest loss? The first place, if there are several.",

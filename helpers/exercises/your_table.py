@@ -3,7 +3,7 @@
 import re
 
 from helpers.data.describe import EMAIL
-from helpers.exercises.exercise import Case, Exercise, Mistake
+from helpers.exercises.exercise import Case, Exercise, wrong_answers
 
 
 def redact(text: str) -> str:
@@ -25,25 +25,17 @@ REDACT = Exercise(
         Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
         Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
     ),
-    mistakes=(
-        Mistake(
-            lambda text: re.sub(EMAIL, "[e-mail]", text, count=1),
-            "Only the first address of a text is replaced. A text may hold several.",
-        ),
-        Mistake(
-            lambda text: "[e-mail]" if "@" in text else text,
-            "The whole text is gone. Replace the address, and keep the words around it.",
-        ),
-        Mistake(
-            lambda text: re.sub(r"\S*@\S*", "[e-mail]", text),
-            "You replace everything that touches the @: a full stop after an address goes with "
-            "it, and an @ that stands alone is not an address.",
-        ),
-        Mistake(
-            lambda text: re.sub(EMAIL, "", text),
-            "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
-            "complete.",
-        ),
+    mistakes=wrong_answers(
+        lambda text: re.sub(EMAIL, "[e-mail]", text, count=1),
+        "Only the first address of a text is replaced. A text may hold several.",
+        lambda text: "[e-mail]" if "@" in text else text,
+        "The whole text is gone. Replace the address, and keep the words around it.",
+        lambda text: re.sub(r"\S*@\S*", "[e-mail]", text),
+        "You replace everything that touches the @: a full stop after an address goes with "
+        "it, and an @ that stands alone is not an address.",
+        lambda text: re.sub(EMAIL, "", text),
+        "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
+        "complete.",
     ),
     hints=(
         "Describe an address by a pattern, and replace every match. An address is some letters, "
