@@ -160,10 +160,6 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
         score([], [])
     with pytest.raises(ScoringError, match="There are 2 predictions for 1 references"):
         score(["good", "good"], ["good"])
-    with pytest.raises(ScoringError, match="predictions have to be a list .* of type str"):
-        score("good", ["good"])
-    with pytest.raises(ScoringError, match="references have to be a list .* of type NoneType"):
-        score(["good"], None)
 
 
 @pytest.mark.parametrize("score", ROW_BY_ROW)
@@ -277,7 +273,7 @@ def test_rouge_compares_whole_texts() -> None:
 
 @pytest.mark.parametrize(("prediction", "reference"), [(None, "a"), ("a", ["b", 3]), ("a", [])])
 def test_rouge_refuses_what_is_no_text(prediction, reference) -> None:
-    with pytest.raises(ScoringError, match="ROUGE compares texts|no reference"):
+    with pytest.raises(ScoringError, match="ROUGE compares one text with another"):
         rouge(prediction, reference)
 
 
@@ -305,7 +301,7 @@ def test_a_row_with_choices_is_right_or_wrong() -> None:
 
 
 def test_a_text_scores_rouge_with_the_best_of_its_references() -> None:
-    task = task_of("text", references=("second", "more"))
+    task = task_of("text", ("rouge",), references=("second", "more"))
     rows = rows_of(["a b", "c d", "e f"], second=["a c", "", None], more=[["b"], [], ["e", "f g"]])
     predictions = ["a c", "d", None]
     theirs = [
@@ -339,7 +335,6 @@ def test_the_metrics_are_those_of_the_task() -> None:
     }
     exact = score_all(task_of("text", ("accuracy", "rouge")), ["a b", "c"], rows_of(["a b", "c d"]))
     assert exact["accuracy"] == 0.5 and list(exact) == ["accuracy", *ROUGE]
-    assert score_all(task_of("classification"), ["a"], rows_of(["a"])) == {"accuracy": 1.0}
 
 
 def test_scores_of_a_task_are_refused_in_words() -> None:
@@ -357,8 +352,6 @@ def test_scores_of_a_task_are_refused_in_words() -> None:
 def test_majority_label() -> None:
     assert majority_label(["good", "poor", "good"]) == "good"
     assert majority_label(["poor", "good"]) == majority_label(["good", "poor"]) == "good"
-    with pytest.raises(ScoringError, match="the list of labels is empty"):
-        majority_label([])
 
 
 def test_lead_words() -> None:
@@ -391,8 +384,6 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     assert baseline_predictions(task, asked, asked) == ["the lid"]
     task.wording.prompt_fields = {"stars"}
     assert baseline_predictions(task, train, rows) == ["one two"] * 2
-    with pytest.raises(ScoringError, match="the list of labels is empty"):
-        baseline_predictions(task, [], rows)
 
 
 def seen_task(kind: str = "classification") -> SimpleNamespace:

@@ -233,7 +233,7 @@ COMMANDS = [HELPERS / "train.py", HELPERS / "predict.py"]
 
 
 def modules() -> list[Path]:
-    """Those of the road: the exercises' framework and evaluate's own scripts stand apart."""
+    """Those of the road: the exercises' framework stands apart."""
     paths = [path for path in HELPERS.glob("[!_]*.py") if path not in COMMANDS]
     for package in ORDER:
         paths += sorted((HELPERS / package).glob("[!_]*.py")) if package else []

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ from helpers.errors import CourseError
 if TYPE_CHECKING:
     import evaluate
 
-MODULES = Path(__file__).resolve().parent / "evaluate_modules"
 RENDERED = ("prompt", "completion", "answer", "choices")  # columns that Task.render makes
 METRICS = ("accuracy", "macro_f1", "rouge")
+Rows = Sequence[Mapping[str, Any]]  # what Task.render makes: a Dataset, or a list of its rows
 # Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
@@ -48,12 +47,11 @@ def _split_words(text: str) -> list[str]:
 
 
 def read_answer(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a free answer begins with, or None. The share of these that is right is the
-    free accuracy.
+    """The choice that a free answer begins with, or None.
 
-    The first words of the answer (see _split_words) have to be all the words of the choice. When
-    this holds for two choices ("home" and "home garden"), the longer one counts. A choice further
-    on ("It is good") does not count: to look for it there would also find it in "not good".
+    The words of the choice have to be the first words of the answer; of two such choices ("home"
+    and "home garden") the longer one counts. A choice further on ("It is good") does not count: to
+    look for it there would also find it in "not good".
 
     Raises ScoringError: a choice without a letter or digit, or two choices with the same words.
     """
@@ -83,13 +81,7 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
 
 def check_pairs(predictions: Sequence, references: Sequence) -> None:
-    """Raise ScoringError unless both are lists of the same length, and not empty."""
-    for name, values in (("predictions", predictions), ("references", references)):
-        if isinstance(values, str) or not hasattr(values, "__len__"):
-            raise ScoringError(
-                f"The {name} have to be a list with one answer for each row, but they are of type "
-                f"{type(values).__name__}."
-            )
+    """Raise ScoringError unless both have the same length, and are not empty."""
     if len(predictions) != len(references):
         raise ScoringError(
             f"There are {len(predictions)} predictions for {len(references)} references. "
@@ -160,7 +152,6 @@ def confusion(
     """Counts of what was predicted for what was right.
 
     Returns a square table: row = reference, column = prediction, both in the order of the labels.
-    It sums to the number of rows.
     Raises ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
     table look better than the answers are).
     """
@@ -177,7 +168,7 @@ def mean_absolute_error(
     Accuracy counts "excellent" for "good" as wrong as "terrible" for "good"; this tells them
     apart: one step and three. Steps count as equally long.
 
-    labels: all labels in their order, such as a task's choices from worst to best.
+    labels: in their order, such as from worst to best.
     Raises ScoringError: as confusion, since no step leads from "no answer" to a label.
     """
     pairs = zip(*_inside(predictions, references, labels), strict=True)
@@ -203,18 +194,17 @@ def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
     Each is an F-measure, 2 * shared / (units of the prediction + units of the reference). Shared
     are the words or pairs that both have, each counted as often as both have it, and for rougeL
     the length of the longest common subsequence. Words are those of _split_words, not stemmed. Of
-    several references, the best counts, for each of the three by itself. A text without a word
-    scores 0.
+    several references, the best counts, for each of the three by itself.
 
     Raises ScoringError: no reference, or a prediction or reference that is not a text.
     Source: C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
     """
     references = [reference] if isinstance(reference, str) else list(reference)
-    for text in (prediction, *references):
-        if not isinstance(text, str):
-            raise ScoringError(f"ROUGE compares texts, and {text!r} is not one.")
-    if not references:
-        raise ScoringError("There is no reference to compare with. Give one text or more.")
+    if not references or not all(isinstance(text, str) for text in (prediction, *references)):
+        raise ScoringError(
+            f"ROUGE compares one text with another one, or with a list of texts, and not "
+            f"{prediction!r} with {reference!r}."
+        )
     ours = _split_words(prediction)
     scores = [_rouge_of(ours, _split_words(text)) for text in references]
     return {name: max(one[name] for one in scores) for name in scores[0]}
@@ -250,15 +240,16 @@ def _common_subsequence(first: list[str], second: list[str]) -> int:
 
 def table_cell(row: Mapping[str, Any], column: str) -> Any:
     """A cell of the table in a rendered row: a column "answer" of the table is "table_answer" there
-    (see Task.render)."""
+    (see Task.render).
+    """
     moved = f"table_{column}"
     return row[moved if column in RENDERED and moved in row else column]
 
 
 def _pairs(
-    task: Task, predictions: Sequence[str | None], examples: list[Mapping[str, Any]]
+    task: Task, predictions: Sequence[str | None], examples: Rows
 ) -> list[tuple[str | None, list[str]]]:
-    """Each prediction with the right answers of its row: its answer, then what its cells in the
+    """Each prediction with the right answers of its row: its answer, and what the cells of the
     task's reference columns hold (each a text, a list of texts, or empty).
     """
     check_pairs(predictions, examples)
@@ -277,9 +268,7 @@ def _pairs(
     return pairs
 
 
-def row_scores(
-    task: Task, predictions: Sequence[str | None], examples: Iterable[Mapping[str, Any]]
-) -> list[float]:
+def row_scores(task: Task, predictions: Sequence[str | None], examples: Rows) -> list[float]:
     """One number for each row, from 0 to 1, whatever the task: the course's meaning of a score.
 
     With choices it is 1 for a right answer and 0 for a wrong one, so that its mean is the accuracy;
@@ -288,7 +277,7 @@ def row_scores(
 
     Raises ScoringError: empty or unequal lists, a prediction that is neither a text nor None.
     """
-    pairs = _pairs(task, predictions, list(examples))
+    pairs = _pairs(task, predictions, examples)
     if task.kind == "classification":
         return [float(text in right) for text, right in pairs]
     return [rouge(text or "", right)["rouge1"] for text, right in pairs]
@@ -299,29 +288,24 @@ def main_metric(task: Task) -> str:
     return "accuracy" if task.kind == "classification" else "ROUGE-1"
 
 
-def score_all(
-    task: Task, predictions: Sequence[str | None], examples: Iterable[Mapping[str, Any]]
-) -> dict[str, float]:
+def score_all(task: Task, predictions: Sequence[str | None], examples: Rows) -> dict[str, float]:
     """The metrics that the task's file names, over all rows: {metric: value from 0 to 1}.
 
     accuracy: share of rows with one of their right answers. macro_f1: see there; it knows one right
-    answer a row. rouge: three means, rouge1, rouge2 and rougeL, each with the best reference of a
-    row. A task that names none has the metric of its kind.
+    answer a row. rouge: three means, rouge1, rouge2 and rougeL.
 
     Raises ScoringError: a metric that the course does not have; as row_scores.
     """
-    examples = list(examples)
     pairs = _pairs(task, predictions, examples)
     result = {}
-    for name in task.metrics or ("accuracy" if task.kind == "classification" else "rouge",):
+    for name in task.metrics:
         if name == "accuracy":
             result[name] = fmean(text in right for text, right in pairs)
         elif name == "macro_f1":
             answers = [row["answer"] for row in examples]
             result[name] = macro_f1(predictions, answers, task.choices or sorted(set(answers)))
         elif name == "rouge":
-            rows = [rouge(text or "", right) for text, right in pairs]
-            result |= {key: fmean(row[key] for row in rows) for key in rows[0]}
+            result |= _mean_rouge(pairs)
         else:
             raise ScoringError(
                 f"The task {task.name!r} asks for a metric {name!r}, which the course does not "
@@ -330,14 +314,22 @@ def score_all(
     return result
 
 
+def _mean_rouge(pairs: Iterable[tuple[str | None, str | Sequence[str]]]) -> dict[str, float]:
+    rows = [rouge(text or "", right) for text, right in pairs]
+    return {name: fmean(row[name] for row in rows) for name in rows[0]}
+
+
 # ---- the same scores through the evaluate library
 
 
 def load_metric(name: str) -> "evaluate.Metric":
     """One of the course's metrics (accuracy, macro_f1, rouge) as an object of `evaluate`.
 
-    It is loaded from this repository by its path, so it needs no network and does not depend on the
-    working folder. Raises ScoringError: a name that is no metric of the course.
+    Its compute takes predictions, texts or None, and references, texts; for rouge, a row may have a
+    list of references. macro_f1 also takes `labels`: those that occur in the references unless
+    given. It needs no network.
+
+    Raises ScoringError: a name that is no metric of the course.
     """
     if name not in METRICS:
         raise ScoringError(
@@ -345,7 +337,40 @@ def load_metric(name: str) -> "evaluate.Metric":
         )
     # evaluate takes seconds to import: only those who ask for a metric wait for it.
     import evaluate
+    from datasets import Features, Value
+    from datasets import Sequence as ListOf
+
+    class CourseMetric(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            text = Value("string")
+            references = [text, ListOf(text)] if name == "rouge" else [text]
+            return evaluate.MetricInfo(
+                description=f"{name}, as in helpers/evaluation/metrics.py",
+                citation="",
+                inputs_description="predictions, references: lists of texts, one a row.",
+                features=[Features({"predictions": text, "references": r}) for r in references],
+            )
+
+        def add_batch(
+            self, *, predictions: Sequence = (), references: Sequence = (), **unknown
+        ) -> None:
+            """Take in rows; compute passes through here as well."""
+            check_pairs(predictions, references)
+            # `evaluate` cannot take None as a text. No right answer is empty, so "" is wrong, too.
+            answers = ["" if prediction is None else prediction for prediction in predictions]
+            super().add_batch(predictions=answers, references=list(references), **unknown)
+
+        # labels can be left out because evaluate.combine cannot give them to one metric alone.
+        def _compute(
+            self, predictions: list[str], references: list, labels: Sequence[str] | None = None
+        ) -> dict[str, float]:
+            if name == "rouge":
+                return _mean_rouge(zip(predictions, references, strict=True))
+            if name == "macro_f1":
+                return {name: macro_f1(predictions, references, labels or sorted({*references}))}
+            return {name: accuracy(predictions, references)}
 
     # In memory: two notebooks that score at the same time must not share a file.
-    script = str(MODULES / name / f"{name}.py")
-    return evaluate.load(script, module_type="metric", keep_in_memory=True)
+    metric = CourseMetric(keep_in_memory=True)
+    metric.info.module_name = name
+    return metric

@@ -5,7 +5,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import comb, isfinite, sqrt
 from statistics import NormalDist, fmean
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from helpers.data.table import group_key
 from helpers.data.task import Task
-from helpers.evaluation.metrics import ScoringError, check_pairs, table_cell
+from helpers.evaluation.metrics import Rows, ScoringError, check_pairs, table_cell
 
 # ---- one method
 
@@ -25,14 +25,10 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     It holds for few rows and for shares near 0 or 1, where share plus or minus z standard errors
     fails (0 right of 20 would give an interval of no width).
 
-    Returns (low, high), both from 0 to 1.
-    Raises ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
+    confidence: between 0 and 1. Returns (low, high), both from 0 to 1.
+    Raises ScoringError: no rows, a count outside 0 to total.
     Source: E. B. Wilson, "Probable inference", JASA 22, 1927.
     """
-    if not 0 < confidence < 1:
-        raise ScoringError(
-            f"The confidence {confidence} does not lie between 0 and 1. For 95 % write 0.95."
-        )
     if total < 1 or not 0 <= correct <= total:
         raise ScoringError(
             f"{correct} right answers out of {total} is not a share. There must be at least one "
@@ -61,18 +57,15 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % interval for any score of a list: the middle part of the scores of re-drawn lists.
 
-    Each draw takes as many rows as there are, with replacement, and computes the statistic. Rows
-    of one group (a product, a patient) resemble each other, so they say less than as many
-    independent rows. With `groups` a draw takes whole groups (the cluster bootstrap); without it
-    the interval of such rows is too narrow. It is also somewhat too narrow for fewer than about 20
-    groups, and of no width when all values are equal: see mean_interval.
+    Each of the draws takes as many rows as there are, with replacement, and computes the statistic.
+    Rows of one group (a product, a patient) resemble each other, so they say less than as many
+    independent rows. With `groups` (of each row) a draw takes whole groups (the cluster bootstrap);
+    without it the interval of such rows is too narrow. It is also somewhat too narrow for fewer
+    than about 20 groups, and of no width when all values are equal: see mean_interval.
 
-    values: one for each row; numbers, or whatever the statistic takes, for instance (prediction,
-    reference) pairs. groups: the group of each row. statistic: computes one number from a list of
-    values. draws: how many lists are drawn.
+    values: one for each row; numbers, or whatever the statistic takes.
     Returns (low, high), in the units of the statistic.
-    Raises ScoringError: fewer than two rows or groups, groups of another number than the values, a
-    statistic that is not a finite number.
+    Raises ScoringError: fewer than two rows or groups, a statistic that is not a finite number.
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentiles).
     """
     members = _members(values, groups)
@@ -99,18 +92,13 @@ def _members(values: Sequence[Any], groups: Sequence[Hashable] | None) -> list[l
     """What is drawn as a whole: each value alone, or the values of each group."""
     if groups is None:
         return [[value] for value in values]
-    if len(groups) != len(values):
-        raise ScoringError(
-            f"There are {len(groups)} groups for {len(values)} values. "
-            "Give the group of each value, in the same order."
-        )
     members = defaultdict(list)
     for value, group in zip(values, groups, strict=True):
         members[group].append(value)
     return list(members.values())
 
 
-def groups_of(task: Task, examples: Iterable[Mapping[str, Any]]) -> tuple[Hashable, ...] | None:
+def groups_of(task: Task, examples: Rows) -> tuple[Hashable, ...] | None:
     """The group of each example, as the split saw it; None where the task's rows have no groups.
 
     A row without a value is a group of its own.
@@ -131,16 +119,13 @@ def mean_interval(
     again, with each group counted once.
 
     groups: the group of each row (see groups_of); None for independent rows.
-    Returns (mean, low, high). Raises ScoringError: no scores; as bootstrap_interval.
+    Returns (mean, low, high). Raises ScoringError as bootstrap_interval.
     """
-    if len(scores) == 0:
-        raise ScoringError(
-            "There are no scores, so they have no mean. Check the rows before this step."
-        )
-    members = _members(scores, groups)
-    if set(scores) <= {0, 1} and (groups is None or len(set(scores)) == 1):
-        return (fmean(scores), *wilson_interval(round(fmean(scores) * len(members)), len(members)))
-    return (fmean(scores), *bootstrap_interval(scores, groups))
+    mean = fmean(scores)
+    if set(scores) <= {0, 1} and (groups is None or mean in (0, 1)):
+        units = len(_members(scores, groups))
+        return (mean, *wilson_interval(round(mean * units), units))
+    return (mean, *bootstrap_interval(scores, groups))
 
 
 # ---- two methods on the same rows
@@ -152,9 +137,8 @@ def paired_change(
     """By how much two methods differ on the same rows: mean difference and its 95 % interval.
 
     Only the difference within each row is used, so what the rows differ in among themselves drops
-    out, and smaller differences show than in two separate intervals.
+    out, and smaller differences show than in two separate intervals. groups: as in mean_interval.
 
-    before, after: one number for each row, in the same order. groups: as in mean_interval.
     Returns (mean, low, high) of after - before.
     Raises ScoringError: empty or unequal lists; as bootstrap_interval.
     """
@@ -186,8 +170,7 @@ def paired_test(first_correct: Sequence[bool], second_correct: Sequence[bool]) -
     equally good, each such row would be a fair coin: the result is the probability that so many
     fair coins fall at least as unevenly as here, both ways together. Rows have to be independent.
 
-    first_correct, second_correct: for each row, whether that method was right (True or False, 1
-    or 0), in the same order.
+    first_correct, second_correct: for each row, whether that method was right.
     Returns the p-value, above 0 and up to 1; 1.0 when the methods never differ.
     Raises ScoringError: empty or unequal lists, an entry that is neither true nor false.
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated
@@ -218,8 +201,8 @@ def reliability_bins(
 
     Ten equally wide bins cut 0 to 1; those without a row are left out.
 
-    probabilities: what the model gave to its answer in each row, 0 to 1. correct: whether that
-    answer was right. Raises ScoringError: empty or unequal lists, a probability outside 0 to 1.
+    probabilities: what the model gave to its answer in each row. correct: whether it was right.
+    Raises ScoringError: empty or unequal lists, a probability outside 0 to 1.
     """
     check_pairs(probabilities, correct)
     members = defaultdict(list)
@@ -236,10 +219,9 @@ def reliability_bins(
 def expected_calibration_error(probabilities: Sequence[float], correct: Sequence[bool]) -> float:
     """How far the probabilities of answers are from the share that is right, on average; 0 to 1.
 
-    In each bin the difference between mean probability and share right, without its sign; averaged
-    over the rows. It is above 0 by chance alone where bins hold few rows.
+    In each bin (see reliability_bins) the difference between mean probability and share right,
+    without its sign; averaged over the rows. Few rows in a bin put it above 0 by chance alone.
 
-    Arguments and errors: see reliability_bins.
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
     found = reliability_bins(probabilities, correct)
