@@ -2,10 +2,8 @@
 
 from helpers.evaluation.baselines import baseline_predictions, majority_label, rival_answers
 from helpers.evaluation.forgetting import (
-    Change,
     EvalResult,
     EvalSuite,
-    Metric,
     load_prose,
     load_questions,
     mix,
@@ -26,7 +24,6 @@ from helpers.evaluation.metrics import (
     score_all,
 )
 from helpers.evaluation.prompt_search import (
-    PromptChoice,
     best_prompt,
     build_prompts,
     calibrate,
@@ -42,7 +39,6 @@ from helpers.evaluation.uncertainty import (
     mean_interval,
     paired_change,
     paired_test,
-    reliability_bins,
     share_of,
     verdict_of,
     wilson_interval,

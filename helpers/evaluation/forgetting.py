@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task
@@ -19,13 +19,8 @@ from helpers.data.tokenize import IGNORE, collate, completion_ids, prompt_ids
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import holds_answer, main_metric, row_scores
 from helpers.evaluation.prompt_search import calibrate
-from helpers.evaluation.uncertainty import (
-    groups_of,
-    mean_interval,
-    paired_change,
-    verdict_of,
-)
-from helpers.inference.generate import answer_length, generate_answers
+from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
+from helpers.inference.generate import generate_answers
 from helpers.inference.score import pick_choices, predict_answers, score_choices
 from helpers.profiles import ROOT
 from helpers.training.loss import evaluation_mode, loss_of_each
@@ -82,8 +77,7 @@ def tokenize_text(
 class Metric:
     """What is measured, and how to read it.
 
-    name: also tells the unit. groups: for each unit what it belongs to, since rows of one group
-    resemble each other; None for independent units. lower_is_better: it is a loss.
+    name: also tells the unit. groups: of each unit, as in mean_interval.
     """
 
     name: str
@@ -130,11 +124,11 @@ class EvalResult:
 
 
 class EvalSuite:
-    """Tasks beside things that a model is not trained on, always on the same units.
+    """Tasks, plain prose and general questions, always the same units.
 
     tasks: name → task and its examples. Each has the mean of its row_scores as a metric; a task
     with choices is scored calibrated, and has the loss on the right choice as a second metric.
-    Plain prose and general questions are always there. `metrics`: name → Metric.
+    `metrics`: name → Metric.
     """
 
     def __init__(
@@ -161,8 +155,7 @@ class EvalSuite:
                     answers[name], losses = _answer_calibrated(model, self.tokenizer, examples)
                     found += [row_scores(task, answers[name], examples), losses]
                 else:
-                    most = answer_length(examples, self.tokenizer)
-                    answers[name] = predict_answers(model, self.tokenizer, examples, most)
+                    answers[name] = predict_answers(model, self.tokenizer, examples)
                     found.append(row_scores(task, answers[name], examples))
             prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
             pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)
@@ -180,7 +173,7 @@ class EvalSuite:
 
     @property
     def key(self) -> list:
-        """All that is measured, for results.cached: evaluations of other things differ in it."""
+        """All that is measured, for results.cached."""
         rows = {
             name: [(row["row_id"], row["prompt"], row["answer"]) for row in examples]
             for name, (_, examples) in self.tasks.items()
@@ -222,17 +215,15 @@ def mix(examples: Sequence[Any], others: Sequence[Any], share: float) -> Any:
     Source: A. Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995.
     Raises CourseError: a share outside 0 to 1, or too few others.
     """
-    if not 0 <= share <= 1:
-        raise CourseError(f"The share {share} does not lie between 0 and 1. A tenth is 0.1.")
     count = round(share * len(examples))
-    if count > len(others):
+    if not 0 <= share <= 1 or count > len(others):
         raise CourseError(
-            f"{count} examples of other tasks are needed, but there are {len(others)}. Give more "
-            "of them, or mix in a smaller share."
+            f"A share of {share} would be {count} of {len(examples)} examples, and {len(others)} "
+            "of other tasks were given. Give more, or mix in a smaller share: a tenth is 0.1."
         )
     kept = len(examples) - count
     if isinstance(examples, Dataset):
-        columns = ["prompt", "completion", "answer", "row_id"]
         parts = examples.select(range(kept)), others.select(range(count))
-        return Dataset.from_list([row for part in parts for row in part.select_columns(columns)])
+        columns = ["prompt", "completion", "answer", "row_id"]
+        return concatenate_datasets([part.select_columns(columns) for part in parts])
     return [*examples[:kept], *others[:count]]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -127,18 +128,11 @@ def search_prompts(
 
     def try_all() -> list[dict]:
         most = answer_length(train, tokenizer)
+        attempt = partial(_scored, model, tokenizer, task, rendered, most)
         trials: list[PromptChoice] = []
-
-        def attempt(choice: PromptChoice) -> None:
-            try:
-                rows = _with_shots(choice, *rendered[choice.template])
-                trials.extend(_scored(choice, model, tokenizer, task, rows, most))
-            except CourseError as error:
-                print(f"{choice}: left out. {error}")
-
         for name in rendered:
             for chat in (False, True) if tokenizer.chat_template else (False,):
-                attempt(PromptChoice(name, chat))
+                trials += attempt(PromptChoice(name, chat))
         if not trials:
             raise CourseError(
                 f"No prompt of the task {task.name!r} could be tried: the lines above say why."
@@ -147,7 +141,7 @@ def search_prompts(
         for name, chat in list(dict.fromkeys((one.template, one.chat) for one in ranked))[:2]:
             for shots in profile().shots:
                 for seed in range(profile().draws):
-                    attempt(PromptChoice(name, chat, shots, seed))
+                    trials += attempt(PromptChoice(name, chat, shots, seed))
         return [asdict(trial) for trial in trials]
 
     key = {
@@ -176,10 +170,9 @@ def best_prompt(
 def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:
     """Template → each of the parts in that wording; of the wordings that can be compared."""
     own, rendered = task.wording, {}
+    shown = own.prompt_fields, own.completion_fields
     for name, template in task.templates.items():
-        if template.prompt_fields != own.prompt_fields:
-            continue
-        if template.completion_fields != own.completion_fields:
+        if (template.prompt_fields, template.completion_fields) != shown:
             continue
         try:
             rendered[name] = [list(task.render(part, template)) for part in parts]
@@ -191,22 +184,28 @@ def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:
 
 
 def _scored(
-    choice: PromptChoice,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
-    rows: list[dict],
+    rendered: dict[str, list[list[dict]]],
     most: int,
+    choice: PromptChoice,
 ) -> list[PromptChoice]:
-    """The choice with its scores, and again calibrated where that can be done."""
-    choices = rows[0].get("choices")
-    if choices and all(row["choices"] == choices for row in rows):
-        prompts = [row["prompt"] for row in rows]
-        scores = score_choices(model, tokenizer, prompts, choices, choice.chat)
-        answers = {(): pick_choices(scores, choices)}
-        answers[tuple(label_bias(scores).tolist())] = pick_choices(calibrate(scores), choices)
-    else:
-        answers = {(): predict_answers(model, tokenizer, rows, most, chat=choice.chat)}
+    """The choice with its scores, and again calibrated where that can be done; nothing where it
+    cannot be tried."""
+    try:
+        rows = _with_shots(choice, *rendered[choice.template])
+        choices = rows[0].get("choices")
+        if choices and all(row["choices"] == choices for row in rows):
+            prompts = [row["prompt"] for row in rows]
+            scores = score_choices(model, tokenizer, prompts, choices, choice.chat)
+            answers = {(): pick_choices(scores, choices)}
+            answers[tuple(label_bias(scores).tolist())] = pick_choices(calibrate(scores), choices)
+        else:
+            answers = {(): predict_answers(model, tokenizer, rows, most, chat=choice.chat)}
+    except CourseError as error:
+        print(f"{choice}: left out. {error}")
+        return []
     trials = [
         replace(choice, offsets=offsets, scores=tuple(row_scores(task, of_way, rows)))
         for offsets, of_way in answers.items()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import pandas
 from datasets import Dataset
 
 from helpers.data.task import Task
@@ -12,6 +13,14 @@ from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
 
 TUNED = "tuned"
+_HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>TITLE</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }
+th, td { text-align: left; padding: .3rem .8rem } tr { border-bottom: 1px solid #ccc }
+</style>
+<h1>TITLE</h1>
+<p>In brackets: 95 % intervals.</p>"""
 
 
 @dataclass(frozen=True)
@@ -55,19 +64,18 @@ class Scoreboard:
 
     def conclusion(self) -> str:
         """What follows: is the model clearly better than all that is simpler, or not?"""
-        others = {line.candidate: line.verdict for line in self.lines if line.change}
-        open_ = [name for name, verdict in others.items() if verdict != "clearly better"]
-        if not open_:
+        others = [line for line in self.lines if line.change]
+        rest = [line.candidate for line in others if line.verdict != "clearly better"]
+        learned = [name for name in rest if name in ("nearest neighbour", "TF-IDF + regression")]
+        if not rest:
             return "The tuned model is clearly better than everything simpler on this board."
-        if learned := [
-            name for name in open_ if name in ("nearest neighbour", "TF-IDF + regression")
-        ]:
+        if learned:
             return (
                 f"The tuned model is not clearly better than {' and '.join(learned)}, which "
                 "learned from the same rows in seconds: a simple model may be enough here."
             )
         return (
-            f"The tuned model is not clearly better than {' and '.join(open_)}: tuning has not "
+            f"The tuned model is not clearly better than {' and '.join(rest)}: tuning has not "
             "been shown to be worth it. More rows, for training or for scoring, may show more."
         )
 
@@ -97,21 +105,9 @@ def boards_json(boards: Sequence[Scoreboard]) -> str:
 
 def boards_page(title: str, boards: Sequence[Scoreboard]) -> str:
     """The boards as a page of HTML that needs nothing else."""
-    parts = []
+    title, parts = html.escape(title), []
     for board in boards:
-        head = "".join(f"<th>{html.escape(name)}" for name in board.header)
-        rows = [
-            "<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in line.cells)
-            for line in board.lines
-        ]
-        table = f"<table><tr>{head}\n{chr(10).join(rows)}\n</table>"
-        parts.append(f"{table}\n<p>{html.escape(board.conclusion())}</p>")
-    style = "body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto } "
-    style += (
-        "th, td { text-align: left; padding: .3rem .8rem } tr { border-bottom: 1px solid #ccc }"
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
-        f"</title>\n<style>{style}</style>\n<h1>{html.escape(title)}</h1>\n"
-        f"<p>In brackets: 95 % intervals.</p>\n{chr(10).join(parts)}\n</html>\n"
-    )
+        table = pandas.DataFrame([line.cells for line in board.lines], columns=board.header)
+        parts.append(table.to_html(index=False, border=0, justify="left"))
+        parts.append(f"<p>{html.escape(board.conclusion())}</p>")
+    return "\n".join([_HEAD.replace("TITLE", title), *parts, "</html>\n"])
