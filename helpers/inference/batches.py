@@ -5,6 +5,7 @@ once, and its keys and values are kept for all of them.
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,18 +60,30 @@ def read_prompts(
     Raises InferenceError for an empty prompt, and when prompt and answer do not fit into the
     context window.
     """
+    if not prompts:
+        return
+    for row, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise InferenceError(
+                f"Prompt number {row} is empty: there is nothing to answer. Write a question."
+            )
     ids = [prompt_ids(prompt, tokenizer, model.config, chat=chat) for prompt in prompts]
-    _check(prompts, ids, room, model.config)
+    lengths = [len(one) for one in ids]
+    if problem := beyond_window(max(lengths), room, model.config):
+        raise InferenceError(
+            f"Prompt number {lengths.index(max(lengths))} {problem}. Use fewer shots, a shorter "
+            "text or a shorter answer."
+        )
     model.eval()
     encodes = model.config.is_encoder_decoder
-    reuses = not encodes and _reuses_cache(model, max(map(len, ids), default=0) + room)
+    reuses = not encodes and _reuses_cache(model, max(lengths) + room)
     if not encodes and not reuses:
         batch_size = 1  # so without padding, which not every such model can see through
     # One token at least stays outside the shared start: what follows on it is what we are after.
     shared = commonprefix([one[:-1] for one in ids]) if reuses and len(ids) > 1 else []
     start = torch.tensor([shared], dtype=torch.int64, device=model.device)
     prefix = _read(model, start, torch.ones_like(start), None, last=1)[1] if shared else None
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    order = sorted(range(len(ids)), key=lambda row: lengths[row])
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
         rest = [ids[row][len(shared) :] for row in rows]
@@ -88,20 +101,6 @@ def read_prompts(
                 cache.batch_repeat_interleave(len(rows))
             next_token, cache = _read(model, new, mask, cache, last=1)
             yield Batch(rows, torch.cat([before, new], 1), mask, cache, next_token)
-
-
-def _check(prompts: Sequence[str], ids: list[list[int]], room: int, config) -> None:
-    for row, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise InferenceError(
-                f"Prompt number {row} is empty: there is nothing to answer. Write a question."
-            )
-    lengths = [len(one) for one in ids]
-    if lengths and (problem := beyond_window(max(lengths), room, config)):
-        raise InferenceError(
-            f"Prompt number {lengths.index(max(lengths))} {problem}. Use fewer shots, a shorter "
-            "text or a shorter answer."
-        )
 
 
 def _reuses_cache(model: PreTrainedModel, length: int) -> bool:
@@ -150,19 +149,18 @@ def choice_tokens(
     The end token is among them only where the tokens of one choice begin those of another.
     """
     chat_prompt = as_chat("a", tokenizer) if chat else None  # all end in the same way
-    made: dict[tuple[str, ...], list[list[int]]] = {}
-    tokens = []
-    for prompt, of_row in zip(prompts, choices, strict=True):
+
+    @functools.cache
+    def made(gap: str, of_row: tuple[str, ...]) -> list[list[int]]:
         if not of_row:
             raise InferenceError("There are no choices to score. Give one or more for each prompt.")
-        key = (separator(chat_prompt or prompt), *of_row)
-        if key not in made:
-            ended = [completion_ids(key[0] + choice, tokenizer) for choice in of_row]
-            bare = [ids[:-1] for ids in ended]
-            alike = any(other[: len(ids)] == ids for ids, other in permutations(bare, 2))
-            made[key] = ended if alike else bare
-        tokens.append(made[key])
-    return tokens
+        ended = [completion_ids(gap + choice, tokenizer) for choice in of_row]
+        bare = [ids[:-1] for ids in ended]
+        alike = any(other[: len(ids)] == ids for ids, other in permutations(bare, 2))
+        return ended if alike else bare
+
+    pairs = zip(prompts, choices, strict=True)
+    return [made(separator(chat_prompt or prompt), tuple(of_row)) for prompt, of_row in pairs]
 
 
 def score_tokens(model: PreTrainedModel, batch: Batch, tokens: list[list[list[int]]]) -> Tensor:

@@ -24,18 +24,14 @@ def draw_shots(examples: Iterable[dict], k: int, seed: int) -> list[dict]:
     shown once, as long as the examples last. The same examples and seed give the same shots, and a
     larger k keeps the shots of a smaller one and adds to them.
 
-    Args:
-        examples: what to draw from: training examples, never those that are scored.
-    Raises:
-        CourseError: k is negative, or larger than the number of examples.
+    examples: training examples, never those that are scored.
+    Raises CourseError when k is negative, or larger than the number of examples.
     """
     examples = list(examples)
-    if k < 0:
-        raise CourseError(f"{k} shots were asked for. Ask for 0 (none) or more.")
-    if k > len(examples):
+    if not 0 <= k <= len(examples):
         raise CourseError(
             f"{k} shots were asked for, but there are {len(examples)} examples to draw them from. "
-            "Ask for fewer, or give more examples."
+            "Ask for 0 (none) or more of them, or give more examples."
         )
     generator = random.Random(seed)
     by_answer = defaultdict(list)
@@ -59,13 +55,12 @@ def shots_prefix(shots: Iterable[dict]) -> str:
 def few_shot_prompt(shots: Sequence[dict], example: dict) -> dict:
     """The same example with the shots in front of its prompt.
 
-    Raises:
-        CourseError: the example is among the shots, or has the prompt of one of them, so its new
-            prompt would hold an answer to itself.
+    Raises CourseError when the example is among the shots, or has the prompt of one of them: its
+    new prompt would hold an answer to itself.
     """
     for shot in shots:
-        if shot["row_id"] == example["row_id"] or shot["prompt"] == example["prompt"]:
-            same = shot["row_id"] == example["row_id"]
+        same = shot["row_id"] == example["row_id"]
+        if same or shot["prompt"] == example["prompt"]:
             twin = "" if same else f" (as a shot: row {shot['row_id']!r})"
             raise CourseError(
                 f"Row {example['row_id']!r} is both a shot and the question{twin}, so its prompt "
@@ -79,11 +74,9 @@ def few_shot_prompt(shots: Sequence[dict], example: dict) -> dict:
 class Budget:
     """How the tokens of a context window are shared out; shots + question + answer + free = window.
 
-    shots: tokens of the shots and their answers.
-    question: tokens that the question adds to them.
-    answer: tokens kept for the answer.
-    free: what is left over; negative when the prompt is too long.
-    window: the most tokens that the model can take.
+    shots: tokens of the shots and their answers. question: tokens that the question adds to them.
+    answer: tokens kept for the answer. free: what is left over; negative when the prompt is too
+    long. window: the most tokens that the model can take.
     """
 
     shots: int
@@ -103,19 +96,10 @@ def prompt_budget(
 ) -> Budget:
     """Count the tokens of a few-shot prompt. It may be too long: see Budget.fits.
 
-    Args:
-        prefix: the shots, from shots_prefix; empty for none.
-        prompt: the prompt of the question alone.
-        window: the most tokens that the model can take, prompt and answer together.
-        answer_tokens: the most tokens that the answer may have.
-    Raises:
-        CourseError: a window or an answer of less than 1 token.
+    prefix: the shots, from shots_prefix; empty for none. prompt: that of the question alone.
+    window: the most tokens that the model can take, prompt and answer together. answer_tokens: the
+    most that the answer may have.
     """
-    if window < 1 or answer_tokens < 1:
-        raise CourseError(
-            f"A window of {window} tokens with {answer_tokens} for the answer was asked for. "
-            "Both have to be 1 or more."
-        )
     shots = len(prompt_ids(prefix, tokenizer, DECODER)) if prefix else 0
     question = len(prompt_ids(prefix + prompt, tokenizer, DECODER)) - shots
     return Budget(shots, question, answer_tokens, window - shots - question - answer_tokens, window)
@@ -131,17 +115,13 @@ def fit_shots(
     """As many of the last shots as fit into the window together with the question and its answer.
 
     Shots are dropped from the front, whole: a prompt that is cut at a token would begin in the
-    middle of a text.
-
-    Raises:
-        CourseError: the question does not fit even without shots.
+    middle of a text. Raises CourseError when the question does not fit even without shots.
     """
     for start in range(len(shots) + 1):
-        kept = list(shots[start:])
-        prefix = shots_prefix(kept)
+        prefix = shots_prefix(shots[start:])
         budget = prompt_budget(prefix, example["prompt"], tokenizer, window, answer_tokens)
         if budget.fits:
-            return kept
+            return list(shots[start:])
     raise CourseError(
         f"The prompt of row {example['row_id']!r} does not fit, even without shots: it has "
         f"{budget.question} tokens and its answer may have {budget.answer}, but the window holds "

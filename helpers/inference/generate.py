@@ -1,7 +1,6 @@
 """Free answers: what the model writes when nobody constrains it."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,9 +34,8 @@ def generate_answers(
     context window.
     """
     answers: dict[int, str] = {}
-    with _greedy(model, tokenizer, max_new_tokens):
-        for batch in read_prompts(model, tokenizer, prompts, max_new_tokens, chat, batch_size):
-            answers |= _write(model, tokenizer, batch, first_line)
+    for batch in read_prompts(model, tokenizer, prompts, max_new_tokens, chat, batch_size):
+        answers |= _write(model, tokenizer, batch, max_new_tokens, first_line)
     return [answers[row] for row in range(len(prompts))]
 
 
@@ -59,10 +57,9 @@ def answer_both_ways(
     room = max([max_new_tokens, *(len(ids) for of_row in tokens for ids in of_row)])
     scores = torch.zeros(len(prompts), len(choices))
     answers: dict[int, str] = {}
-    with _greedy(model, tokenizer, max_new_tokens):
-        for batch in read_prompts(model, tokenizer, prompts, room, chat, batch_size):
-            scores[batch.rows] = score_tokens(model, batch, [tokens[row] for row in batch.rows])
-            answers |= _write(model, tokenizer, batch, first_line=True)
+    for batch in read_prompts(model, tokenizer, prompts, room, chat, batch_size):
+        scores[batch.rows] = score_tokens(model, batch, [tokens[row] for row in batch.rows])
+        answers |= _write(model, tokenizer, batch, max_new_tokens, first_line=True)
     return scores, [answers[row] for row in range(len(prompts))]
 
 
@@ -72,10 +69,14 @@ def answer_length(examples: Iterable[dict], tokenizer: PreTrainedTokenizerBase) 
 
 
 def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Batch, first_line: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    max_new_tokens: int,
+    first_line: bool,
 ) -> dict[int, str]:
     """Row → free answer, for each prompt of a batch; uses up the batch's cache."""
-    settings, begin = model.generation_config, batch.input_ids.shape[1]
+    begin = batch.input_ids.shape[1]
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if batch.cache is not None:
         batch.cache.crop(-1)  # generate wants to see the last token for itself
@@ -84,10 +85,28 @@ def _write(
         begin = 1  # the decoder begins with a start token in place of the prompt
         inputs["encoder_outputs"] = batch.encoded
     stop = [_FirstLineEnds(tokenizer, begin)] if first_line else []
-    written = model.generate(**inputs, generation_config=settings, stopping_criteria=stop)
+    own = model.generation_config
+    ends = {tokenizer.eos_token_id}
+    for known in (own.eos_token_id, model.config.eos_token_id):
+        ends.update(known if isinstance(known, list) else [known])
+    ends = sorted(ends - {None})
+    # It takes the place of the model's own settings for a while. Handed to generate it would not be
+    # enough: what it leaves open, such as penalties, generate takes from model.generation_config.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=ends[0],  # behind an end token, so it is cut off with it
+        decoder_start_token_id=own.decoder_start_token_id,
+    )
+    model.generation_config = greedy
+    try:
+        written = model.generate(**inputs, generation_config=greedy, stopping_criteria=stop)
+    finally:
+        model.generation_config = own
     answers = {}
     for row, ids in zip(batch.rows, written[:, begin:].tolist(), strict=True):
-        end = next((i for i, token in enumerate(ids) if token in settings.eos_token_id), None)
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
         text = tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -107,30 +126,3 @@ class _FirstLineEnds(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **_) -> Tensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.begin :])
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
-
-
-@contextmanager
-def _greedy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
-) -> Iterator[None]:
-    """Put greedy decoding in place of the generation settings that came with the model.
-
-    Handed to generate they would not be enough: what they leave open, such as penalties and forced
-    tokens, generate takes from model.generation_config.
-    """
-    own = model.generation_config
-    ends = {tokenizer.eos_token_id}
-    for known in (own.eos_token_id, model.config.eos_token_id):
-        ends.update(known if isinstance(known, list) else [known])
-    ends = sorted(ends - {None})
-    model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=ends,
-        pad_token_id=ends[0],  # behind an end token, so it is cut off with it
-        decoder_start_token_id=own.decoder_start_token_id,
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = own

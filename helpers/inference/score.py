@@ -1,5 +1,6 @@
 """Constrained answers: the likeliest of the allowed ones."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -28,17 +29,18 @@ def score_choices(
     Raises InferenceError for an empty prompt, and when prompt and choice do not fit into the
     context window.
     """
-    scores = _score(model, tokenizer, prompts, [choices] * len(prompts), chat, batch_size)
+    own = [choices] * len(prompts)
+    scores = score_rows(model, tokenizer, prompts, own, chat, batch_size)
     return scores.reshape(len(prompts), len(choices))
 
 
 @torch.no_grad()
-def _score(
+def score_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     choices: Sequence[Sequence[str]],
-    chat: bool,
+    chat: bool = False,
     batch_size: int = 16,
 ) -> Tensor:
     """As score_choices, with choices of its own for each prompt; -inf where a row has fewer."""
@@ -55,13 +57,9 @@ def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> l
     """The best-scoring choice of each row. The share of these that is right is the constrained
     accuracy.
 
-    Args:
-        scores: n rows of len(choices) numbers; a tensor, an array or lists. Higher is better.
-        choices: the allowed answers, in the order of the columns.
-    Returns:
-        n choices. Of equal scores the first column wins.
-    Raises:
-        InferenceError: a row of another width, or a score that is not a number.
+    scores: n rows of len(choices) numbers, in the order of the choices; a tensor, an array or
+    lists. Higher is better; of equal scores the first column wins.
+    Raises InferenceError for a row of another width, and for a score that is not a number.
     """
     answers = []
     for number, row in enumerate(scores):
@@ -71,13 +69,19 @@ def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> l
                 f"Row {number} has {len(values)} scores for {len(choices)} choices. "
                 "Give one score for each choice, in the order of the choices."
             )
-        if any(value != value for value in values):
+        if any(map(math.isnan, values)):
             raise InferenceError(
                 f"Row {number} holds a score that is not a number (NaN), so no choice is the "
                 "best. Look for a division by zero or for weights that training has destroyed."
             )
         answers.append(choices[values.index(max(values))])
     return answers
+
+
+def pick_own_choices(scores: Tensor, choices: Sequence[Sequence[str]]) -> list[str]:
+    """As pick_choices, for the scores and choices of score_rows."""
+    columns = pick_choices(scores, range(scores.shape[1]))
+    return [of_row[column] for of_row, column in zip(choices, columns, strict=True)]
 
 
 def predict_answers(
@@ -90,13 +94,11 @@ def predict_answers(
 ) -> list[str]:
     """One answer for each example: constrained where it has choices of its own, else generated.
 
-    Args:
-        examples: rows of task.render; choices is a list of texts in each row, or is missing.
-        max_new_tokens: for generated answers; by default as many as the longest right answer needs.
-            A generated answer is one line, unless a right answer has several.
-        offsets: for each choice, what is taken off its log-probability (calibration).
-    Raises:
-        InferenceError: offsets that do not fit the choices; and what score_choices raises.
+    examples: rows of task.render; choices is a list of texts in each row, or is missing.
+    max_new_tokens: for generated answers; by default as many as the longest right answer needs. A
+    generated answer is one line, unless a right answer has several.
+    offsets: for each choice, what is taken off its log-probability (calibration).
+    Raises InferenceError for offsets that do not fit the choices, and as score_choices does.
     """
     examples = list(examples)
     if not examples:
@@ -110,21 +112,15 @@ def predict_answers(
         return generate_answers(
             model, tokenizer, prompts, max_new_tokens, chat=chat, first_line=one_line
         )
-    scores = _score(model, tokenizer, prompts, choices, chat)
-    same = all(of_row == choices[0] for of_row in choices)
+    scores = score_rows(model, tokenizer, prompts, choices, chat)
     if offsets is not None:
-        if not same or len(offsets) != len(choices[0]):
+        if any(of_row != choices[0] for of_row in choices) or len(offsets) != len(choices[0]):
             raise InferenceError(
                 f"There are {len(offsets)} offsets. Give one for each choice; all rows of the "
                 "task must have the same choices."
             )
         scores = scores - torch.tensor(offsets)
-    if same:
-        return pick_choices(scores, choices[0])
-    return [
-        pick_choices(row[None, : len(of_row)], of_row)[0]
-        for row, of_row in zip(scores, choices, strict=True)
-    ]
+    return pick_own_choices(scores, choices)
 
 
 def choice_accuracy(
