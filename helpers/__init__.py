@@ -4,13 +4,4 @@ data → model → inference → training → evaluation → display → exercis
 it and none that comes after it. The modules beside the packages are used by all of them.
 """
 
-__all__ = ["setup_notebook"]  # noqa: F822 - __getattr__ has it
-
-
-def __getattr__(name: str) -> object:
-    """Fetch setup_notebook when it is asked for: `import helpers` alone loads no PyTorch."""
-    if name == "setup_notebook":
-        from helpers.profiles import setup_notebook
-
-        return setup_notebook
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+from helpers.profiles import setup_notebook as setup_notebook  # loads no PyTorch

@@ -9,13 +9,11 @@ from pathlib import Path
 def write_whole(path: Path, text: str) -> None:
     """Write a text (as UTF-8) to a file, so that no interruption ever leaves half of it.
 
-    It goes to a new file in the same folder, made if it is missing; that file is flushed to the
-    disk and then takes the name. Whoever reads meanwhile finds the old text or the new one, and of
-    several writers at once the last one wins.
+    It goes to a new file in the same folder, which is flushed to the disk and then takes the name.
+    Whoever reads meanwhile finds the old text or the new one; of several writers the last one wins.
 
     Raises OSError when that fails, for instance on a full disk. What was there is then unharmed.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes must not write to the same file.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
@@ -25,9 +23,8 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:  # an interrupt, too
-        part.unlink(missing_ok=True)
-        raise
+    finally:
+        part.unlink(missing_ok=True)  # after an error or an interrupt
     flush_to_disk(path.parent)
 
 

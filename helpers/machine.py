@@ -16,14 +16,9 @@ _GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def matrix_speed(
-    seconds: float = 2.0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    seconds: float = 2.0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> float:
-    """Speed of matrix multiplication on a device, in GFLOP/s.
-
-    seconds: for how long to measure. dtype: of the numbers that are multiplied.
-    """
+    """Speed of matrix multiplication on a device, in GFLOP/s, measured for so many seconds."""
     size = 1024
     a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
     _ = (a @ b)[0, 0].item()
@@ -52,13 +47,12 @@ def native_precision(device: torch.device | str | None = None) -> str:
     train with other numbers. torch.cuda.is_bf16_supported() is no answer: it also says yes where
     the numbers are only emulated.
     """
-    device = torch.device(device) if device is not None else best_device()
+    device = torch.device(device or best_device())
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     if device.type != "cpu":
         return "float32"
-    # An older PyTorch may not tell. 32 bits are right everywhere.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has = torch.cpu.get_capabilities()
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
@@ -94,8 +88,8 @@ def _control_groups() -> list[Path]:
     """Where limits on memory stand: a container shows its own at the top, a service or a job its
     own in a folder below."""
     folders = [CGROUPS, CGROUPS / "memory"]
-    lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines() if OWN_GROUPS.exists() else []
-    for line in lines:
+    own = OWN_GROUPS.read_text(encoding="utf-8") if OWN_GROUPS.exists() else ""
+    for line in own.splitlines():
         _, kind, path = line.split(":", 2)
         if kind in ("", "memory"):  # of version 2, of version 1
             folders.append(CGROUPS / kind / path.lstrip("/"))
@@ -112,8 +106,7 @@ def peak_memory() -> int:
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def give_memory_back() -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from helpers.errors import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = ROOT / "data" / "minutes.json"
+STARTING_MODEL, TINY_RANDOM = "smollm2-135m", "tiny-random"
 DRIVE = Path("/content/drive")  # where Colab shows Google Drive
 # JupyterLab breaks a printed line anywhere, also within a word.
 WHOLE_WORDS = "<style>.jp-RenderedText pre { word-break: normal }</style>"
@@ -22,46 +23,33 @@ WHOLE_WORDS = "<style>.jp-RenderedText pre { word-break: normal }</style>"
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of the runs. A profile changes nothing else.
-
-    model: what load_model() loads. train_rows: rows to train on. validation_rows: rows for choosing
-    (epoch, learning rate, prompt). test_rows: most rows of the locked test set to score. shots:
-    numbers of shots to try. draws: how many draws of shots for each number. few_rows, long_epochs:
-    the run of notebook 05 that trains too long on too little. search_rows, search_seeds: rows and
-    seeds of each run in 05's search for settings. speed_turns: how often A measures
-    each trick's speed. ledger_rows: rows that A trains on in a process of its own, to see how much
-    memory that takes. forget_rows: rows that each run of notebook 08 trains on. eval_rows: most
-    rows of each task that 08 scores again and again.
-    """
+    """Sizes of the runs. A profile changes nothing else."""
 
     name: str
-    model: str
     train_rows: int
-    validation_rows: int
-    test_rows: int
-    shots: tuple[int, ...]
-    draws: int
-    few_rows: int
+    validation_rows: int  # for choosing (epoch, learning rate, prompt)
+    test_rows: int  # most rows of the locked test set to score
+    shots: tuple[int, ...]  # numbers of shots to try
+    draws: int  # of shots, for each of these numbers
+    few_rows: int  # with long_epochs: the run of 05 that trains too long on too little
     long_epochs: int
-    search_rows: int
+    search_rows: int  # with search_seeds: each run in 05's search for settings
     search_seeds: int
-    speed_turns: int
-    ledger_rows: int
-    forget_rows: int
-    eval_rows: int
+    speed_turns: int  # how often A measures each trick's speed
+    ledger_rows: int  # that A trains on in a process of its own, to see how much memory it takes
+    forget_rows: int  # that each run of 08 trains on
+    eval_rows: int  # most rows of each task that 08 scores again and again
+    model: str = STARTING_MODEL  # what load_model() loads
 
 
-_MODEL = "smollm2-135m"
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
-        Profile("smoke", "tiny-random", 24, 12, 12, (1,), 1, 8, 2, 8, 1, 1, 8, 16, 8),
-        Profile("quick", _MODEL, 96, 36, 64, (1, 4), 1, 8, 4, 16, 1, 1, 8, 24, 16),
-        Profile("laptop", _MODEL, 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 96, 3, 3, 64, 160, 72),
-        Profile("gpu", _MODEL, 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 240, 3, 3, 480, 1000, 190),
-    )
-}
+_ALL = [
+    # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
+    Profile("smoke", 24, 12, 12, (1,), 1, 8, 2, 8, 1, 1, 8, 16, 8, TINY_RANDOM),
+    Profile("quick", 96, 36, 64, (1, 4), 1, 8, 4, 16, 1, 1, 8, 24, 16),
+    Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 96, 3, 3, 64, 160, 72),
+    Profile("gpu", 1000, 190, 1000, (1, 2, 4, 8), 4, 96, 10, 240, 3, 3, 480, 1000, 190),
+]
+PROFILES = {one.name: one for one in _ALL}
 
 
 def profile() -> Profile:
@@ -150,7 +138,7 @@ def predicted_minutes(name: str) -> tuple[float, float] | None:
     The times are measured (data/minutes.json); the guess for this machine scales them by the speed
     of a two-second matrix multiplication. None where nothing was timed with the profile's sizes.
     """
-    measured = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
+    measured = json.loads(MINUTES.read_text(encoding="utf-8"))
     times = measured.get(profile().name, {"minutes": {}})
     reference = times["minutes"].get(name)
     if reference is None:
@@ -158,7 +146,7 @@ def predicted_minutes(name: str) -> tuple[float, float] | None:
     return round(reference, 1), round(max(0.1, reference * times["gflops"] / _speed_here()), 1)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _speed_here() -> float:
     """Measured once in each notebook: the map of all notebooks asks for it many times."""
     from helpers.machine import matrix_speed

@@ -25,11 +25,11 @@ def cached(name: str, key: object, compute: Callable[[], object]) -> object:
     # A short hash of the key's content, the same in every process.
     content = json.dumps(key, sort_keys=True, default=_plain)
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    stored = _read(name)
+    path = _path(name)
+    stored = _read(path)
     if stored is not None and stored["key"] == digest:
         return stored["result"]
     text = json.dumps({"key": digest, "result": compute()}, indent=1)
-    path = _path(name)
     try:
         write_whole(path, text)
     except OSError as error:
@@ -42,7 +42,7 @@ def cached(name: str, key: object, compute: Callable[[], object]) -> object:
 
 def load_result(name: str) -> object | None:
     """What `cached` kept last under that name, or None. Raises CourseError as `cached` does."""
-    stored = _read(name)
+    stored = _read(_path(name))
     return None if stored is None else stored["result"]
 
 
@@ -50,25 +50,22 @@ def _path(name: str) -> Path:
     return runs_folder() / f"{name}.json"
 
 
-def _read(name: str) -> dict | None:
+def _read(path: Path) -> dict | None:
     """The file's key and result. A damaged file is renamed and counts as none."""
-    path = _path(name)
     try:
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if {"key", "result"} <= stored.keys():
-                return stored
-        except FileNotFoundError:
-            return None
-        except (ValueError, AttributeError):  # no JSON, or no dictionary
-            pass
-        aside = set_aside(path)
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if {"key", "result"} <= stored.keys():
+            return stored
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise CourseError(
-            f"The kept result {path} cannot be read: {error}. Make the file readable and its "
-            "folder writable, or set COURSE_RUNS to another folder; there, all is made anew."
+            f"The kept result {path} cannot be read: {error}. Make the file readable, or set "
+            "COURSE_RUNS to another folder; there, all is made anew."
         ) from error
-    print(f"{path.name} is damaged: it is kept as {aside.name}, and not used.")
+    except (ValueError, AttributeError):  # no JSON, or no dictionary
+        pass
+    print(f"{path.name} is damaged: it is kept as {set_aside(path).name}, and not used.")
     return None
 
 

@@ -5,16 +5,13 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import PreTrainedModel
 
+from helpers.data.task import Task
 from helpers.model.load import ModelError
-
-if TYPE_CHECKING:
-    from helpers.data.task import Task
 
 USE = """from transformers import pipeline
 
@@ -32,14 +29,10 @@ def model_card(
 ) -> str:
     """The text of a model card (README.md): what a new version is, came from, can and cannot do.
 
-    starting: the starting model's `provenance`: model, licence, source, changes; hub_id and
-    language where known.
-    facts: heading → {what: value}, for instance {"Data": {...}, "Scores": {...}}.
-    prompt: an example of what the model is asked, word for word.
-    limits: sentences on what it is not for.
-    metadata: more for the front matter that the Hugging Face Hub reads, by huggingface_hub's names
-    (ModelCardData): what `card_metadata` gives, metrics, tags.
-    But for the lines that load the model, everything in the card comes from these arguments.
+    starting: the starting model's `provenance`. facts: heading → {what: value}, for instance
+    {"Data": {...}, "Scores": {...}}. prompt: an example of what the model is asked, word for word.
+    limits: sentences on what it is not for. metadata: more for the front matter that the Hugging
+    Face Hub reads, by the names of its ModelCardData: what `card_metadata` gives, metrics, tags.
     """
     front = {
         "license": starting["licence"].lower(),
@@ -57,17 +50,17 @@ def model_card(
         f"{starting['licence']}.",
     ]
     for heading, values in facts.items():
-        lines = [f"- {what}: {value}" for what, value in values.items()]
-        parts.append("\n".join([f"## {heading}", "", *lines]))
+        lines = "\n".join(f"- {what}: {value}" for what, value in values.items())
+        parts.append(f"## {heading}\n\n{lines}")
     # Four spaces make a block that no text inside can end.
     parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
     parts.append("## Use\n\n" + textwrap.indent(USE, "    ", lambda line: True))
-    parts.append("\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)]))
+    parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
     return "\n\n".join(parts) + "\n"
 
 
 def card_metadata(
-    task: "Task", title: str, scores: Mapping[str, tuple[str, Sequence[float]]]
+    task: Task, title: str, scores: Mapping[str, tuple[str, Sequence[float]]]
 ) -> dict[str, object]:
     """What model hubs read in a card's front matter on data and scores.
 
@@ -90,17 +83,13 @@ def card_metadata(
 
 
 def card_scores(
-    stored: Mapping | None,
-    version: str,
-    names: Sequence[str] = ("tuned", "best prompt", "majority"),
-    kinds: Sequence[str] = ("accuracy", "macro-F1"),
+    stored: Mapping | None, version: str, names: Sequence[str], kinds: Sequence[str]
 ) -> dict[str, str]:
     """What a card may say about the test: scores of this very version, or that there are none yet.
 
     stored: the result that notebook 06 stored, or None: {"version": ..., "rows": ..., "board":
-    {name: {kind of score: (score, low, high)}}}. Scores of another version would be a lie that
-    nobody notices.
-    names, kinds: which lines of that board go on the card, and which of their scores.
+    {name: {kind of score: (score, low, high)}}}. names, kinds: which lines of that board go on the
+    card, and which of their scores.
     """
     if stored is None or stored["version"] != version:
         return {"test": "not scored yet"}
@@ -135,8 +124,7 @@ def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> dict[str,
     Raises ModelError when the two models do not have the same tensors.
     """
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    differing = differing_tensors(old, new)
-    if differing:
+    if differing := differing_tensors(old, new):
         raise ModelError(
             "The two models cannot be compared: their tensors differ in names or shapes, the "
             f"first of them {differing[0]!r}. Compare a tuned model with the starting model that "

@@ -4,13 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from gguf import (
-    MODEL_ARCH,
-    GGUFWriter,
-    LlamaFileType,
-    TokenType,
-    get_tensor_name_map,
-)
+from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
 from httpx import HTTPError
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -35,17 +29,20 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     and when the file cannot be written.
     Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
     """
-    if problem := _not_ours(model, tokenizer):
+    stated = json.loads(tokenizer.backend_tokenizer.to_str())
+    splitters = (stated["pre_tokenizer"] or {}).get("pretokenizers", [])
+    same_tokens = stated["model"]["type"] == "BPE" and [s["type"] for s in splitters] == SPLITTERS
+    if model.config.model_type != "llama" or not same_tokens:
         raise ModelError(
-            f"This file can only be made from a Llama with SmolLM2's tokenizer, and {problem}. "
-            "llama.cpp's convert_hf_to_gguf.py knows all others: give it the model's folder."
+            "This file can only be made from a Llama with SmolLM2's tokenizer. llama.cpp's "
+            "convert_hf_to_gguf.py knows all others: give it the model's folder."
         )
     file = Path(file)
     part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         writer = GGUFWriter(part, "llama")
-        _describe(writer, model, tokenizer)
+        _describe(writer, model, tokenizer, stated)
         _add_weights(writer, model)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -63,21 +60,10 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     return file
 
 
-def _not_ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Why the model cannot be written, "" if it can."""
-    if model.config.model_type != "llama":
-        return f"this is a {model.config.model_type}"
-    stated = json.loads(tokenizer.backend_tokenizer.to_str())
-    splitters = (stated["pre_tokenizer"] or {}).get("pretokenizers", [])
-    if stated["model"]["type"] != "BPE" or [one["type"] for one in splitters] != SPLITTERS:
-        return "its tokenizer is another one"
-    return ""
-
-
 def _describe(
-    writer: GGUFWriter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    writer: GGUFWriter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stated: dict
 ) -> None:
-    """Everything but the weights."""
+    """Everything but the weights. stated: what the tokenizers library saves of the tokenizer."""
     config = model.config
     heads = config.num_attention_heads
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
@@ -91,7 +77,6 @@ def _describe(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    stated = json.loads(tokenizer.backend_tokenizer.to_str())
     special = {one["id"] for one in stated["added_tokens"] if one["special"]}
     ids = range(len(tokenizer))
     kinds = [TokenType.CONTROL if i in special else TokenType.NORMAL for i in ids]
@@ -138,11 +123,8 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ModelError(
-            f"The Hub does not allow this name: {error} Choose another one."
-        ) from error
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
+        raise ModelError(f"The Hub does not allow this name: {error} Choose another.") from error
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ModelError(
             f"{folder} lacks {', '.join(missing)}. Save the model there first (save_model), with "
             "its card as README.md."

