@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data import load_task
@@ -19,7 +20,8 @@ from helpers.data.formats import read_raw, refused
 from helpers.data.table import is_empty
 from helpers.errors import CourseError, format_names
 from helpers.files import write_whole
-from helpers.inference import generate_answers, pick_choices, score_choices
+from helpers.inference import generate_answers, score_choices
+from helpers.inference.score import pick_own_choices, score_rows
 from helpers.model import load_model
 
 # Most tokens of a free answer: the right ones are not known, so this is a bound for all tasks.
@@ -28,31 +30,25 @@ MOST_TOKENS = 64
 
 def answer_all(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[dict]
-) -> list[tuple[str, float]]:
-    """The answer to each prompt with its probability, from 0 to 1.
+) -> tuple[list[str], list[float]]:
+    """The answer to each prompt, and its probability, from 0 to 1.
 
-    questions: as Template.question makes them, each with its own choices or none. Among choices
-    the probability is a softmax over these alone; of a free text it is that of the whole text, so
-    that longer ones have less.
+    questions: as Template.question makes them: all with choices of their own, or none. Among
+    choices the probability is a softmax over these alone; of a free text it is that of the whole
+    text, so that longer ones have less.
     """
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for i, one in enumerate(questions):
-        alike.setdefault(tuple(one.get("choices", ())), []).append(i)
-    said: dict[int, tuple[str, float]] = {}
-    for choices, rows in alike.items():
-        prompts = [questions[i]["prompt"] for i in rows]
-        if choices:
-            scores = score_choices(model, tokenizer, prompts, choices)
-            answers = pick_choices(scores, choices)
-            sure = scores.softmax(-1).max(-1).values.tolist()
-        else:
-            answers = generate_answers(model, tokenizer, prompts, MOST_TOKENS)
-            sure = [
-                score_choices(model, tokenizer, [prompt], [text]).exp().item() if text else 1.0
-                for prompt, text in zip(prompts, answers, strict=True)
-            ]
-        said |= dict(zip(rows, zip(answers, sure, strict=True), strict=True))
-    return [said[i] for i in range(len(questions))]
+    prompts = [one["prompt"] for one in questions]
+    if "choices" in questions[0]:
+        choices = [one["choices"] for one in questions]
+        scores = score_rows(model, tokenizer, prompts, choices)
+        sure = scores.softmax(-1).max(-1).values.tolist()
+        return pick_own_choices(scores, choices), sure
+    answers = generate_answers(model, tokenizer, prompts, MOST_TOKENS)
+    sure = [
+        score_choices(model, tokenizer, [prompt], [text]).exp().item() if text else 1.0
+        for prompt, text in zip(prompts, answers, strict=True)
+    ]
+    return answers, sure
 
 
 def predict_table(model: str, table: str, output: str | None = None) -> Path:
@@ -75,15 +71,19 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     fields = sorted(task.wording.prompt_fields)
     rows = {i: {**row, "row_id": f"{raw.unit} {i}"} for i, row in raw.frame.iterrows()}
     # A column that is missing is no empty one: the template will say so.
-    blank = [i for i, row in rows.items() if all(is_empty(row.get(name, name)) for name in fields)]
-    asked = {i: row for i, row in rows.items() if i not in blank}
+    asked = {
+        i: row
+        for i, row in rows.items()
+        if not all(is_empty(row.get(name, name)) for name in fields)
+    }
     if not asked:
         raise refused(table, f"has nothing in {format_names(fields)}, which the prompt shows.")
     questions = [task.wording.question(row, task.choices) for row in asked.values()]
-    said = dict(zip(asked, answer_all(*load_model(model), questions), strict=True))
+    answers, sure = answer_all(*load_model(model), questions)
+    # A row that was not asked is missing here, and gets empty cells.
     new = {
-        "predicted": [said[i][0] if i in said else "" for i in rows],
-        "probability": [float(f"{said[i][1]:.3g}") if i in said else None for i in rows],
+        "predicted": pd.Series(answers, index=list(asked)),
+        "probability": pd.Series([float(f"{one:.3g}") for one in sure], index=list(asked)),
     }
     target = Path(output) if output else Path(table).with_name(f"{Path(table).stem}_answered.csv")
     try:
@@ -93,9 +93,9 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
             f"The answers could not be written to {target}: {error}. Name another file with "
             "--output."
         ) from error
-    print(f"{len(said)} rows answered.", *raw.notes, sep="\n")
-    if blank:
-        print(f"{len(blank)} rows have nothing that the prompt shows: they got no answer.")
+    print(f"{len(asked)} rows answered.", *raw.notes, sep="\n")
+    if blank := len(rows) - len(asked):
+        print(f"{blank} rows have nothing that the prompt shows: they got no answer.")
     return target
 
 

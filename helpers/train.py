@@ -11,11 +11,12 @@ and the scoreboard as JSON and as a page. Exit status: 0, or 2 with a sentence t
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.hf_argparser import HfArg
 
 from helpers.data import load_examples, load_task, test_examples, tokenize, too_little
 from helpers.data.task import Task, scored_rows
@@ -43,21 +44,11 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 class RunArguments:
     """What to train on what."""
 
-    task: str | None = field(
-        default=None, metadata={"help": "name or path of a task file (default: COURSE_TASK)"}
-    )
-    model: str | None = field(
-        default=None, metadata={"help": "folder or hub id (default: the profile's model)"}
-    )
-    rows: int | None = field(
-        default=None, metadata={"help": "most training rows (default: the profile's)"}
-    )
-    output: str | None = field(
-        default=None, metadata={"help": "folder for the result (default: tuned, in the runs)"}
-    )
-    test: bool = field(
-        default=False, metadata={"help": "also open the locked test set, which is counted"}
-    )
+    task: str | None = HfArg(default=None, help="name or path of a task (default: COURSE_TASK)")
+    model: str | None = HfArg(default=None, help="folder or hub id (default: the profile's model)")
+    rows: int | None = HfArg(default=None, help="most training rows (default: the profile's)")
+    output: str | None = HfArg(default=None, help="folder for the result (default: tuned, in runs)")
+    test: bool = HfArg(default=False, help="also open the locked test set, which is counted")
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rows < 1:

@@ -159,15 +159,21 @@ def test_each_row_has_its_own_choices():
     questions = [
         {"prompt": "Is it red?", "choices": ["yes", "no"]},
         {"prompt": "Which fruit?", "choices": ["apple", "pear", "plum"]},
-        {"prompt": "Say something"},
         {"prompt": "Is it blue?", "choices": ["yes", "no"]},
     ]
-    said = predict.answer_all(model, tokenizer, questions)
-    for (answer, sure), question in zip(said, questions, strict=True):
-        if choices := question.get("choices"):
-            scores = score_choices(model, tokenizer, [question["prompt"]], choices)[0]
-            assert answer == choices[int(scores.argmax())]
-            assert sure == pytest.approx(scores.softmax(-1).max().item(), abs=1e-5)
-        else:
-            assert answer == generate_answers(model, tokenizer, [question["prompt"]], 64)[0]
-            assert 0 <= sure < 1  # the whole text of a random model
+    for answer, sure, question in zip(
+        *predict.answer_all(model, tokenizer, questions), questions, strict=True
+    ):
+        choices = question["choices"]
+        scores = score_choices(model, tokenizer, [question["prompt"]], choices)[0]
+        assert answer == choices[int(scores.argmax())]
+        assert sure == pytest.approx(scores.softmax(-1).max().item(), abs=1e-5)
+
+
+def test_a_free_answer_is_as_likely_as_its_whole_text():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    asked = ["Say something", "Say more"]
+    answers, sure = predict.answer_all(model, tokenizer, [{"prompt": one} for one in asked])
+    assert answers == generate_answers(model, tokenizer, asked, 64)
+    for prompt, answer, share in zip(asked, answers, sure, strict=True):
+        assert share == score_choices(model, tokenizer, [prompt], [answer]).exp().item() < 1
