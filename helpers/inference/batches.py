@@ -29,21 +29,14 @@ class InferenceError(CourseError):
 
 @dataclass
 class Batch:
-    """Prompts, and what the model keeps of them; None for what a model of this kind does not have.
+    """Prompts, and what the model keeps of them; None for what a model of its kind has not got."""
 
-    rows: their indices among all prompts of the call.
-    input_ids, attention_mask: int64 (batch, length).
-    cache: keys and values of the prompts.
-    next_token: log-probabilities (nats) after each prompt, float32 (batch, 1, vocabulary).
-    encoded: the prompts as an encoder returns them.
-    """
-
-    rows: list[int]
-    input_ids: Tensor
-    attention_mask: Tensor
-    cache: Cache | None = None
-    next_token: Tensor | None = None
-    encoded: BaseModelOutput | None = None
+    rows: list[int]  # their indices among all prompts of the call
+    input_ids: Tensor  # int64 (batch, length)
+    attention_mask: Tensor  # the same
+    cache: Cache | None = None  # keys and values of the prompts
+    next_token: Tensor | None = None  # log-probabilities after each: float32 (batch, 1, vocabulary)
+    encoded: BaseModelOutput | None = None  # the prompts as an encoder returns them
 
 
 def read_prompts(

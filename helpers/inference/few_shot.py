@@ -72,18 +72,13 @@ def few_shot_prompt(shots: Sequence[dict], example: dict) -> dict:
 
 @dataclass(frozen=True)
 class Budget:
-    """How the tokens of a context window are shared out; shots + question + answer + free = window.
+    """How the tokens of a context window are shared out; the other four add up to the window."""
 
-    shots: tokens of the shots and their answers. question: tokens that the question adds to them.
-    answer: tokens kept for the answer. free: what is left over; negative when the prompt is too
-    long. window: the most tokens that the model can take.
-    """
-
-    shots: int
-    question: int
-    answer: int
-    free: int
-    window: int
+    shots: int  # tokens of the shots and their answers
+    question: int  # that the question adds to them
+    answer: int  # kept for the answer
+    free: int  # left over; negative when the prompt is too long
+    window: int  # the most that the model can take
 
     @property
     def fits(self) -> bool:

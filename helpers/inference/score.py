@@ -19,13 +19,14 @@ def score_choices(
     chat: bool = False,
     batch_size: int = 16,
 ) -> Tensor:
-    """Log-probability (nats) of each choice as the answer to each prompt.
+    """Log-probability (nats) of each choice as the answer to each prompt: the sum over its tokens.
 
-    Returns float32 of shape (len(prompts), len(choices)), on the CPU: the sum over the choice's
-    tokens. The largest in a row is the constrained answer. When the tokens of one choice begin
-    those of another ("home", "home garden"), the end token is scored with each of the choices;
-    without it the longer one could never win.
-    chat: whether each prompt is put as a user's message, in the tokenizer's chat template.
+    Returns float32 of shape (len(prompts), len(choices)), on the CPU. The largest in a row is the
+    constrained answer. When the tokens of one choice begin those of another ("home", "home
+    garden"), the end token is scored with each of the choices; without it the longer one could
+    never win. chat: whether each prompt is put as a user's message, in the tokenizer's chat
+    template.
+
     Raises InferenceError for an empty prompt, and when prompt and choice do not fit into the
     context window.
     """
