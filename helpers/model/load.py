@@ -205,8 +205,6 @@ def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     model.save_pretrained(folder)
     try:
         tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
     except Exception as error:  # the tokenizers library reports a full disk as a bare Exception
         raise OSError(str(error)) from error
 
