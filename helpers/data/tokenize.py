@@ -40,7 +40,14 @@ def prompt_ids(
     chat: put the prompt into the tokenizer's chat template, as a user's message that cannot close
         its turn.
     """
-    return _prompt_ids([prompt], tokenizer, config, chat)[0]
+    if chat:
+        return _chat_ids(prompt, tokenizer)
+    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    end = full[start + len(bare) :] if config.is_encoder_decoder else []
+    return full[:start] + _encode(prompt, tokenizer) + end
 
 
 def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -48,7 +55,12 @@ def completion_ids(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[
 
     Raises TokenizeError for a tokenizer without an end token.
     """
-    return _completion_ids([completion], tokenizer)[0]
+    if tokenizer.eos_token_id is None:
+        raise TokenizeError(
+            "The tokenizer has no end token, so the model could not learn where an answer ends. "
+            "Name one that it knows: tokenizer.eos_token = ..."
+        )
+    return [*_continue(completion, tokenizer), tokenizer.eos_token_id]
 
 
 def make_labels(prompt_ids: list[int], completion_ids: list[int]) -> list[int]:
@@ -80,33 +92,28 @@ def tokenize(
     if isinstance(examples, DatasetDict):
         parts = {name: tokenize(part, tokenizer, config, chat) for name, part in examples.items()}
         return DatasetDict(parts)
-    prompts, completions = list(examples["prompt"]), list(examples["completion"])
-    named = examples["row_id"] if "row_id" in examples.column_names else range(len(prompts))
-    for name, prompt, completion in zip(named, prompts, completions, strict=True):
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for index, row in enumerate(examples):
+        where = f"Row {row.get('row_id', index)!r}"
+        prompt, completion = row["prompt"], row["completion"]
         for part, text in {"prompt": prompt, "completion": completion}.items():
             if not text.strip():
                 raise TokenizeError(
-                    f"Row {name!r} has an empty {part}: there is nothing to learn from it. Fill "
-                    f"the column that the template's {part} names, or leave this row out."
+                    f"{where} has an empty {part}: there is nothing to learn from it. Fill the "
+                    f"column that the template's {part} names, or leave this row out."
                 )
-    if chat:
-        gaps = [separator(as_chat(prompt, tokenizer)) for prompt in prompts]
-        completions = [gap + text.strip() for gap, text in zip(gaps, completions, strict=True)]
-    read = _prompt_ids(prompts, tokenizer, config, chat)
-    written = _completion_ids(completions, tokenizer)
-    for name, prompt, completion in zip(named, read, written, strict=True):
-        if problem := beyond_window(len(prompt), len(completion), config):
+        if chat:
+            completion = separator(as_chat(prompt, tokenizer)) + completion.strip()
+        read = prompt_ids(prompt, tokenizer, config, chat)
+        written = completion_ids(completion, tokenizer)
+        if problem := beyond_window(len(read), len(written), config):
             raise TokenizeError(
-                f"Row {name!r} {problem}. Cutting it would silently cut labels away. Use a "
-                "shorter template, shorten the text, or leave this row out."
+                f"{where} {problem}. Cutting it would silently cut labels away. Use a shorter "
+                "template, shorten the text, or leave this row out."
             )
-    if config.is_encoder_decoder:
-        return Dataset.from_dict({"input_ids": read, "labels": written}, features=COLUMNS)
-    both = list(zip(read, written, strict=True))
-    columns = {
-        "input_ids": [prompt + completion for prompt, completion in both],
-        "labels": [make_labels(prompt, completion) for prompt, completion in both],
-    }
+        both = not config.is_encoder_decoder
+        columns["input_ids"].append(read + written if both else read)
+        columns["labels"].append(make_labels(read, written) if both else written)
     return Dataset.from_dict(columns, features=COLUMNS)
 
 
@@ -157,8 +164,8 @@ def check_tokenized(dataset: Dataset, vocabulary: int, encoder_decoder: bool = F
                 f"The example at index {index} has {len(ids)} tokens and {len(labels)} labels. "
                 f"Each token needs one label; {IGNORE} where the loss ignores the token."
             )
-        strange = [i for i in [*ids, *labels] if not (0 <= i < vocabulary or i == IGNORE)]
-        strange += [IGNORE] * (IGNORE in ids)
+        strange = [i for i in ids if not 0 <= i < vocabulary]
+        strange += [i for i in labels if not 0 <= i < vocabulary and i != IGNORE]
         if strange:
             raise TokenizeError(
                 f"The example at index {index} has the token id {strange[0]}, but the model knows "
@@ -216,66 +223,29 @@ def length_grouped_batches(lengths: list[int], batch_size: int, seed: int) -> li
     return batches
 
 
-def _prompt_ids(
-    prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool
-) -> list[list[int]]:
-    if chat:
-        texts = [as_chat(prompt, tokenizer) for prompt in prompts]
-        rows = _encode(texts, tokenizer, ordinary=False)
-        spelled = _special_tokens(tokenizer)
-        for index in [i for i, prompt in enumerate(prompts) if spelled.search(prompt)]:
-            rows[index] = _chat_ids(prompts[index], tokenizer)
-        return rows
-    # What the tokenizer itself puts around a text: BOS for Llama and Gemma, the end token for T5.
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a").input_ids
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    end = full[start + len(bare) :] if config.is_encoder_decoder else []
-    return [full[:start] + ids + end for ids in _encode(prompts, tokenizer)]
-
-
-def _completion_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    if tokenizer.eos_token_id is None:
-        raise TokenizeError(
-            "The tokenizer has no end token, so the model could not learn where an answer ends. "
-            "Name one that it knows: tokenizer.eos_token = ..."
-        )
-    return [ids + [tokenizer.eos_token_id] for ids in _continue(texts, tokenizer)]
-
-
-def _encode(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
-) -> list[list[int]]:
-    """Token ids of each text. ordinary: a special token that is spelled out stays text."""
-    if not texts:
-        return []
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
+    """Token ids of a text. ordinary: a special token that is spelled out stays text."""
     # verbose=False: whoever counts tokens says for themselves when there are too many.
-    rows = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+    ids = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
     ).input_ids
     # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for index, text in enumerate(texts):
-        if ordinary and not special.isdisjoint(rows[index]):
-            parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
-            rows[index] = tokenizer(parted, add_special_tokens=False).input_ids
-    return rows
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    if ordinary and not special.isdisjoint(ids):
+        parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+        ids = tokenizer(parted, add_special_tokens=False).input_ids
+    return ids
 
 
-def _continue(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, ordinary: bool = True
-) -> list[list[int]]:
-    """Token ids of each text as the continuation of another text.
+def _continue(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
+    """Token ids of a text as the continuation of another text.
 
-    Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so each is read
-    behind a line break, whose own tokens are taken away.
+    Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so it is read behind
+    a line break, whose own tokens are taken away.
     """
-    (head,) = _encode(["\n"], tokenizer)
-    rows = _encode([f"\n{text}" for text in texts], tokenizer, ordinary)
-    return [
-        ids[len(head) :] if ids[: len(head)] == head else _encode([text], tokenizer, ordinary)[0]
-        for ids, text in zip(rows, texts, strict=True)
-    ]
+    head = _encode("\n", tokenizer)
+    ids = _encode(f"\n{text}", tokenizer, ordinary)
+    return ids[len(head) :] if ids[: len(head)] == head else _encode(text, tokenizer, ordinary)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
@@ -288,8 +258,8 @@ def _chat_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a chat whose user spells out special tokens: these as text, the template's as such."""
     spelled = _special_tokens(tokenizer)
     mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in prompt)
-    pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
-    (ids,) = _encode(pieces[:1], tokenizer, ordinary=False)
-    for token, piece in zip(spelled.findall(prompt), pieces[1:], strict=True):
-        ids += _continue([token], tokenizer)[0] + _continue([piece], tokenizer, ordinary=False)[0]
+    first, *pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
+    ids = _encode(first, tokenizer, ordinary=False)
+    for token, piece in zip(spelled.findall(prompt), pieces, strict=True):
+        ids += _continue(token, tokenizer) + _continue(piece, tokenizer, ordinary=False)
     return ids
