@@ -427,9 +427,8 @@ def test_own_format(tmp_path):
     [
         ("prompt: |-", "promt: |-", ("template 1", "promt", "name, prompt and completion")),
         ("name: second", "name: first", ("two templates named 'first'", "Rename")),
-        ("name: second", "name: 2", ("template 2", "quotes")),
         ('"{{ text }}"', "{{ text }}", ("mine.yaml", "line 9", "cannot be read", "quotes")),
-        ("name: second", "name: !!python/object/apply:os.getcwd []", ("cannot be read",)),
+        ("name: second", "name: !!python/object/apply:os.getcwd []", ("template 2", "texts name")),
         ("may_copy: [text]", "may_copy: text", ("template 2", "lists choices and may_copy")),
     ],
 )

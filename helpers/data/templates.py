@@ -13,11 +13,11 @@ import copy
 import numbers
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import multimode
 from typing import Any
 
 import jinja2.meta
@@ -65,19 +65,20 @@ class Template:
         """Whether prompt and completion are one text, as PromptSource has them."""
         return not self.completion and HALVES in self.prompt
 
-    @property
+    @cached_property
     def prompt_fields(self) -> frozenset[str]:
         """Columns that the prompt uses."""
-        return self._names("prompt", self.prompt, half=0)
+        names = self._names("prompt", self.prompt)
+        return names & _names_by_half(self.prompt)[0] if self.whole else names
 
-    @property
+    @cached_property
     def completion_fields(self) -> frozenset[str]:
         """Columns that the completion uses."""
         if self.whole:
-            return self._names("prompt", self.prompt, half=1)
+            return self._names("prompt", self.prompt) & _names_by_half(self.prompt)[1]
         return self._names("completion", self.completion)
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[str]:
         """All columns that the template uses, those of its choices included."""
         in_choices = (self._names("choices", choice) for choice in self.choices)
@@ -93,7 +94,34 @@ class Template:
         may_copy, and a seventh of its templates share a field with good reason, such as a list
         of answers: leaks are not looked for in them.)
         """
-        _check(self, frozenset(columns))
+        named, columns = f"Template {self.name!r}", sorted(columns)
+        if not self.whole and not self.completion.strip():
+            raise TemplateError(
+                f"{named} has no completion. Write what the model should answer; in a PromptSource "
+                f"file it stands after {HALVES}."
+            )
+        self._require(self.fields, columns)
+        parts = {"prompt": self.prompt_fields, "completion": self.completion_fields}
+        if self.whole:  # a loop or a condition may hide where its prompt ends
+            parts = {"prompt": self.fields}
+        for part, fields in parts.items():
+            braces = re.findall(r"(?<!\{)\{\s*(\w+)\s*\}(?!\})", getattr(self, part))
+            single = [name for name in braces if name in columns]
+            if single or not fields:
+                problem = f"has {{{single[0]}}} in single braces" if single else "uses no column"
+                raise TemplateError(
+                    f"{named}: its {part} {problem}, so it would say the same for every row. Jinja "
+                    f"takes double braces: {{{{ {(single or columns or ['field'])[0]} }}}}. The "
+                    f"columns of the table are: {format_names(columns)}."
+                )
+        leaked = sorted(self.prompt_fields & self.completion_fields - {*self.may_copy})
+        if leaked and not self.whole:
+            raise TemplateError(
+                f"{named} leaks its answer: the field {', '.join(leaked)} decides the completion "
+                "and is used in the prompt as well, so the model could copy it. Take it out of the "
+                "prompt. If copying is the task, as in correcting a text, name the field in "
+                "may_copy."
+            )
 
     def render(self, row: Mapping[str, Any], choices: Sequence[str] = ()) -> dict[str, Any]:
         """The row as one example.
@@ -102,7 +130,7 @@ class Template:
         Returns prompt, answer (the bare text), completion (the answer, with the space before it
         that separates it from the prompt) and, where there are any, choices (a list).
 
-        Raises NoExample for a row with an empty answer. Raises TemplateError for all that `check`
+        Raises NoExample for a row with an empty answer, and TemplateError for all that `check`
         refuses, Jinja that fails, an empty prompt, space at the end of the prompt or around the
         answer, and an answer that is none of the choices.
         """
@@ -130,14 +158,12 @@ class Template:
         return example | ({"choices": allowed} if allowed else {})
 
     def question(self, row: Mapping[str, Any], choices: Sequence[str] = ()) -> dict[str, Any]:
-        """What the model is asked about a row whose answer need not be known: prompt, and choices
-        where there are any.
+        """The prompt (and choices, if any) for a row whose answer need not be known.
 
         Raises TemplateError as `render` does; the columns of the completion may be missing.
         """
         known = self.fields if self.whole else self.fields - self.completion_fields
-        if missing := sorted((known | self.prompt_fields) - row.keys()):
-            raise self._unknown(missing, row.keys())
+        self._require(known | self.prompt_fields, row.keys())
         where, values, allowed = self._values(row, choices)
         prompt = self._fill("prompt", self.prompt, values, where).split(_CUT)[0]
         prompt = prompt.strip() if self.whole else prompt
@@ -162,18 +188,17 @@ class Template:
                 values["choices"] = allowed
         return where, values, allowed
 
-    def _unknown(self, fields: Iterable[str], columns: Iterable[str]) -> TemplateError:
-        return TemplateError(
-            f"Template {self.name!r} uses the field {', '.join(fields)}, which the table does not "
-            f"have. Its columns are: {format_names(sorted(columns))}. Correct the name in the "
-            "template."
-        )
+    def _require(self, fields: frozenset[str], columns: Iterable[str]) -> None:
+        if unknown := sorted(fields - {*columns}):
+            raise TemplateError(
+                f"Template {self.name!r} uses the field {', '.join(unknown)}, which the table does "
+                f"not have. Its columns are: {format_names(sorted(columns))}. Correct the name in "
+                "the template."
+            )
 
-    def _names(self, part: str, source: str, half: int | None = None) -> frozenset[str]:
+    def _names(self, part: str, source: str) -> frozenset[str]:
         try:
             names = _undeclared(source)
-            if self.whole and half is not None:
-                names &= _names_by_half(source)[half]
         except jinja2.TemplateError as error:
             raise self._failed(f"Template {self.name!r}:", part, error) from None
         return names - ({"answer_choices"} if self.whole else _CHOICES)
@@ -206,39 +231,6 @@ class Template:
                 "off, as in {{ field | trim }}; the one between prompt and completion is "
                 "added automatically."
             )
-
-
-@lru_cache(maxsize=1024)
-def _check(template: Template, columns: frozenset[str]) -> None:
-    named = f"Template {template.name!r}"
-    if not template.whole and not template.completion.strip():
-        raise TemplateError(
-            f"{named} has no completion. Write what the model should answer; in a PromptSource "
-            f"file it stands after {HALVES}."
-        )
-    if unknown := sorted(template.fields - columns):
-        raise template._unknown(unknown, columns)
-    parts = {"prompt": template.prompt_fields, "completion": template.completion_fields}
-    if template.whole:  # a loop or a condition may hide where its prompt ends
-        parts = {"prompt": template.fields}
-    for part, fields in parts.items():
-        braces = re.findall(r"(?<!\{)\{\s*(\w+)\s*\}(?!\})", getattr(template, part))
-        single = [name for name in braces if name in columns]
-        if single or not fields:
-            problem = f"has {{{single[0]}}} in single braces" if single else "uses no column"
-            example = single[0] if single else next(iter(sorted(columns)), "field")
-            raise TemplateError(
-                f"{named}: its {part} {problem}, so it would say the same for every row. "
-                f"Jinja takes double braces: {{{{ {example} }}}}. The columns of the table are: "
-                f"{format_names(sorted(columns))}."
-            )
-    leaked = sorted(template.prompt_fields & template.completion_fields - set(template.may_copy))
-    if leaked and not template.whole:
-        raise TemplateError(
-            f"{named} leaks its answer: the field {', '.join(leaked)} decides the completion and "
-            "is used in the prompt as well, so the model could copy it. Take it out of the "
-            "prompt. If copying is the task, as in correcting a text, name the field in may_copy."
-        )
 
 
 # Jinja
@@ -289,12 +281,6 @@ def _choice(context: Any, items: Sequence[Any]) -> Any:
     return context[_DRAW].choice(items)
 
 
-def _most_frequent(items: Sequence[Any]) -> list[Any]:
-    """PromptSource's filter: those items that occur most often."""
-    counts = Counter(items)
-    return [item for item, count in counts.items() if count == max(counts.values())]
-
-
 def _position(value: Any) -> Any:
     """A computed position in a list; a label of -1 would silently pick the last choice."""
     if isinstance(value, numbers.Integral) and value < 0:
@@ -307,7 +293,7 @@ def _position(value: Any) -> Any:
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_printable)
 _JINJA.filters |= {"int": _number("int"), "float": _number("float"), "position": _position}
-_JINJA.filters |= {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+_JINJA.filters |= {"choice": _choice, "random": _choice, "most_frequent": multimode}
 _JINJA.globals["zip"] = zip
 
 
@@ -317,14 +303,12 @@ def _compiled(source: str, halved: bool) -> jinja2.Template:
     for item in tree.find_all(nodes.Getitem):
         # "{{ choices[-1] }}", which is spelled out, remains what it is.
         spelled = item.arg.node if isinstance(item.arg, nodes.Neg) else item.arg
-        if not isinstance(spelled, nodes.Const | nodes.Slice) and not isinstance(
-            item.node, nodes.Dict
-        ):
+        computed = not isinstance(spelled, nodes.Const | nodes.Slice)
+        if computed and not isinstance(item.node, nodes.Dict):
             item.arg = nodes.Filter(item.arg, "position", [], [], None, None)
     return _JINJA.from_string(tree)
 
 
-@lru_cache(maxsize=1024)
 def _undeclared(source: str) -> frozenset[str]:
     """The names that a template expects; a column may be called as one of Jinja's functions."""
     tree = _JINJA.parse(source)
@@ -334,7 +318,6 @@ def _undeclared(source: str) -> frozenset[str]:
     return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
 
 
-@lru_cache(maxsize=1024)
 def _names_by_half(source: str) -> tuple[set[str], set[str]]:
     """The names before and after |||; those of a condition around both belong to the first."""
     halves, half = (set(), set()), 0
@@ -349,22 +332,13 @@ def _names_by_half(source: str) -> tuple[set[str], set[str]]:
 # Files
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without Python objects; PromptSource's two tags are read as plain mappings."""
-
-
-for _tag in ("!Template", "!TemplateMetadata"):
-    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
-
-
 def load_templates(path: str | Path) -> dict[str, Template]:
     """The templates of a file by name, in the order of the file.
 
     path: a file in the course's own format (a list of name, prompt, completion and, where needed,
         choices and may_copy) or in PromptSource's; or the name of a library in data/templates.
 
-    Raises TemplateError: no such file, no YAML, a key that is missing or unknown, a text that is
-    none, two templates of one name.
+    Raises TemplateError: no such file, no YAML, wrong keys, two templates of one name.
     """
     path = Path(path)
     if not path.suffix and not path.exists():
@@ -375,17 +349,21 @@ def load_templates(path: str | Path) -> dict[str, Template]:
             f"There is no template file {path}. Those in its folder: "
             f"{format_names(there) or 'none'}."
         )
-    content = read_yaml(path, _Loader, TemplateError)
+    content = read_yaml(path, TemplateError)
     entries = content.get("templates") if isinstance(content, dict) else content
     if isinstance(entries, dict):
         return _read_promptsource(entries, str(path))
     return read_templates(entries, str(path))
 
 
-def read_yaml(path: Path, loader: type, error_type: type[CourseError]) -> Any:
-    """What a YAML file says; a file that is none raises `error_type`, with the line."""
+def read_yaml(path: Path, error_type: type[CourseError]) -> Any:
+    """What a YAML file says; a file that is none raises `error_type`, with the line.
+
+    Every value is the text that stands there, so that the choices yes, no, 0 and True stay what
+    they are in the table. A tag, as PromptSource's files have them, makes no Python object.
+    """
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=loader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -397,10 +375,7 @@ def read_yaml(path: Path, loader: type, error_type: type[CourseError]) -> Any:
 
 
 def read_templates(entries: Any, where: str) -> dict[str, Template]:
-    """Templates by name, from the list that a YAML file has of them. where: the file, for errors.
-
-    Raises TemplateError as load_templates does.
-    """
+    """Templates by name, from the list that the YAML file `where` has of them."""
     if not isinstance(entries, list) or not entries:
         raise TemplateError(
             f"{where}: its templates must be a list of at least one template, each with name, "
@@ -412,11 +387,12 @@ def read_templates(entries: Any, where: str) -> dict[str, Template]:
         texts = [keys.pop(key, None) for key in ("name", "prompt", "completion")]
         lists = {key: keys.pop(key, None) or [] for key in ("choices", "may_copy")}
         good = all(isinstance(text, str) for text in texts)
-        if not good or keys or not all(isinstance(items, list) for items in lists.values()):
+        good &= all(isinstance(items, list) for items in lists.values())
+        if not good or keys:
             raise TemplateError(
-                f"{where}: template {position} must have the texts name, prompt and completion (a "
-                "number or a brace in quotes), may have the lists choices and may_copy, as in "
-                f"[a, b], and nothing else. It is: {str(entry)[:200]!r}."
+                f"{where}: template {position} must have the texts name, prompt and completion, "
+                "may have the lists choices and may_copy, as in [a, b], and nothing else. It is: "
+                f"{str(entry)[:200]!r}."
             )
         lists = {key: tuple(map(str, items)) for key, items in lists.items()}
         templates.append(Template(*texts, **lists))
@@ -428,18 +404,18 @@ def _read_promptsource(entries: dict, where: str) -> dict[str, Template]:
     for entry in entries.values():
         if not isinstance(entry, dict) or not {"name", "jinja"} <= entry.keys():
             raise TemplateError(f"{where} has an entry without name or jinja. Delete that entry.")
-        choices = entry.get("answer_choices") or ""
-        choices = (choices,) if "{" in choices else filter(None, choices.split(HALVES))
-        choices = tuple(choice.strip() for choice in choices)
+        choices = entry.get("answer_choices", "null")
+        choices = "" if choices == "null" else choices  # which is how YAML says: none
+        choices = (choices,) if "{" in choices else choices.split(HALVES)
+        choices = tuple(choice.strip() for choice in choices if choice)
         templates.append(Template(entry["name"], entry["jinja"], choices=choices))
     return _by_name(templates, where)
 
 
 def _by_name(templates: list[Template], where: str) -> dict[str, Template]:
-    named = {template.name: template for template in templates}
-    if len(named) < len(templates):
-        counts = Counter(template.name for template in templates)
-        raise TemplateError(
-            f"{where} has two templates named {counts.most_common(1)[0][0]!r}. Rename one of them."
-        )
+    named: dict[str, Template] = {}
+    for template in templates:
+        if template.name in named:
+            raise TemplateError(f"{where} has two templates named {template.name!r}. Rename one.")
+        named[template.name] = template
     return named
