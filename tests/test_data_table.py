@@ -20,6 +20,7 @@ from scipy.spatial.distance import dice
 from helpers.data import formats, table
 from helpers.data.formats import TableError
 from helpers.data.table import (
+    ACTIONS,
     SAME_TEXT,
     KnownTexts,
     group_key,
@@ -49,6 +50,10 @@ def cells(dataset, *columns):
     return list(zip(*(list(dataset[column]) for column in columns), strict=True))
 
 
+def of_kind(report, kind):
+    return [finding for finding in report.findings if finding.kind == kind]
+
+
 # The course's own table
 
 
@@ -58,12 +63,12 @@ def test_course_table_has_the_planted_dirt_and_no_other():
     assert report.counts() == {kind: len(ids) for kind, ids in planted.items()}
     assert (report.rows_read, report.rows_kept, report.notes) == (1315, 1300, ())
     for kind in ("empty_cell", "html_entity", "stray_space", "bad_number"):
-        assert {finding.row_id for finding in report.of_kind(kind)} == set(planted[kind])
+        assert {finding.row_id for finding in of_kind(report, kind)} == set(planted[kind])
     for kind in ("exact_duplicate", "near_duplicate"):
         # Of two equal rows the later one in the file is dropped, whichever was planted.
         pairs = {
             frozenset([finding.row_id, *re.findall(r"R\d{4}", finding.detail)])
-            for finding in report.of_kind(kind)
+            for finding in of_kind(report, kind)
         }
         assert pairs == {frozenset(pair) for pair in planted[kind]}
 
@@ -161,14 +166,14 @@ def test_only_named_columns_are_cleaned_and_never_inside(tmp_path, cell, clean, 
     assert rows["raw"][:] == [cell.strip('"').replace('""', '"') if kinds is None else cell]
     if kinds is not None:
         assert [one.kind for one in report.findings] == kinds
-        assert {one.action for one in report.findings} <= {"cleaned"}
+        assert {ACTIONS[one.kind] for one in report.findings} <= {"cleaned"}
 
 
 def test_required_cells_and_empty_ones(tmp_path):
     path = write(tmp_path, "text,title,note", "a,A,", "b,,", " ,C,x")
     rows, report = load_table(path, required=["text"], compare=["text", "title"])
     assert cells(rows, "text", "title", "note") == [("a", "A", ""), ("b", "", "")]
-    found = [(one.line, one.column, one.kind, one.action) for one in report.findings]
+    found = [(one.line, one.column, one.kind, ACTIONS[one.kind]) for one in report.findings]
     assert found == [(3, "title", "empty_cell", "kept"), (4, "text", "missing_value", "dropped")]
 
 
@@ -191,7 +196,7 @@ def test_duplicates_are_judged_by_the_columns_in_use(tmp_path):
         path, id="id", compare=["text", "label"], prompt=["text"], answer=["label"]
     )
     assert rows["row_id"][:] == ["1", "3", "4"]
-    found = [(one.row_id, one.kind, one.action) for one in report.findings]
+    found = [(one.row_id, one.kind, ACTIONS[one.kind]) for one in report.findings]
     assert found == [("2", "exact_duplicate", "dropped"), ("3", "two_answers", "kept")]
     assert "'y'" in report.findings[1].detail and "'x' in 1" in report.findings[1].detail
     # Nothing is said to be in use: all columns but the id are.
@@ -213,13 +218,13 @@ def test_a_repost_counts_within_its_group(tmp_path):
     path = write(
         tmp_path, "t,g", f"{text}.,Rope", f"{text}!!,rope ", f"my dog {text},Ball", f"{text}?,Cup"
     )
-    near = load_table(path, text=["t"], group="g")[1].of_kind("near_duplicate")
+    near = of_kind(load_table(path, text=["t"], group="g")[1], "near_duplicate")
     # Line 4 has more words, of another group; line 5 has the very same words.
     assert [(one.line, one.detail[-16:]) for one in near] == [
         (3, "table.csv line 2"),
         (5, "table.csv line 2"),
     ]
-    everywhere = load_table(path, text=["t"])[1].of_kind("near_duplicate")
+    everywhere = of_kind(load_table(path, text=["t"])[1], "near_duplicate")
     assert [one.line for one in everywhere] == [3, 4, 5]
 
 
@@ -227,7 +232,7 @@ def test_a_large_table_is_searched_for_the_same_words_alone(tmp_path, monkeypatc
     monkeypatch.setattr(table, "MOST_PAIRS", 2)
     path = write(tmp_path, "t", "a b c d", "a b c d e", "D c b a")
     report = load_table(path, text=["t"])[1]
-    assert [one.line for one in report.of_kind("near_duplicate")] == [4]
+    assert [one.line for one in of_kind(report, "near_duplicate")] == [4]
     assert "3 pairs" in report.notes[0] and "same words" in str(report)
 
 
@@ -536,7 +541,7 @@ def test_any_cells_come_back_or_are_refused(tmp_path_factory, rows):
         assert "\n" not in str(error) and len(str(error)) < 1000
         assert any("\0" in cell for row in rows for cell in row)
         return
-    lost = [one for one in report.findings if one.action == "dropped"]
+    lost = [one for one in report.findings if ACTIONS[one.kind] == "dropped"]
     assert report.rows_read == len(rows) and len(read) + len(lost) == len(rows)
     written = {re.sub("\r\n?", "\n", row[0]) for row in rows}
     assert {str(cell) for cell in read["t"] if cell is not None} <= written | {"None"}

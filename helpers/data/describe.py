@@ -133,9 +133,8 @@ def suggest(facts: TableFacts) -> dict[str, object]:
     labels = [one for one in columns if one.kind == "label"]
     answer = (labels or texts[1:2] or columns[-1:])[0].name
     prompt = [one.name for one in [*texts, *columns] if one.name != answer][:1]
-    names = [
-        one.name for one in columns if one.kind == "name" and one.name not in (answer, *prompt)
-    ]
+    names = [one.name for one in columns if one.kind == "name"]
+    names = [name for name in names if name not in (answer, *prompt)]
     return {"prompt": prompt, "answer": answer, "group": names[0] if names else None}
 
 
@@ -166,12 +165,10 @@ def write_task(
     path: the file, *.yaml. table: a file, or "hub:owner/name". prompt: the columns that the model
     reads, in this order. answer: the column that it should write. instruction: the sentence that
     stands before them. choices: whether the answer is one of the column's values (then they become
-    the choices); by default if the column looks like labels. group: column whose values keep rows
-    on one side of the split.
+    the choices); by default if the column looks like labels. group: see Task.
 
     The prompt comes in two wordings: "instruction", which is tuned, and "plain", without the
-    sentence. Rows with nothing in an answer are left out later on. A file that is there is replaced
-    only when the new one can be read and makes an example.
+    sentence. A file that is there is replaced only when the new one makes an example.
 
     Raises TaskError, TableError and TemplateError, and then nothing is written.
     """
@@ -188,7 +185,6 @@ def write_task(
         )
     column = facts.columns[answer]
     choices = column.kind == "label" if choices is None else choices
-    values = sorted((value for value, _ in column.commonest), key=_order)
     if choices and not 1 < column.different <= MOST_LABELS:
         raise TaskError(
             f"The column {answer} has {column.different} different values. A choice needs from 2 "
@@ -197,9 +193,9 @@ def write_task(
     here = str(table)
     if not here.startswith("hub:"):
         here = Path(os.path.relpath(table, path.parent or ".")).as_posix()
-    reads = "\n".join(
-        f"{{{{ {name} }}}}" if len(prompt) == 1 else f"{name}: {{{{ {name} }}}}" for name in prompt
-    )
+    reads = "\n".join(f"{name}: {{{{ {name} }}}}" for name in prompt)
+    if len(prompt) == 1:
+        reads = f"{{{{ {prompt[0]} }}}}"
     listed = ' Choose from: {{ choices | join(", ") }}.' if choices else ""
     wordings = {
         "instruction": f"{instruction.strip()}{listed}\n\n{reads}\n\nAnswer:",
@@ -207,8 +203,11 @@ def write_task(
     }
     completion = f"{{{{ {answer} | string | trim }}}}"
     content = {"name": path.stem, "title": instruction.strip(), "table": here}
-    content |= {"group": group} if group else {}
-    content |= {"stratify": [answer], "choices": [str(one) for one in values]} if choices else {}
+    if group:
+        content["group"] = group
+    if choices:
+        values = sorted(value for value, _ in column.commonest)
+        content |= {"stratify": [answer], "choices": [str(value) for value in values]}
     content |= {
         "required": [prompt[0]],
         "metrics": ["accuracy", "macro_f1"] if choices else ["rouge"],
@@ -229,17 +228,9 @@ def write_task(
             raise TemplateError(f"No row of {table} has something in {answer}.")
         task.render(rows.select(range(min(len(rows), 100))))
         draft.replace(path)
-    except OSError as error:
-        raise TaskError(
-            f"The task file {path} cannot be written: {error}. Choose another folder."
-        ) from error
     finally:
         draft.unlink(missing_ok=True)
     return load_task(path.resolve())
-
-
-def _order(value: object) -> tuple[bool, object]:
-    return (True, str(value)) if isinstance(value, str | bool) else (False, value)
 
 
 def too_little(task: Task, examples: Dataset) -> list[str]:
@@ -248,13 +239,13 @@ def too_little(task: Task, examples: Dataset) -> list[str]:
     examples: the training rows. The limit is a rule of thumb, FEW_ROWS rows for each answer, ten
     times as many where answers are free text.
     """
-    least = FEW_ROWS if task.kind == "classification" else 10 * FEW_ROWS
-    if task.kind != "classification":
-        short = len(examples) < least
+    if task.kind == "text":
+        least = 10 * FEW_ROWS
         advice = "Expect the model to learn the form of the answers, but little of their content."
-        return [f"{len(examples)} training rows, fewer than {least}. {advice}"] if short else []
+        said = f"{len(examples)} training rows, fewer than {least}. {advice}"
+        return [said] if len(examples) < least else []
     counts = Counter(examples["answer"])
-    rare = {choice: counts[choice] for choice in task.choices if counts[choice] < least}
-    listed = ", ".join(f"{choice} {count}" for choice, count in rare.items())
+    rare = [f"{one} {counts[one]}" for one in task.choices if counts[one] < FEW_ROWS]
     advice = "Collect more of these rows, or combine answers that mean nearly the same."
-    return [f"Answers with fewer than {least} training rows: {listed}. {advice}"] if rare else []
+    said = f"Answers with fewer than {FEW_ROWS} training rows: {', '.join(rare)}. {advice}"
+    return [said] if rare else []

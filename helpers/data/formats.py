@@ -38,7 +38,6 @@ class RawTable:
     file a row stands, in `unit`s. notes: what was guessed or left out.
     """
 
-    source: str
     name: str
     unit: str
     frame: pandas.DataFrame
@@ -71,6 +70,8 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             raw.notes[:0] = notes
     if raw.frame.empty:
         raise refused(source, "has no rows. Add rows, or name another table.")
+    if raw.unit != "line":
+        raw.frame.index = range(1, len(raw.frame) + 1)
     for name, cells in raw.frame.items():
         numbers = cells.astype(str).str.fullmatch("[0-9]+").all()
         if not name.strip() or (numbers and _INDEX.fullmatch(name)):
@@ -120,28 +121,28 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
     """The text of the file, with \\n as its line ends, and a note if it is not in UTF-8."""
-    notes, line = [], 0
+    problem = "is not text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
+    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    notes = ["The file is read as UTF-16."] if is_utf16 else []
     try:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            text, notes = data.decode("utf-16"), ["The file is read as UTF-16."]
-        else:
-            text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         text = data.decode("cp1252", errors="replace")
+        letters = re.findall(r"[^\W\d_]", text)
+        # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
+        foreign = sum(not letter.isascii() for letter in letters) > len(letters) / 4
+        # Good UTF-8 beside the wrong byte: its other accents would come out wrong.
+        damaged = not data.decode(errors="ignore").lstrip("\ufeff").isascii()
+        if is_utf16 or foreign or damaged or "\ufffd" in text:
+            raise refused(path, problem, line) from None
         notes = [
             f"The file is not in UTF-8 (line {line} has the byte 0x{data[error.start]:02x}). It "
             "is read as cp1252, the encoding of Western European Windows; check that this line "
             "reads correctly."
         ]
-    letters = re.findall(r"[^\W\d_]", text) if line else []
-    # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
-    foreign = sum(not letter.isascii() for letter in letters) > len(letters) / 4
-    # Good UTF-8 beside the wrong byte: a damaged file, whose other accents would come out wrong.
-    foreign |= line > 0 and not data.decode(errors="ignore").lstrip("\ufeff").isascii()
-    if "\0" in text or (line and (foreign or "\ufffd" in text)):
-        problem = "is not text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
-        raise refused(path, problem, line or text.count("\n", 0, text.index("\0")) + 1)
+    if "\0" in text:
+        raise refused(path, problem, text.count("\n", 0, text.index("\0")) + 1)
     if not text.strip():
         raise refused(path, "is empty. Copy the file again, or name another one.")
     return text.replace("\r\n", "\n").replace("\r", "\n"), notes
@@ -172,7 +173,7 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     cells = list(zip(*records.values(), strict=True)) or [()] * len(header)
     columns = {name: _typed([*column]) for name, column in zip(header, cells, strict=True)}
     frame = pandas.DataFrame(columns, list(records), dtype=object)
-    return RawTable(str(path), path.name, "line", frame, notes)
+    return RawTable(path.name, "line", frame, notes)
 
 
 def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
@@ -251,7 +252,7 @@ def _read_json(path: Path, text: str) -> RawTable:
             "holds no rows. Write each as {column: value, ...}, all in one list or one per line."
         )
         raise refused(path, problem) from None
-    return RawTable(str(path), path.name, unit, frame if lines else _counted(frame), [])
+    return RawTable(path.name, unit, frame, [])
 
 
 def _read_parquet(path: Path, data: bytes) -> RawTable:
@@ -260,8 +261,7 @@ def _read_parquet(path: Path, data: bytes) -> RawTable:
     except (pyarrow.ArrowException, OSError) as error:
         problem = f"is a damaged Parquet file: {format_names([error])}. Copy it again."
         raise refused(path, problem) from None
-    frame = _counted(pandas.DataFrame(columns, dtype=object))
-    return RawTable(str(path), path.name, "row", frame, [])
+    return RawTable(path.name, "row", pandas.DataFrame(columns, dtype=object), [])
 
 
 def _read_hub(source: str) -> RawTable:
@@ -277,9 +277,5 @@ def _read_hub(source: str) -> RawTable:
         ) from None
     part = "train" if "train" in parts else next(iter(parts))
     notes = [f"Of the parts {format_names(parts)}, {part!r} is read."]
-    frame = _counted(pandas.DataFrame(parts[part].to_dict(), dtype=object))
-    return RawTable(source, f"{name} {part}", "row", frame, notes)
-
-
-def _counted(frame: pandas.DataFrame) -> pandas.DataFrame:
-    return frame.set_axis(range(1, len(frame) + 1))
+    frame = pandas.DataFrame(parts[part].to_dict(), dtype=object)
+    return RawTable(f"{name} {part}", "row", frame, notes)

@@ -27,8 +27,8 @@ class SplitError(CourseError):
 class Leaks:
     """What the training rows already tell about the test rows.
 
-    group: the column of groups, if there is one. same_group: number of test rows whose group is
-    also in train. copies: pairs of row_id, a test row and the train row whose text it repeats.
+    group: the column of groups. same_group: number of test rows whose group is also in train.
+    copies: pairs of row_id, a test row and the train row whose text it repeats.
     note: how texts were compared, where that was not each with each.
     """
 
@@ -61,13 +61,11 @@ def split_by_group(
     parts more alike. Each part is shuffled. The same rows and seed give the same split. (A greedy
     method of our own; scikit-learn's StratifiedGroupKFold has the same aim.)
 
-    Every part comes within two points (0.02) of its share; in a small table, within one row or, up
-    to ten points, the rows of its largest group.
-
-    Raises SplitError: no rows, a missing column, a class (a value of a stratify column) with fewer
-    rows or groups than there are parts or that cannot be in every part, groups too large.
+    Raises SplitError: no rows, a missing column, a class (a value of a stratify column) that cannot
+    be in every part, and a part that would be more than two points (0.02) from its share; in a
+    small table, more than one row or, up to ten points, the rows of the largest group.
     """
-    _check(table, [group, *stratify] if group else stratify)
+    _check(table, group, *stratify)
     values = {
         column: [str(cell) if isinstance(cell, list | dict) else cell for cell in table[column]]
         for column in stratify
@@ -79,8 +77,16 @@ def split_by_group(
     names = sorted(groups)
     rng.shuffle(names)
     names.sort(key=lambda name: -len(groups[name]))
-    strata = [_strata({column: values[column][i] for column in values}) for i in range(len(table))]
-    counts = {name: Counter(one for i in groups[name] for one in strata[i]) for name in names}
+    # What the parts should be alike in: all rows, each value of a column, their combination.
+    kinds = sorted({(), *((column,) for column in stratify), tuple(stratify)})
+    counts = {
+        name: Counter(
+            (kind, tuple(values[column][i] for column in kind))
+            for i in groups[name]
+            for kind in kinds
+        )
+        for name in names
+    }
     part_of = _assign(names, counts)
 
     parts: list[list[int]] = [[] for _ in PARTS]
@@ -97,11 +103,10 @@ def split_at_random(table: Dataset, seed: int = 0) -> DatasetDict:
 
     Raises SplitError: too few rows for three parts.
     """
-    _check(table, ())
+    _check(table)
     shuffled = list(range(len(table)))
     random.Random(seed).shuffle(shuffled)
-    first = round(SHARES[0] * len(table))
-    second = round((SHARES[0] + SHARES[1]) * len(table))
+    first, second = (round(share * len(table)) for share in (SHARES[0], SHARES[0] + SHARES[1]))
     parts = [shuffled[:first], shuffled[first:second], shuffled[second:]]
     if not all(parts):
         raise SplitError(
@@ -129,11 +134,12 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     Raises SplitError for a column that is not there.
     """
     train, test = splits["train"], splits["test"]
-    _check_columns(train, [group, *texts] if group else texts)
-    train_groups, test_groups = (
-        [group_key(value) for value in part[group]] if group else [""] * len(part)
-        for part in (train, test)
-    )
+    _check(train, group, *texts)
+
+    def groups_of(part: Dataset) -> list[str]:
+        return [group_key(value) for value in part[group]] if group else [""] * len(part)
+
+    train_groups, test_groups = groups_of(train), groups_of(test)
     sizes = Counter(train_groups)
     pairs = sum(sizes[one] for one in test_groups) * len(texts)
     copies: dict[str, str] = {}
@@ -142,9 +148,9 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
         known = KnownTexts(pairs)
         note = known.limit
         for text, row_id, of in zip(train[column], train["row_id"], train_groups, strict=True):
-            known.add(str(text or ""), row_id, of)
+            known.add(text, row_id, of)
         for text, row_id, of in zip(test[column], test["row_id"], test_groups, strict=True):
-            if original := known.find(str(text or ""), of):
+            if original := known.find(text, of):
                 copies.setdefault(row_id, original)
     same = sum(bool(one) and one in sizes for one in test_groups)
     return Leaks(len(test), group, same, tuple(copies.items()), note)
@@ -157,35 +163,30 @@ def lock_test_set(test: Dataset, path: str | Path) -> None:
     """Write down which rows are the test set (JSON: their SHA-256 and row ids), in a file that
     counts how often they are opened.
 
-    It is a promise to yourself and no lock of iron. Locking the same rows again changes nothing, so
-    that a notebook can be run twice; the openings stay counted.
-
-    Raises SplitError: other rows are locked there already, no rows, a folder that cannot be
-    written.
+    It is a promise to yourself and no lock of iron. Locking the same rows again changes nothing.
+    Raises SplitError: other rows are locked there already, no rows.
     """
     if not len(test):
         raise SplitError("There are no test rows to lock. Split the table first.")
     if Path(path).exists():
         _read_lock(Path(path), test)
     else:
-        facts = {"sha256": _digest(test), "openings": [], "row_ids": list(test["row_id"])}
-        _write_lock(Path(path), facts)
+        _write_lock(path, {"sha256": _digest(test), "openings": [], "row_ids": test["row_id"][:]})
 
 
-def open_test_set(path: str | Path, expected: Dataset) -> tuple[Dataset, int]:
-    """The locked test rows, and how often they have been opened, this time included.
+def open_test_set(path: str | Path, test: Dataset) -> int:
+    """Count one more opening of the locked test set; returns how many there were.
 
-    expected: the test part of the split in force. It must be the rows that were locked, in the same
+    test: the test part of the split in force. It must be the rows that were locked, in the same
     order: after a change of the table, its cleaning or the split, some of the locked rows may have
     become training rows.
 
-    Raises SplitError: no such file, a file that is no locked test set, other rows than expected, a
-    file that cannot be written.
+    Raises SplitError: no such file, a file that is no locked test set, other rows than these.
     """
-    facts = _read_lock(Path(path), expected)
+    facts = _read_lock(Path(path), test)
     facts["openings"].append(datetime.now(UTC).isoformat(timespec="seconds"))
-    _write_lock(Path(path), facts)
-    return expected, len(facts["openings"])
+    _write_lock(path, facts)
+    return len(facts["openings"])
 
 
 def _digest(rows: Dataset) -> str:
@@ -220,14 +221,8 @@ def _read_lock(path: Path, expected: Dataset) -> dict:
     return facts
 
 
-def _write_lock(path: Path, facts: dict) -> None:
-    try:
-        write_whole(path, json.dumps(facts, ensure_ascii=False, indent=1))
-    except OSError as error:
-        raise SplitError(
-            f"The locked test set {path} cannot be written: {error.strerror}. "
-            "Choose a folder with space where you are allowed to write."
-        ) from None
+def _write_lock(path: str | Path, facts: dict) -> None:
+    write_whole(Path(path), json.dumps(facts, ensure_ascii=False, indent=1))
 
 
 # The greedy method
@@ -236,12 +231,6 @@ Stratum = tuple[tuple[str, ...], tuple]  # columns, and the values that a row ha
 
 # Worth of the first row of a class in a part: above any gain in balance.
 _PRESENCE = 1e4
-
-
-def _strata(row: dict) -> list[Stratum]:
-    """What the parts should be alike in: all rows, each value of a column, their combination."""
-    sets = {(), *((column,) for column in row), tuple(row)}
-    return [(columns, tuple(row[column] for column in columns)) for columns in sorted(sets)]
 
 
 def _assign(names: list[str], counts: dict[str, Counter[Stratum]]) -> dict[str, int]:
@@ -295,15 +284,11 @@ def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
 # Checks
 
 
-def _check(table: Dataset, columns: Sequence[str]) -> None:
+def _check(table: Dataset, *columns: str | None) -> None:
     if not len(table):
         raise SplitError("There are no rows to split. Load a table first.")
-    _check_columns(table, columns)
-
-
-def _check_columns(table: Dataset, columns: Sequence[str]) -> None:
     for column in columns:
-        if column not in table.column_names:
+        if column and column not in table.column_names:
             raise SplitError(
                 f"The table has no column {column} to split by; it has "
                 f"{', '.join(table.column_names)}. Correct group or stratify in the task file."
@@ -333,13 +318,13 @@ def _check_parts(
                 )
     total, largest = sum(map(len, parts)), max(map(len, groups.values()))
     allowed = max(0.02, 1 / total, min(largest / total, 0.10)) + 1e-9
+    why = "there are so few"
+    if group:
+        why = f"rows with one {group} stay together and the largest group has "
+        why += _number(largest, "row")
     for name, part, share in zip(PARTS, parts, SHARES, strict=True):
         if not part or abs(len(part) / total - share) > allowed:
             shares = " / ".join(f"{100 * one:g} %" for one in SHARES)
-            why = "there are so few"
-            if group:
-                why = f"rows with one {group} stay together and the largest group has "
-                why += _number(largest, "row")
             raise SplitError(
                 f"These {total} rows cannot be split into {shares}: {name} would have {len(part)} "
                 f"of them, because {why}. Add rows, or group them by another column."

@@ -25,19 +25,32 @@ MOST_PAIRS = 1_000_000
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 
 
+# Kinds of findings, and what is done: the row is "dropped", its cell "cleaned", or it is "kept",
+# because only the task can tell what it means.
+ACTIONS = {
+    "not_text": "dropped",  # a list where other rows hold text
+    "missing_value": "dropped",  # an empty `required` cell, or nothing in any `prompt` column
+    "bad_number": "dropped",
+    "exact_duplicate": "dropped",  # equal to an earlier row in `compare`
+    "html_entity": "cleaned",
+    "stray_space": "cleaned",
+    "empty_cell": "kept",  # in a `compare` column
+    "two_answers": "kept",  # an earlier row has the same prompt, and another answer
+    "near_duplicate": "kept",  # same_text as an earlier row
+}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with one row, and what was done about it.
+    """One thing that is wrong with one row; kind is one of ACTIONS.
 
     line: line of the file where the row starts (JSON, Parquet, hub: number of the row, from 1).
-    kind, action: see load_table. action is "dropped" (the row), "cleaned" (the cell) or "kept".
     """
 
     line: int
     row_id: str
     column: str
     kind: str
-    action: str
     detail: str
 
 
@@ -58,15 +71,10 @@ class TableReport:
         """Number of findings of each kind that was found, the most frequent first."""
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
-    def of_kind(self, kind: str) -> list[Finding]:
-        """The findings of one kind."""
-        return [finding for finding in self.findings if finding.kind == kind]
-
     def __str__(self) -> str:
         name = self.path if self.path.startswith("hub:") else Path(self.path).name
         lines = [f"{name}: {self.rows_read:,} rows read, {self.rows_kept:,} kept"]
-        actions = {finding.kind: finding.action for finding in self.findings}
-        lines += [f"{n:>6}  {kind:<15}  {actions[kind]}" for kind, n in self.counts().items()]
+        lines += [f"{n:>6}  {kind:<15}  {ACTIONS[kind]}" for kind, n in self.counts().items()]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
 
@@ -87,8 +95,7 @@ def load_table(
 ) -> tuple[Dataset, TableReport]:
     """The rows of a table that can be used, and a report of what was dropped, cleaned or noticed.
 
-    source: a file (see formats.read_raw) or "hub:owner/name".
-    names: the columns, for a CSV or TSV without a header. needed: columns that must be there.
+    source, names: see formats.read_raw. needed: columns that must be there.
     id: column that identifies a row; otherwise file and line do ("train.csv line 7").
     clean: text columns in which HTML entities become characters and space around the cell goes.
     required: columns in which no cell may be empty. numbers: columns of whole numbers, with the
@@ -96,15 +103,6 @@ def load_table(
     the id). prompt: columns that the model reads. answer: columns of the answer, where a prompt
     can have only one. text: columns of which the one with the most text is searched for near
     copies. group: rows with the same value here are compared with each other.
-
-    Kinds of findings, and what happens to the row:
-    - not_text (a list where other rows hold text), missing_value (an empty `required` cell, or
-      nothing in any `prompt` column), bad_number: the row is dropped;
-    - html_entity, stray_space: the cell is cleaned;
-    - exact_duplicate (equal to an earlier row in `compare`): the row is dropped;
-    - empty_cell (in a `compare` column), two_answers (an earlier row has the same prompt, and
-      another answer), near_duplicate (same_text as an earlier row): the row is kept, because only
-      the task can tell what it means.
 
     Types: the cells of a CSV are text, unless a column holds whole numbers alone (int) or True and
     False alone (bool). Empty text is "", any other missing value None; "None" and "NA" are text.
@@ -131,7 +129,7 @@ def load_table(
         nonlocal frame
         found = [Finding(line, frame.at[line, "row_id"], *rest) for line, *rest in remarks]
         findings.extend(found)
-        frame = frame.drop(index={one.line for one in found if one.action == "dropped"})
+        frame = frame.drop(index={one.line for one in found if ACTIONS[one.kind] == "dropped"})
 
     for name in clean:
         note(_clean(frame, name))
@@ -141,7 +139,8 @@ def load_table(
     if prompt and answer:
         note(_other_answers(frame, prompt, answer))
     if frame.empty:
-        first = min((one for one in findings if one.action == "dropped"), key=lambda one: one.line)
+        dropped = [one for one in findings if ACTIONS[one.kind] == "dropped"]
+        first = min(dropped, key=lambda one: one.line)
         problem = f"is why none of its {len(raw.frame):,} rows can be used, as the first: "
         raise refused(source, f"{problem}{first.detail}. Mend the file.", first.line, first.column)
     if column := longest_text(frame, text):
@@ -150,7 +149,7 @@ def load_table(
         note(_near_copies(frame, column, groups, known))
         raw.notes += [known.limit] if known.limit else []
 
-    frame = frame[[*(name for name in frame if name != "row_id"), "row_id"]]
+    frame["row_id"] = frame.pop("row_id")  # the last column
     data = {name: _storable(cells.tolist()) for name, cells in frame.items()}
     try:
         dataset = Dataset.from_dict(data)
@@ -164,22 +163,20 @@ def load_table(
     )
 
 
-def _row_ids(raw: RawTable, id: str | None) -> list[str]:
+def _row_ids(raw: RawTable, id: str | None) -> pandas.Series:
     """A name for each row that no other has."""
-    places = [f"{raw.name} {raw.unit} {line}" for line in raw.frame.index]
-    cells = raw.frame[id] if id else places
-    names = [
-        place if is_empty(cell) else str(cell).strip()
-        for cell, place in zip(cells, places, strict=True)
-    ]
-    doubled = pandas.Series(names).duplicated()
+    index = raw.frame.index
+    places = pandas.Series([f"{raw.name} {raw.unit} {line}" for line in index], index)
+    if not id:
+        return places
+    cells = raw.frame[id]
+    names = places.where(cells.map(is_empty), cells.map(str).str.strip())
+    doubled = names.duplicated()
     if doubled.any():
         raw.notes.append(
             f"{doubled.sum():,} rows have the {id} of an earlier row; their place is added to it."
         )
-    return [
-        f"{n} ({p})" if twice else n for n, p, twice in zip(names, places, doubled, strict=True)
-    ]
+    return names.mask(doubled, names + " (" + places + ")")
 
 
 def _storable(cells: list) -> list:
@@ -194,7 +191,7 @@ def _storable(cells: list) -> list:
 
 # Checks: what is to be said of the rows, and of those before them
 
-_Remark = tuple[int, str, str, str, str]  # line, column, kind, action, detail
+_Remark = tuple[int, str, str, str]  # line, column, kind, detail
 
 
 def _clean(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
@@ -208,9 +205,9 @@ def _clean(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
         if plain != cell:
             entities = sorted(found for found in set(_ENTITY.findall(cell)) if found not in plain)
             detail = f"{format_names(entities)} written as plain text"
-            yield line, name, "html_entity", "cleaned", detail
+            yield line, name, "html_entity", detail
         if space := len(plain) - len(plain.strip()):
-            yield line, name, "stray_space", "cleaned", f"{space} characters of space removed"
+            yield line, name, "stray_space", f"{space} characters of space removed"
         frame.at[line, name] = plain.strip()
 
 
@@ -227,13 +224,13 @@ def _unusable(
         for name in mixed:
             if isinstance(row[name], list | dict):
                 detail = f"{_short(row[name])} where other rows hold text"
-                yield line, name, "not_text", "dropped", detail
+                yield line, name, "not_text", detail
         missing = [name for name in required if is_empty(row[name])]
         for name in missing:
-            yield line, name, "missing_value", "dropped", "the cell is empty"
+            yield line, name, "missing_value", "the cell is empty"
         if prompt and not missing and all(is_empty(row[name]) for name in prompt):
             detail = "there is nothing for the prompt"
-            yield line, format_names(prompt), "missing_value", "dropped", detail
+            yield line, format_names(prompt), "missing_value", detail
         for name, (low, high) in numbers.items():
             text = str("" if row[name] is None else row[name]).strip()
             whole = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0+)?", text)
@@ -241,7 +238,7 @@ def _unusable(
                 frame.at[line, name] = int(whole[1])
             else:
                 detail = f"{_short(text)} is not a whole number from {low} to {high}"
-                yield line, name, "bad_number", "dropped", detail
+                yield line, name, "bad_number", detail
     for name in mixed:
         frame[name] = frame[name].map(lambda cell: "" if cell is None else cell)
 
@@ -249,7 +246,7 @@ def _unusable(
 def _empty_cells(frame: pandas.DataFrame, columns: Sequence[str]) -> Iterator[_Remark]:
     for name in columns:
         for line in frame.index[frame[name].map(is_empty).astype(bool)]:
-            yield line, name, "empty_cell", "kept", "the cell is empty"
+            yield line, name, "empty_cell", "the cell is empty"
 
 
 def _keys(frame: pandas.DataFrame, columns: Sequence[str]) -> pandas.Series:
@@ -261,7 +258,7 @@ def _equal_rows(frame: pandas.DataFrame, columns: Sequence[str]) -> Iterator[_Re
     first = frame.groupby(_keys(frame, columns))["row_id"].transform("first")
     for line in frame.index[first != frame["row_id"]]:
         detail = f"equal to {first[line]} in {format_names(columns)}"
-        yield line, "whole row", "exact_duplicate", "dropped", detail
+        yield line, "whole row", "exact_duplicate", detail
 
 
 def _other_answers(
@@ -273,16 +270,16 @@ def _other_answers(
             if now != first:
                 detail = f"{_short(now)}, and {_short(first)} in {rows['row_id'].iloc[0]}, with "
                 detail += f"the same {format_names(prompt)}"
-                yield line, format_names(answer), "two_answers", "kept", detail
+                yield line, format_names(answer), "two_answers", detail
 
 
 def _near_copies(
     frame: pandas.DataFrame, column: str, groups: pandas.Series, known: "KnownTexts"
 ) -> Iterator[_Remark]:
     for line, text, row_id in frame[[column, "row_id"]].itertuples(name=None):
-        if original := known.find(str(text or ""), groups[line]):
-            yield line, column, "near_duplicate", "kept", f"nearly the text of {original}"
-        known.add(str(text or ""), row_id, groups[line])
+        if original := known.find(text, groups[line]):
+            yield line, column, "near_duplicate", f"nearly the text of {original}"
+        known.add(text, row_id, groups[line])
 
 
 def is_empty(cell: object) -> bool:
@@ -369,17 +366,17 @@ class KnownTexts:
         self._by_group: dict[str, list[tuple[Words, str]]] = defaultdict(list)
         self._by_words: dict[Words | str, str] = {}
 
-    def add(self, text: str, row_id: str, group: str = "") -> None:
-        """Make a text known."""
-        words = _words(text)
+    def add(self, text: object, row_id: str, group: str = "") -> None:
+        """Make the text of a cell known."""
+        words = _words(str(text or ""))
         self._by_group[group].append((words, row_id))
-        self._by_words.setdefault(words or text.strip(), row_id)
+        self._by_words.setdefault(words or str(text or "").strip(), row_id)
 
-    def find(self, text: str, group: str = "") -> str | None:
+    def find(self, text: object, group: str = "") -> str | None:
         """The row_id of the first known text that this one repeats, those of its group first."""
-        if not text.strip():
+        if is_empty(text):
             return None
-        words = _words(text)
+        words = _words(str(text))
         near = () if self.limit else self._by_group[group]
         found = next((row_id for other, row_id in near if _same_words(words, other)), None)
-        return found or self._by_words.get(words or text.strip())
+        return found or self._by_words.get(words or str(text).strip())

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
 from helpers.data.split import leaks, lock_test_set, open_test_set, split_by_group
@@ -37,7 +36,8 @@ TASKS = ROOT / "data" / "tasks"
 Data = TypeVar("Data", Dataset, DatasetDict)
 
 # Columns that render makes. Where a table has one of that name, its cells move to "table_...".
-_RENDERED = ("prompt", "completion", "answer", "choices")
+_TEXT = Value("string")
+_RENDERED = {"prompt": _TEXT, "completion": _TEXT, "answer": _TEXT, "choices": Sequence(_TEXT)}
 
 
 class TaskError(CourseError):
@@ -46,11 +46,11 @@ class TaskError(CourseError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of which table.
+    """What is asked of which table: the keys of the task file, and its path.
 
-    name: letters, digits, - and _; results of the task are kept in a folder of this name.
+    name: results of the task are kept in a folder of this name.
     table: a path that starts from the task's folder, or "hub:owner/name".
-    template: name of the template that the model is tuned with, one of `templates`.
+    template: name of the template that the model is tuned with.
     choices: the allowed answers; empty where the answer is free text.
     metrics: names of scores, such as accuracy, macro_f1 and rouge.
     group: column; rows with one value in it stay on one side of the split.
@@ -58,7 +58,6 @@ class Task:
     clean, required, numbers, id: see table.load_table.
     columns: names of the columns, for a CSV or TSV without a header.
     references: columns with further right answers. title: the task in a few words, for people.
-    path: the task file.
     """
 
     name: str
@@ -150,10 +149,9 @@ class Task:
     def render(self, data: Data, template: str | Template | None = None) -> Data:
         """The rows with what a template makes of them, in new columns.
 
-        prompt, answer (the bare text), completion (the answer, with the space before it that
-        separates it from the prompt) and, where there are any, choices (a list). Rows that are
-        rendered already are rendered anew. A column of the table that has one of these names is
-        kept as table_prompt, table_answer and so on; templates go on to know it by its own name.
+        The columns are those of Template.render. Rows that are rendered already are rendered anew.
+        A column of the table that has one of these names is kept as table_prompt, table_answer and
+        so on; templates go on to know it by its own name.
 
         template: its name, or a template that is not in the task file; the tuned one if None.
 
@@ -165,13 +163,11 @@ class Task:
         own = _unrendered(data)
         rendered = [wording.render(row, self.choices) for row in own]
         kept = _rename(own, {name: f"table_{name}" for name in _RENDERED})
-        columns, features = kept[:], dict(kept.features)
-        for name in _RENDERED:
-            if name != "choices" or any(name in one for one in rendered):
-                columns[name] = [one.get(name, []) for one in rendered]
-                text = Value("string")
-                features[name] = Sequence(text) if name == "choices" else text
-        return Dataset.from_dict(columns, features=Features(features))
+        new = dict(_RENDERED)
+        if not any("choices" in one for one in rendered):
+            del new["choices"]
+        columns = kept[:] | {name: [one.get(name, []) for one in rendered] for name in new}
+        return Dataset.from_dict(columns, features=Features({**kept.features, **new}))
 
     def drop_empty(self, data: Dataset, template: str | Template | None = None) -> Dataset:
         """The rows that have an answer: those in which no column of the completion is empty, and
@@ -207,8 +203,7 @@ def load_task(name: str | Path | None = None) -> Task:
     name: of a file in data/tasks, or a path to one of your own. None: what COURSE_TASK says, or
     "opinion" if that is not set.
 
-    Raises TaskError: no such task, no YAML, a key that is missing, unknown or has a wrong value;
-    and TemplateError as load_templates does.
+    Raises TaskError for no such task or a file that says none, TemplateError for its templates.
     """
     name = str(name or os.environ.get("COURSE_TASK") or "opinion")
     path = Path(name) if Path(name).suffix else TASKS / f"{name}.yaml"
@@ -220,11 +215,8 @@ def load_task(name: str | Path | None = None) -> Task:
             f"There is no task {name}. The course comes with: {there}. For a task of your own, "
             "name the path to its YAML file, as in COURSE_TASK=my_task.yaml."
         )
-    return _make_task(path, read_yaml(path, yaml.BaseLoader, TaskError))
+    return _make_task(path, read_yaml(path, TaskError))
 
-
-# YAML: with BaseLoader every value is the text that stands there, so that the choices yes, no, 0
-# and True stay what they are in the table.
 
 _LISTS = ("choices", "metrics", "stratify", "clean", "required", "columns", "references")
 _TEXTS = ("name", "title", "table", "id", "group", "template")
@@ -238,25 +230,26 @@ def _make_task(path: Path, content: object) -> Task:
             f"{where} must have at least the keys name, table and templates; it has: {has}. "
             "Compare it with data/tasks/opinion.yaml."
         )
+    if unknown := content.keys() - {*_TEXTS, *_LISTS, "numbers", "templates"}:
+        raise TaskError(
+            f"{where} has the unknown key {format_names(sorted(unknown))}. The known ones are: "
+            f"{format_names([*_TEXTS, *_LISTS, 'numbers', 'templates'])}."
+        )
     facts: dict[str, object] = {"path": path}
-    for key, value in content.items():
-        values = value if isinstance(value, list) else [value] if value else []
-        if key in _TEXTS:
-            if not isinstance(value, str):
-                raise TaskError(f"{where}: {key} must be one text, but it is {str(value)[:60]}.")
-            facts[key] = value or None
-        elif key in _LISTS:
-            if not all(isinstance(one, str) for one in values) or len({*values}) < len(values):
-                raise TaskError(
-                    f"{where}: {key} must be a list of different texts, as in [a, b], but it is "
-                    f"{str(value)[:60]}."
-                )
-            facts[key] = tuple(one.strip() for one in values)
-        elif key not in ("numbers", "templates"):
+    for key in _TEXTS:
+        value = content.get(key, "")
+        if not isinstance(value, str):
+            raise TaskError(f"{where}: {key} must be one text, but it is {str(value)[:60]}.")
+        facts[key] = value or None
+    for key in _LISTS:
+        value = content.get(key) or []
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str) for one in values) or len({*values}) < len(values):
             raise TaskError(
-                f"{where} has the unknown key {format_names([key])}. The known ones are: "
-                f"{format_names([*_TEXTS, *_LISTS, 'numbers', 'templates'])}."
+                f"{where}: {key} must be a list of different texts, as in [a, b], but it is "
+                f"{str(value)[:60]}."
             )
+        facts[key] = tuple(one.strip() for one in values)
     numbers = content.get("numbers") or {}
     try:
         facts["numbers"] = {name: (int(low), int(high)) for name, (low, high) in numbers.items()}
@@ -265,8 +258,8 @@ def _make_task(path: Path, content: object) -> Task:
             f"{where}: numbers must name columns with their lowest and highest whole number, as "
             f"in numbers: {{stars: [1, 5]}}, but it is {str(numbers)[:60]}."
         ) from None
-    facts["title"] = facts.get("title") or facts["name"]
-    if not re.fullmatch(r"[\w-]+", str(facts["name"])):
+    facts["title"] = facts["title"] or facts["name"]
+    if not re.fullmatch(r"[\w-]+", facts["name"] or ""):
         raise TaskError(
             f"{where}: the name {format_names([facts['name']])} becomes the name of a folder: it "
             "may have only letters, digits, - and _."
@@ -279,7 +272,7 @@ def _make_task(path: Path, content: object) -> Task:
         facts["templates"] = load_templates(own if own.suffix else templates)
     else:
         facts["templates"] = read_templates(templates, where)
-    facts["template"] = facts.get("template") or next(iter(facts["templates"]))
+    facts["template"] = facts["template"] or next(iter(facts["templates"]))
     task = Task(**facts)
     task._template(task.template)
     if not task.metrics:
@@ -317,9 +310,7 @@ def load_examples(task: Task, train_rows: int | None = None) -> DatasetDict:
 def test_examples(task: Task) -> Dataset:
     """The locked test rows, rendered as in load_examples, at most profile().test_rows of them.
 
-    They are locked now if they were not yet. Each opening is counted, and said; so is the number of
-    rows whose text is nearly in the training rows.
-
+    They are locked now if they were not yet. Each opening is counted, and said; so are leaks.
     Raises SplitError when the locked rows are not the test part of the split in force.
     """
     splits = task.split(task.load_table())
@@ -327,13 +318,13 @@ def test_examples(task: Task) -> Dataset:
     if not path.exists():
         print("The test set was not locked yet (notebook 03 does it): locking it now.")
         lock_test_set(splits["test"], path)
-    rows, times = open_test_set(path, splits["test"])
+    times = open_test_set(path, splits["test"])
     print(f"The locked test set has now been opened {times} time{'s' if times > 1 else ''}.")
-    column = task.text_column(rows)
+    column = task.text_column(splits["test"])
     found = leaks(splits, task.group, [column] if column else [])
     if found.same_group or found.copies:
         print(found)
-    return task.render(_sample(task.drop_empty(rows), profile().test_rows))
+    return task.render(_sample(task.drop_empty(splits["test"]), profile().test_rows))
 
 
 test_examples.__test__ = False  # pytest, which collects by name, must not take it for a test
@@ -356,10 +347,9 @@ def _unrendered(data: Dataset) -> Dataset:
     added = names[names.index("row_id") + 1 :] if "row_id" in names else names
     if not {"prompt", "completion", "answer"} <= {*added}:
         return data
-    data = data.remove_columns([name for name in _RENDERED if name in data.column_names])
+    data = data.remove_columns([name for name in _RENDERED if name in added])
     return _rename(data, {f"table_{name}": name for name in _RENDERED})
 
 
 def _rename(data: Dataset, names: Mapping[str, str]) -> Dataset:
-    there = {old: new for old, new in names.items() if old in data.column_names}
-    return data.rename_columns(there) if there else data
+    return data.rename_columns({old: names[old] for old in names if old in data.column_names})
