@@ -5,6 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+from helpers.errors import CourseError
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text (as UTF-8) to a file, so that no interruption ever leaves half of it.
@@ -12,19 +14,26 @@ def write_whole(path: Path, text: str) -> None:
     It goes to a new file in the same folder, which is flushed to the disk and then takes the name.
     Whoever reads meanwhile finds the old text or the new one; of several writers the last one wins.
 
-    Raises OSError when that fails, for instance on a full disk. What was there is then unharmed.
+    Raises CourseError when that fails, for instance on a full disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes must not write to the same file.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "xb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise CourseError(
+            f"{path.name} could not be written to {path.parent}: {error}. What was there before is "
+            "unharmed. Free some space, or choose a folder that you may write to: COURSE_RUNS "
+            "names the one for results."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)  # after an error or an interrupt
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # after an error or an interrupt
     flush_to_disk(path.parent)
 
 

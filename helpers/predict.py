@@ -86,13 +86,7 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
         "probability": pd.Series([float(f"{one:.3g}") for one in sure], index=list(asked)),
     }
     target = Path(output) if output else Path(table).with_name(f"{Path(table).stem}_answered.csv")
-    try:
-        write_whole(target, raw.frame.assign(**new).to_csv(index=False))
-    except OSError as error:
-        raise CourseError(
-            f"The answers could not be written to {target}: {error}. Name another file with "
-            "--output."
-        ) from error
+    write_whole(target, raw.frame.assign(**new).to_csv(index=False))
     print(f"{len(asked)} rows answered.", *raw.notes, sep="\n")
     if blank := len(rows) - len(asked):
         print(f"{blank} rows have nothing that the prompt shows: they got no answer.")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import helpers
-from helpers import profiles, results
+from helpers import files, profiles
 from helpers.errors import CourseError, format_names
 from helpers.profiles import PROFILES, profile, runs_folder
 from helpers.results import cached, load_result
@@ -242,8 +242,8 @@ def test_a_disk_that_cannot_be_used_is_told(runs, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_whole", full)
-        words = "'thing'", "No space left", "COURSE_RUNS"
+        patch.setattr(files, "open", full, raising=False)
+        words = "thing.json", "No space left", "COURSE_RUNS"
         refusal(CourseError, lambda: cached("thing", 1, Counter(5)), *words)
     (runs / "thing.json").mkdir(parents=True)
     refusal(CourseError, lambda: load_result("thing"), "cannot be read", "COURSE_RUNS")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import files
+from helpers.errors import CourseError
 from helpers.files import set_aside, write_whole
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def test_a_failure_at_any_step_leaves_the_old_text_and_nothing_else(kept, monkey
             patch.setattr(files, "open", no_space, raising=False)
         else:
             patch.setattr(files.os, step, no_space)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(CourseError, match="No space left .* Free some space"):
             write_whole(kept, "new")
         assert unharmed(kept)
     write_whole(kept, "new")
@@ -73,11 +74,12 @@ def test_a_disk_that_is_full_half_way_through_the_text(kept):
     code = f"""
 import resource
 from pathlib import Path
+from helpers.errors import CourseError
 from helpers.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_whole(Path({str(kept)!r}), "x" * 5000)
-except OSError as error:
+except CourseError as error:
     print(error)
 """
     done = subprocess.run(

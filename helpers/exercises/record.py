@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from helpers.errors import CourseError
 from helpers.files import set_aside, write_whole
 from helpers.profiles import runs_folder
 
@@ -74,5 +75,5 @@ def update(file: Path, valid: Callable[[dict], bool], change: Callable[[dict], N
             change(content)
             if json.dumps(content) != before:
                 write_whole(file, json.dumps(content, indent=1))
-    except OSError as error:
-        print(f"(Progress could not be kept: {error}.)")
+    except (OSError, CourseError) as error:
+        print(f"(Progress could not be kept: {error})")
