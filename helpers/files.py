@@ -28,8 +28,8 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         raise CourseError(
             f"{path.name} could not be written to {path.parent}: {error}. What was there before is "
-            "unharmed. Free some space, or choose a folder that you may write to: COURSE_RUNS "
-            "names the one for results."
+            "unharmed. Free some space, close the file where another program has it open, or "
+            "choose a folder that you may write to (COURSE_RUNS names the one for results)."
         ) from error
     finally:
         with contextlib.suppress(OSError):

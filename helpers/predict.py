@@ -86,7 +86,10 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
         "probability": pd.Series([float(f"{one:.3g}") for one in sure], index=list(asked)),
     }
     target = Path(output) if output else Path(table).with_name(f"{Path(table).stem}_answered.csv")
-    write_whole(target, raw.frame.assign(**new).to_csv(index=False))
+    try:
+        write_whole(target, raw.frame.assign(**new).to_csv(index=False))
+    except CourseError as error:
+        raise CourseError(f"{error} Or name another file with --output.") from error
     print(f"{len(asked)} rows answered.", *raw.notes, sep="\n")
     if blank := len(rows) - len(asked):
         print(f"{blank} rows have nothing that the prompt shows: they got no answer.")

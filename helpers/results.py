@@ -47,19 +47,20 @@ def _path(name: str) -> Path:
 def _read(path: Path) -> dict | None:
     """The file's key and result. A damaged file is renamed and counts as none."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if {"key", "result"} <= stored.keys():
-            return stored
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if {"key", "result"} <= stored.keys():
+                return stored
+        except (ValueError, AttributeError):  # no JSON, or no dictionary
+            pass
+        print(f"{path.name} is damaged: it is kept as {set_aside(path).name}, and not used.")
     except FileNotFoundError:
-        return None
+        pass
     except OSError as error:
         raise CourseError(
-            f"The kept result {path} cannot be read: {error}. Make the file readable, or set "
-            "COURSE_RUNS to another folder; there, all is made anew."
+            f"The kept result {path} cannot be read: {error}. Make the file readable and its "
+            "folder writable, or set COURSE_RUNS to another folder; there, all is made anew."
         ) from error
-    except (ValueError, AttributeError):  # no JSON, or no dictionary
-        pass
-    print(f"{path.name} is damaged: it is kept as {set_aside(path).name}, and not used.")
     return None
 
 

@@ -247,3 +247,7 @@ def test_a_disk_that_cannot_be_used_is_told(runs, monkeypatch):
         refusal(CourseError, lambda: cached("thing", 1, Counter(5)), *words)
     (runs / "thing.json").mkdir(parents=True)
     refusal(CourseError, lambda: load_result("thing"), "cannot be read", "COURSE_RUNS")
+    (runs / "thing.json").rmdir()
+    (runs / "thing.json").write_text("damaged")
+    monkeypatch.setattr(files.os, "replace", full)
+    refusal(CourseError, lambda: load_result("thing"), "cannot be read", "COURSE_RUNS")

@@ -154,6 +154,17 @@ def test_a_table_that_does_not_fit_is_refused_and_nothing_is_written(smoke, caps
     assert not (smoke / "new_answered.csv").exists()
 
 
+def test_answers_that_cannot_be_written_can_go_to_another_file(smoke, monkeypatch, capsys):
+    (smoke / "task.yaml").write_text(task_file(smoke).read_text("utf-8"), encoding="utf-8")
+    (smoke / "new.csv").write_text("review_body\nhello\n", encoding="utf-8")
+    monkeypatch.setattr(predict, "load_model", lambda _: (None, None))
+    monkeypatch.setattr(predict, "answer_all", lambda *_: (["Books"], [0.5]))
+    asked = "--model", smoke, "--table", smoke / "new.csv", "--output"
+    assert run(predict, *asked, smoke / "new.csv" / "answers.csv") == 2
+    assert "another file with --output" in capsys.readouterr().err
+    assert run(predict, *asked, smoke / "answers.csv") == 0
+
+
 def test_each_row_has_its_own_choices():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     questions = [

@@ -138,6 +138,10 @@ def test_what_makes_no_task_is_refused_and_nothing_is_written(tmp_path):
     assert path.read_text(encoding="utf-8") == before and load_task(path) == good
     assert [file.name for file in tmp_path.iterdir()] == ["mine.yaml"]
     refusal(TaskError, lambda: write_task(tmp_path / "mine", DIALOGUES, answer="summary", **given))
+    (tmp_path / "file").write_text("no folder")
+    blocked = tmp_path / "file" / "mine.yaml"
+    refused = lambda: write_task(blocked, DIALOGUES, answer="summary", **given)  # noqa: E731
+    refusal(TaskError, refused, "cannot be written", "another folder")
 
 
 def test_too_little_is_said_by_name(tmp_path):

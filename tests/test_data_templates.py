@@ -540,7 +540,7 @@ templates:
     jinja: '{% if label == 1 %}{{ text }} A ||| B{% else %}{{ text }} C ||| D{% endif %}'
     name: two_in_one
   44444444-0000-0000-0000-000000000000: !Template
-    answer_choices: null
+    answer_choices: ~
     jinja: 'Only a prompt about {{ text }}'
     name: no_answer
   55555555-0000-0000-0000-000000000000: !Template

@@ -92,6 +92,9 @@ def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
+    layered = {"a": {0: 1.0, 1: 2.0}, "b": {1: 3.0}, "c": {0: 4.0, 1: 5.0}}
+    third = change_map(layered, single, absolute).axes[0].images[0].get_array()
+    assert third[2].tolist() == pytest.approx([400, 500]), "each row beside its own name"
     norms = [axes.images[0].norm for axes in (top, right)]
     assert norms[0].vmax / norms[0].vmin == pytest.approx(norms[1].vmax / norms[1].vmin)
     assert right.images[0].get_array()[0].tolist() == pytest.approx([0.5, 0.5])

@@ -160,6 +160,10 @@ def test_every_score_refuses_lists_that_are_no_pairs(score) -> None:
         score([], [])
     with pytest.raises(ScoringError, match="There are 2 predictions for 1 references"):
         score(["good", "good"], ["good"])
+    with pytest.raises(ScoringError, match="predictions have to be a list .* of type str"):
+        score("good", ["good"])
+    with pytest.raises(ScoringError, match="references have to be a list .* of type NoneType"):
+        score(["good"], None)
 
 
 @pytest.mark.parametrize("score", ROW_BY_ROW)
@@ -352,6 +356,8 @@ def test_scores_of_a_task_are_refused_in_words() -> None:
 def test_majority_label() -> None:
     assert majority_label(["good", "poor", "good"]) == "good"
     assert majority_label(["poor", "good"]) == majority_label(["good", "poor"]) == "good"
+    with pytest.raises(ScoringError, match="the list of labels is empty"):
+        majority_label([])
 
 
 def test_lead_words() -> None:
@@ -384,6 +390,8 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     assert baseline_predictions(task, asked, asked) == ["the lid"]
     task.wording.prompt_fields = {"stars"}
     assert baseline_predictions(task, train, rows) == ["one two"] * 2
+    with pytest.raises(ScoringError, match="the list of labels is empty"):
+        baseline_predictions(task, [], rows)
 
 
 def seen_task(kind: str = "classification") -> SimpleNamespace:

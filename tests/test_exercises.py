@@ -622,6 +622,21 @@ def test_typical_mistakes_fail_each_with_its_own_message(exercise, capsys):
         assert text.endswith(mistake.message)
 
 
+def test_a_mistake_is_known_however_it_was_written(capsys):
+    """A mistake made from the right answer must answer as learners do who make it themselves."""
+
+    def only_the_prompts(shots, example, tokenizer, window, answer_tokens):
+        def size(row):
+            return len(tokenizer(row["prompt"]).input_ids)
+
+        kept = list(shots)
+        while kept and sum(map(size, kept)) + size(example) + answer_tokens > window:
+            kept.pop(0)
+        return kept
+
+    assert "You count only the shots' prompts." in said(capsys, "fit_shots", only_the_prompts)
+
+
 @each_exercise
 def test_the_exercise_stands_in_its_notebook_and_is_not_tried_yet(exercise, capsys):
     """A stub, or a specimen that is broken, and its check; either runs alone, as nbgrader may."""

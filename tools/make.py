@@ -21,7 +21,8 @@ For a class (teaching/README.md):
     python tools/make.py grade FOLDER   points for the notebooks that were handed in
     python tools/make.py wheelhouse     all that `lab` installs, for a room without a network
 
-What follows on the line goes to the last step: `course 04 --publish` or `test -k split`.
+What follows on the line goes to the step that can use it: `course 04 --publish`, or `test -k split`
+to choose among the unit tests.
 """
 
 import os
@@ -54,12 +55,13 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
-# The others load what these two make. 02, 03 and 00 need nothing of it, and fill the time.
+# The others load what the first two make. The next three need nothing of it, and fill the time.
 BEGIN_WITH = ["04_fine_tune", "01_prompt", "03_split", "02_template", "00_start_here"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 TEST_ENVIRONMENT = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
 TEST_ENVIRONMENT |= ONE_THREAD
+NO_TESTS = 5  # pytest's status when `-k split` chose none
 
 
 class SetupError(Exception):
@@ -110,6 +112,7 @@ def use_wheelhouse() -> None:
     if folder.is_dir():
         print(f"== Installing from {folder} alone.", flush=True)
         # As an address, since pip takes a space for the end of a path. uv gets it in pip_settings.
+        os.environ.pop("UV_FIND_LINKS", None)
         os.environ |= {"PIP_FIND_LINKS": folder.as_uri(), "PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
     elif named:
         raise SetupError(f"COURSE_WHEELHOUSE names {folder}, and there is no such folder.")
@@ -164,9 +167,12 @@ def test(arguments: list[str]) -> int:
 
 
 def test_rest(arguments: list[str]) -> int:
-    """What takes longer: slow unit tests, the notebooks beside the road, a browser."""
-    others = [name for name in notebooks("*") if name not in notebooks("0[0-8]*")]
-    return unit_tests("-m", "slow", *arguments) or notebook_tests(others[::-1]) or browser_tests()
+    """What takes longer: slow unit tests, the notebooks beside the road, a browser.
+
+    The notebooks use what `make test` has trained, and train it themselves where it did not run.
+    """
+    others = sorted({*notebooks("*")} - {*notebooks("0[0-8]*")}, reverse=True)  # 09 is the shortest
+    return unit_tests("-m", "slow", *arguments) or notebook_tests(others) or browser_tests()
 
 
 def notebooks(pattern: str) -> list[str]:
@@ -175,7 +181,8 @@ def notebooks(pattern: str) -> list[str]:
 
 
 def unit_tests(*arguments: str) -> int:
-    return status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **TEST_ENVIRONMENT)
+    found = status(PYTHON, "-m", "pytest", *AT_ONCE, *arguments, **TEST_ENVIRONMENT)
+    return 0 if found == NO_TESTS else found
 
 
 def notebook_tests(names: Iterable[str]) -> int:

@@ -31,6 +31,7 @@ from nbconvert import HTMLExporter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from helpers.errors import CourseError  # noqa: E402
 from helpers.profiles import profile  # noqa: E402
 from helpers.results import load_result  # noqa: E402
 
@@ -207,12 +208,13 @@ pre {{ white-space: pre-wrap; margin: 0 }}
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same notebook without what differs from machine to machine or cannot be shown again.
 
-    Dropped: widget views (without a kernel they show as an error), the kernel's own name and
-    version.
+    Dropped: widget views (without a kernel they show as an error), times of execution, the
+    kernel's own name and version.
     """
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)  # JupyterLab can be told to save it
             for output in cell.outputs:
                 data = output.get("data", {})
                 widget = data.pop("application/vnd.jupyter.widget-view+json", None)
@@ -279,6 +281,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.execute:
         return execute(*map(Path, options.execute))
+    try:
+        profile()
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
     notebooks, folder = ROOT / "notebooks", ROOT / "executed"
     names = names_of(options.names)
     if not names:

@@ -58,10 +58,10 @@ class Use:
         return f"{self.name}: {peak}, {self.cpu / 60:.1f} CPU minutes, {state}"
 
 
-def memory_group() -> Path | None:
+def memory_group(name: str) -> Path | None:
     """A new control group with the limit, of either version; None where none can be made."""
     version_1 = (GROUPS / "memory").is_dir()
-    folder = GROUPS / ("memory" if version_1 else "") / f"small-machine-{os.getpid()}"
+    folder = GROUPS / ("memory" if version_1 else "") / f"small-machine-{os.getpid()}-{name}"
     try:
         folder.mkdir()
         limit = folder / ("memory.limit_in_bytes" if version_1 else "memory.max")
@@ -113,7 +113,7 @@ def run(name: str) -> Use:
     """Run one notebook on such a machine, beside a JupyterLab that has nothing to do."""
     import resource  # Windows has no such module, and this one's other functions are tested there
 
-    group, core = memory_group(), max(os.sched_getaffinity(0))
+    group, core = memory_group(name), max(os.sched_getaffinity(0))
 
     def enter() -> None:
         os.sched_setaffinity(0, {core})

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -206,7 +207,8 @@ def write_task(
     if group:
         content["group"] = group
     if choices:
-        values = sorted(value for value, _ in column.commonest)
+        values = [value for value, _ in column.commonest]
+        values.sort(key=lambda value: (isinstance(value, str), value))
         content |= {"stratify": [answer], "choices": [str(value) for value in values]}
     content |= {
         "required": [prompt[0]],
@@ -228,8 +230,13 @@ def write_task(
             raise TemplateError(f"No row of {table} has something in {answer}.")
         task.render(rows.select(range(min(len(rows), 100))))
         draft.replace(path)
+    except OSError as error:
+        raise TaskError(
+            f"The task file {path} cannot be written: {error}. Choose another folder."
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return load_task(path.resolve())
 
 

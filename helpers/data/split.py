@@ -131,7 +131,7 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     holds (a repost, with or without small edits; without a group column, by any such text), and
     by any text with the very same words.
 
-    Raises SplitError for a column that is not there.
+    Raises SplitError: no training rows, a column that is not there.
     """
     train, test = splits["train"], splits["test"]
     _check(train, group, *texts)
@@ -286,7 +286,7 @@ def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
 
 def _check(table: Dataset, *columns: str | None) -> None:
     if not len(table):
-        raise SplitError("There are no rows to split. Load a table first.")
+        raise SplitError("There are no rows. Load a table, or look at the step before this one.")
     for column in columns:
         if column and column not in table.column_names:
             raise SplitError(

@@ -404,8 +404,8 @@ def _read_promptsource(entries: dict, where: str) -> dict[str, Template]:
     for entry in entries.values():
         if not isinstance(entry, dict) or not {"name", "jinja"} <= entry.keys():
             raise TemplateError(f"{where} has an entry without name or jinja. Delete that entry.")
-        choices = entry.get("answer_choices", "null")
-        choices = "" if choices == "null" else choices  # which is how YAML says: none
+        choices = entry.get("answer_choices", "")
+        choices = "" if choices.lower() in ("null", "~") else choices  # YAML's words for none
         choices = (choices,) if "{" in choices else choices.split(HALVES)
         choices = tuple(choice.strip() for choice in choices if choice)
         templates.append(Template(entry["name"], entry["jinja"], choices=choices))

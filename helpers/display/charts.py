@@ -277,7 +277,7 @@ def change_map(
     for top, bottom, (rows, others, unit, label), (low, high) in panels:
         middle = unit * math.sqrt(low * high)
         # A column for each layer; a tensor that a layer lacks is nan.
-        table = unit * pandas.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
+        table = unit * pandas.DataFrame(rows).T.sort_index(axis=1)
         norm = LogNorm(middle / half, middle * half)
         image = top.imshow(table, cmap="viridis", aspect="auto", norm=norm)
         name_rows(top, rows)

@@ -155,7 +155,7 @@ def price_chart(changes: Mapping[str, Mapping[str, Score]], losses: Sequence[str
         axes.set_xlim((reach, -reach) if name in losses else (-reach, reach))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         name_rows(axes, runs)
-        axes.set_title(name)
+        axes.set_title(name, fontsize=10)
         axes.grid(axis="x", alpha=0.4)
     chart.supxlabel("change since the starting model, 95 % interval (better →)", fontsize=10)
     return chart

@@ -80,7 +80,7 @@ class _Still(ipywidgets.VBox):
             self.text, self.result.value = self._content()
         except Exception as error:
             self.text = _in_words(error)
-            self.result.value = escape(self.text)
+            self.result.value = _as_typed(self.text)
 
     def _content(self) -> tuple[str, str]:
         """What is to be shown now: as plain text, and as HTML."""
@@ -412,7 +412,7 @@ class LiveCurve:
         return text
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FixedQuestion:
     """One fixed question to a model in training: the prompt of an example, asked again and again.
 

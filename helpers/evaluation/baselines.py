@@ -12,7 +12,7 @@ import pandas
 
 from helpers.data.table import longest_text, share_of_common_words
 from helpers.data.task import Task
-from helpers.evaluation.metrics import UNSPACED, Rows, table_cell
+from helpers.evaluation.metrics import UNSPACED, Rows, ScoringError, table_cell
 from helpers.evaluation.uncertainty import groups_of
 
 # What TF-IDF may count, and how freely the logistic regression may fit the training rows (C).
@@ -30,7 +30,12 @@ _PIECE = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
 
 
 def majority_label(train_labels: Sequence[str]) -> str:
-    """The commonest label; of equally common ones the first in the alphabet."""
+    """The commonest label; of equally common ones the first in the alphabet.
+
+    Raises ScoringError when there are no labels.
+    """
+    if len(train_labels) == 0:
+        raise ScoringError("There is no commonest label, because the list of labels is empty.")
     return _by_frequency(train_labels)[0]
 
 
@@ -56,9 +61,12 @@ def baseline_predictions(task: Task, train_examples: Rows, examples: Rows) -> li
     With choices: the commonest training answer (of those that the row allows). For texts: the
     first words of the column that holds the longest texts, among those that the prompt shows; as
     many as a training answer has on average. Without such a column, the commonest answer.
+
+    Raises ScoringError when there are no training rows.
     """
     train_examples = list(train_examples)
     answers = [row["answer"] for row in train_examples]
+    commonest = majority_label(answers)
     if task.kind == "classification":
         ranked = _by_frequency(answers)
         return [_first_allowed(ranked, row["choices"]) for row in examples]
@@ -66,7 +74,7 @@ def baseline_predictions(task: Task, train_examples: Rows, examples: Rows) -> li
     cells = {field: [table_cell(row, field) for row in train_examples] for field in shown}
     longest = longest_text(pandas.DataFrame(cells), shown)
     if longest is None:
-        return [majority_label(answers) for _ in examples]
+        return [commonest for _ in examples]
     k = max(1, round(fmean(len(_PIECE.findall(answer)) for answer in answers)))
     return [_lead_words(table_cell(row, longest) or "", k) for row in examples]
 

@@ -81,7 +81,13 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
 
 def check_pairs(predictions: Sequence, references: Sequence) -> None:
-    """Raise ScoringError unless both have the same length, and are not empty."""
+    """Raise ScoringError unless both are lists of the same length, and not empty."""
+    for name, values in (("predictions", predictions), ("references", references)):
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ScoringError(
+                f"The {name} have to be a list with one answer for each row, but they are of type "
+                f"{type(values).__name__}."
+            )
     if len(predictions) != len(references):
         raise ScoringError(
             f"There are {len(predictions)} predictions for {len(references)} references. "
@@ -367,7 +373,8 @@ def load_metric(name: str) -> "evaluate.Metric":
             if name == "rouge":
                 return _mean_rouge(zip(predictions, references, strict=True))
             if name == "macro_f1":
-                return {name: macro_f1(predictions, references, labels or sorted({*references}))}
+                labels = sorted({*references}) if labels is None else labels
+                return {name: macro_f1(predictions, references, labels)}
             return {name: accuracy(predictions, references)}
 
     # In memory: two notebooks that score at the same time must not share a file.

@@ -25,10 +25,14 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     It holds for few rows and for shares near 0 or 1, where share plus or minus z standard errors
     fails (0 right of 20 would give an interval of no width).
 
-    confidence: between 0 and 1. Returns (low, high), both from 0 to 1.
-    Raises ScoringError: no rows, a count outside 0 to total.
+    Returns (low, high), both from 0 to 1.
+    Raises ScoringError: no rows, a count outside 0 to total, a confidence outside 0 to 1.
     Source: E. B. Wilson, "Probable inference", JASA 22, 1927.
     """
+    if not 0 < confidence < 1:
+        raise ScoringError(
+            f"The confidence {confidence} does not lie between 0 and 1. For 95 % write 0.95."
+        )
     if total < 1 or not 0 <= correct <= total:
         raise ScoringError(
             f"{correct} right answers out of {total} is not a share. There must be at least one "
@@ -65,7 +69,8 @@ def bootstrap_interval(
 
     values: one for each row; numbers, or whatever the statistic takes.
     Returns (low, high), in the units of the statistic.
-    Raises ScoringError: fewer than two rows or groups, a statistic that is not a finite number.
+    Raises ScoringError: fewer than two rows or groups, groups of another number than the values, a
+    statistic that is not a finite number.
     Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentiles).
     """
     members = _members(values, groups)
@@ -92,6 +97,11 @@ def _members(values: Sequence[Any], groups: Sequence[Hashable] | None) -> list[l
     """What is drawn as a whole: each value alone, or the values of each group."""
     if groups is None:
         return [[value] for value in values]
+    if len(groups) != len(values):
+        raise ScoringError(
+            f"There are {len(groups)} groups for {len(values)} values. "
+            "Give the group of each value, in the same order."
+        )
     members = defaultdict(list)
     for value, group in zip(values, groups, strict=True):
         members[group].append(value)
@@ -119,8 +129,12 @@ def mean_interval(
     again, with each group counted once.
 
     groups: the group of each row (see groups_of); None for independent rows.
-    Returns (mean, low, high). Raises ScoringError as bootstrap_interval.
+    Returns (mean, low, high). Raises ScoringError: no scores; as bootstrap_interval.
     """
+    if len(scores) == 0:
+        raise ScoringError(
+            "There are no scores, so they have no mean. Check the rows before this step."
+        )
     mean = fmean(scores)
     if set(scores) <= {0, 1} and (groups is None or mean in (0, 1)):
         units = len(_members(scores, groups))

@@ -95,6 +95,14 @@ def fit_shots(shots, example, tokenizer, window, answer_tokens):
 _fit_with = partial(altered, _FIT_ANSWER)
 
 
+def _answers_not_counted(shots, example, tokenizer, window, answer_tokens):
+    for start in range(len(shots) + 1):
+        prompts = " ".join(row["prompt"] for row in [*shots[start:], example])
+        if len(tokenizer(prompts).input_ids) + answer_tokens <= window:
+            return shots[start:]
+    return []
+
+
 def _skip_long(shots, example, tokenizer, window, answer_tokens):
     kept = []
     for shot in reversed(shots):
@@ -148,7 +156,7 @@ FIT_SHOTS = Exercise(
         "the model reads and what it writes.",
         _fit_with({'example["prompt"]': '""'}),
         "Shots and answer fit, but the question has to go into the window as well.",
-        _fit_with({"shots_prefix(shots[start:])": '" ".join(s["prompt"] for s in shots[start:])'}),
+        _answers_not_counted,
         "A shot appears in the prompt with its answer. You count only the shots' prompts.",
         _fit_with({"window, answer_tokens).fits": "window - 1, answer_tokens).fits"}),
         "You leave one token of the window unused. A prompt that fills it to the last token fits.",

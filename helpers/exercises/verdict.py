@@ -317,7 +317,10 @@ def _what_it_did(who: str, outcome: Outcome) -> str:
 
 def short(value: Any) -> str:
     """A value in one line, cut where it is long."""
-    return _cut(repr(value))
+    try:
+        return _cut(repr(value))
+    except Exception:  # a learner's own class may have a repr that fails
+        return f"something of type {type(value).__name__}"
 
 
 def _cut(text: str) -> str:

@@ -31,7 +31,7 @@ def draw_shots(examples: Iterable[dict], k: int, seed: int) -> list[dict]:
     if not 0 <= k <= len(examples):
         raise CourseError(
             f"{k} shots were asked for, but there are {len(examples)} examples to draw them from. "
-            "Ask for 0 (none) or more of them, or give more examples."
+            f"Ask for 0 (none) to {len(examples)}, or give more examples."
         )
     generator = random.Random(seed)
     by_answer = defaultdict(list)

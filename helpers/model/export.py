@@ -29,10 +29,10 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     and when the file cannot be written.
     Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
     """
-    stated = json.loads(tokenizer.backend_tokenizer.to_str())
-    splitters = (stated["pre_tokenizer"] or {}).get("pretokenizers", [])
-    same_tokens = stated["model"]["type"] == "BPE" and [s["type"] for s in splitters] == SPLITTERS
-    if model.config.model_type != "llama" or not same_tokens:
+    stated = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    splitters = (stated.get("pre_tokenizer") or {}).get("pretokenizers", [])
+    same_tokens = [one["type"] for one in splitters] == SPLITTERS
+    if model.config.model_type != "llama" or not same_tokens or stated["model"]["type"] != "BPE":
         raise ModelError(
             "This file can only be made from a Llama with SmolLM2's tokenizer. llama.cpp's "
             "convert_hf_to_gguf.py knows all others: give it the model's folder."

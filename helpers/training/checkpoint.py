@@ -34,6 +34,8 @@ from helpers.training.settings import History, TrainingError, TrainSettings
 
 # A checkpoint is due when training has gone on for this many times as long as writing one takes.
 TRAINING_PER_WRITING = 10
+# So much of a file of weights is in memory beside the weights of the model at most (bytes).
+AT_ONCE = 100_000_000
 
 
 def fingerprint(
@@ -259,14 +261,17 @@ def _give_weights(path: Path, model: PreTrainedModel, stay: bool = False) -> Non
 
     stay: those on the processor stay in the file, and take memory only when they are changed.
     """
-    for number, (name, parameter) in enumerate(model.named_parameters()):
-        # Mapped anew now and then, the file is never in memory as a whole.
-        if number == 0 or not stay and number % 50 == 0:
-            weights = _map(path)["weights"]
+    weights, copied = None, 0
+    for name, parameter in model.named_parameters():
+        if weights is None:
+            weights, copied = _map(path)["weights"], 0
         if stay and parameter.device.type == "cpu":
             parameter.data = weights[name]
-        else:
-            parameter.copy_(weights[name])
+            continue
+        parameter.copy_(weights[name])
+        copied += parameter.nbytes
+        if copied > AT_ONCE:
+            weights = None  # mapped anew, the file is never in memory as a whole
 
 
 def _map(path: Path) -> dict:

@@ -136,12 +136,13 @@ def train(
                 "load the starting model again and train with the same settings."
             )
             run.load_best(model, history)
+            model.eval()
         else:
             wait_for_all()  # the first process has written the best weights
             run.load_best(model, history)
+            model.eval()
             wait_for_all()  # all have read them
             run.finish(history)
-    model.eval()
     watch(history)
     return history
 
