@@ -17,6 +17,7 @@ from helpers.files import write_whole
 
 PARTS = ("train", "validation", "test")
 SHARES = (0.70, 0.15, 0.15)
+Stratum = tuple[tuple[str, ...], tuple]  # columns, and the values that a row has in them
 
 
 class SplitError(CourseError):
@@ -62,8 +63,8 @@ def split_by_group(
     method of our own; scikit-learn's StratifiedGroupKFold has the same aim.)
 
     Raises SplitError: no rows, a missing column, a class (a value of a stratify column) that cannot
-    be in every part, and a part that would be more than two points (0.02) from its share; in a
-    small table, more than one row or, up to ten points, the rows of the largest group.
+    be in every part, an empty part, and a part that misses its share by more than the largest of
+    these: two points (0.02), one row, the largest group (of which at most ten points count).
     """
     _check(table, group, *stratify)
     values = {
@@ -77,13 +78,13 @@ def split_by_group(
     names = sorted(groups)
     rng.shuffle(names)
     names.sort(key=lambda name: -len(groups[name]))
-    # What the parts should be alike in: all rows, each value of a column, their combination.
-    kinds = sorted({(), *((column,) for column in stratify), tuple(stratify)})
-    counts = {
+    # The parts should be alike in all rows (no column), each column, and all columns together.
+    column_sets = sorted({(), *((column,) for column in stratify), tuple(stratify)})
+    counts = {  # of each group: how many rows it has in each Stratum
         name: Counter(
-            (kind, tuple(values[column][i] for column in kind))
+            (columns, tuple(values[column][i] for column in columns))
             for i in groups[name]
-            for kind in kinds
+            for columns in column_sets
         )
         for name in names
     }
@@ -127,9 +128,9 @@ def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) 
 def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = ()) -> Leaks:
     """Count the test rows that train gives away, by group and by repeated text.
 
-    texts: columns of text. A text is repeated by one of the same group for which table.same_text
-    holds (a repost, with or without small edits; without a group column, by any such text), and
-    by any text with the very same words.
+    texts: columns of text. A test row repeats a train row if their texts in one of these columns
+    have the very same words, or if both rows are of one group and table.same_text holds (a repost,
+    with or without small edits). Without a group column, all rows are one group here.
 
     Raises SplitError: no training rows, a column that is not there.
     """
@@ -147,10 +148,10 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
     for column in texts:
         known = KnownTexts(pairs)
         note = known.limit
-        for text, row_id, of in zip(train[column], train["row_id"], train_groups, strict=True):
-            known.add(text, row_id, of)
-        for text, row_id, of in zip(test[column], test["row_id"], test_groups, strict=True):
-            if original := known.find(text, of):
+        for text, row_id, name in zip(train[column], train["row_id"], train_groups, strict=True):
+            known.add(text, row_id, name)
+        for text, row_id, name in zip(test[column], test["row_id"], test_groups, strict=True):
+            if original := known.find(text, name):
                 copies.setdefault(row_id, original)
     same = sum(bool(one) and one in sizes for one in test_groups)
     return Leaks(len(test), group, same, tuple(copies.items()), note)
@@ -227,8 +228,6 @@ def _write_lock(path: str | Path, facts: dict) -> None:
 
 # The greedy method
 
-Stratum = tuple[tuple[str, ...], tuple]  # columns, and the values that a row has in them
-
 # Worth of the first row of a class in a part: above any gain in balance.
 _PRESENCE = 1e4
 
@@ -251,8 +250,9 @@ def _assign(names: list[str], counts: dict[str, Counter[Stratum]]) -> dict[str, 
         total = 0.0
         for stratum, n in counts[name].items():
             now, goal = have[part][stratum], wanted[part][stratum]
+            # ((now + n - goal)^2 - (now - goal)^2) / goal
             total += (2 * n * (now - goal) + n * n) / goal
-            if now == 0 and len(stratum[0]) < 2:
+            if now == 0 and len(stratum[0]) < 2:  # all rows or a class, not a combination
                 total -= _PRESENCE
         return total
 
@@ -304,7 +304,7 @@ def _check_parts(
     """Refuse a class that is not in every part, and parts that are far from their shares."""
     for column, cells in values.items():
         classes = [{cells[i] for i in part} for part in parts]
-        for value in sorted(set(cells), key=cells.index):
+        for value in dict.fromkeys(cells):  # each value once, in the order of the table
             lacking = [name for name, here in zip(PARTS, classes, strict=True) if value not in here]
             if lacking:
                 size = _number(cells.count(value), "row")

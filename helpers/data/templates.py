@@ -1,8 +1,8 @@
 """Templates turn a row of a table into a prompt and the completion that is asked for.
 
-A template is Jinja text, rendered in Jinja's own sandbox, and stricter than Jinja in what would
-give a wrong example without a word: a field that is not there, a number that is none, a negative
-index, an empty cell that prints as "None".
+A template is Jinja text, rendered in Jinja's own sandbox. It is stricter than Jinja wherever Jinja
+would silently make a wrong example: a missing field, a text that should be a number but is not, a
+negative index, an empty cell that prints as "None".
 
 PromptSource's files are read too, with their own helpers: `choice`, `most_frequent`,
 `answer_choices`, and `|||` between prompt and completion. Their format:
@@ -32,6 +32,8 @@ from helpers.errors import CourseError, format_names
 LIBRARIES = Path(__file__).resolve().parents[2] / "data" / "templates"
 HALVES = "|||"  # PromptSource's sign between prompt and completion, and between choices
 _CUT = "\0|||\0"  # the same sign in a template's own text, told apart from one in a cell
+_CHOICES = frozenset({"choices", "answer_choices"})
+_DRAW = "the random numbers of this row"  # no name that a template could spell
 
 
 class TemplateError(CourseError):
@@ -173,9 +175,9 @@ class Template:
     def _values(
         self, row: Mapping[str, Any], choices: Sequence[str]
     ) -> tuple[str, dict[str, Any], list[str]]:
-        """Words for errors, what the template may use of the row, and the allowed answers."""
+        """How an error message begins, what the template may use, and the allowed answers."""
         where = f"Template {self.name!r}, row {row.get('row_id') or '(without row_id)'},"
-        values = copy.deepcopy(dict(row))  # a template may fill its lists
+        values = copy.deepcopy(dict(row))  # Jinja can change a list of the row (append, pop)
         values[_DRAW] = random.Random(repr([(name, row.get(name)) for name in sorted(self.fields)]))
         allowed = [
             choice.strip()
@@ -236,8 +238,6 @@ class Template:
 # Jinja
 
 
-_CHOICES = frozenset({"choices", "answer_choices"})
-_DRAW = "the random numbers of this row"  # no name that a template could spell
 _MISSING = object()
 
 
@@ -310,7 +310,8 @@ def _compiled(source: str, halved: bool) -> jinja2.Template:
 
 
 def _undeclared(source: str) -> frozenset[str]:
-    """The names that a template expects; a column may be called as one of Jinja's functions."""
+    """The names that a template expects. A column may have the name of a Jinja function (range,
+    dict): it is a column where it is used and not called."""
     tree = _JINJA.parse(source)
     called = {call.node.name for call in tree.find_all(nodes.Call) if hasattr(call.node, "name")}
     used = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"}
@@ -319,7 +320,8 @@ def _undeclared(source: str) -> frozenset[str]:
 
 
 def _names_by_half(source: str) -> tuple[set[str], set[str]]:
-    """The names before and after |||; those of a condition around both belong to the first."""
+    """The words before and after |||, keywords and filters included (so callers intersect them with
+    the template's names); those of a condition around both belong to the first."""
     halves, half = (set(), set()), 0
     for _, kind, text in _JINJA.lex(source):
         if kind == "data" and HALVES in text:
@@ -404,10 +406,11 @@ def _read_promptsource(entries: dict, where: str) -> dict[str, Template]:
     for entry in entries.values():
         if not isinstance(entry, dict) or not {"name", "jinja"} <= entry.keys():
             raise TemplateError(f"{where} has an entry without name or jinja. Delete that entry.")
-        choices = entry.get("answer_choices", "")
-        choices = "" if choices.lower() in ("null", "~") else choices  # YAML's words for none
-        choices = (choices,) if "{" in choices else choices.split(HALVES)
-        choices = tuple(choice.strip() for choice in choices if choice)
+        text = entry.get("answer_choices", "")
+        if text.lower() in ("null", "~"):  # YAML's words for none
+            text = ""
+        parts = [text] if "{" in text else text.split(HALVES)  # Jinja is split once it is rendered
+        choices = tuple(part.strip() for part in parts if part)
         templates.append(Template(entry["name"], entry["jinja"], choices=choices))
     return _by_name(templates, where)
 

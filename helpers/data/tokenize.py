@@ -37,8 +37,8 @@ def prompt_ids(
     A BOS token stands first where the tokenizer adds one. For an encoder–decoder the end token
     follows. A special token that the prompt spells out, such as "<|im_end|>", stays ordinary text.
 
-    chat: put the prompt into the tokenizer's chat template, as a user's message that cannot close
-        its turn.
+    chat: put the prompt into the tokenizer's chat template, as a user's message; a special token
+        that it spells out stays text, so it cannot end that message.
     """
     if chat:
         return _chat_ids(prompt, tokenizer)
@@ -103,17 +103,21 @@ def tokenize(
                     f"column that the template's {part} names, or leave this row out."
                 )
         if chat:
+            # Its space was made for the bare prompt; a chat template may end in a line break.
             completion = separator(as_chat(prompt, tokenizer)) + completion.strip()
-        read = prompt_ids(prompt, tokenizer, config, chat)
-        written = completion_ids(completion, tokenizer)
-        if problem := beyond_window(len(read), len(written), config):
+        asked = prompt_ids(prompt, tokenizer, config, chat)
+        answered = completion_ids(completion, tokenizer)
+        if problem := beyond_window(len(asked), len(answered), config):
             raise TokenizeError(
                 f"{where} {problem}. Cutting it would silently cut labels away. Use a shorter "
                 "template, shorten the text, or leave this row out."
             )
-        both = not config.is_encoder_decoder
-        columns["input_ids"].append(read + written if both else read)
-        columns["labels"].append(make_labels(read, written) if both else written)
+        if config.is_encoder_decoder:
+            input_ids, labels = asked, answered
+        else:
+            input_ids, labels = asked + answered, make_labels(asked, answered)
+        columns["input_ids"].append(input_ids)
+        columns["labels"].append(labels)
     return Dataset.from_dict(columns, features=COLUMNS)
 
 
@@ -223,43 +227,59 @@ def length_grouped_batches(lengths: list[int], batch_size: int, seed: int) -> li
     return batches
 
 
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
-    """Token ids of a text. ordinary: a special token that is spelled out stays text."""
+def _encode(
+    text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = True
+) -> list[int]:
+    """Token ids of a text. split_special_tokens: a special token that is spelled out stays text."""
     # verbose=False: whoever counts tokens says for themselves when there are too many.
     ids = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=ordinary, verbose=False
+        text,
+        add_special_tokens=False,
+        split_special_tokens=split_special_tokens,
+        verbose=False,
     ).input_ids
-    # The special tokens of a Unigram tokenizer (T5) are also words to it; a space parts them.
+    # A Unigram tokenizer (T5) has its special tokens among its ordinary pieces too, so splitting
+    # does not help: "</s>" is read as "< /s>".
     special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
-    if ordinary and not special.isdisjoint(ids):
+    if split_special_tokens and not special.isdisjoint(ids):
         parted = _special_tokens(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
         ids = tokenizer(parted, add_special_tokens=False).input_ids
     return ids
 
 
-def _continue(text: str, tokenizer: PreTrainedTokenizerBase, ordinary: bool = True) -> list[int]:
+def _continue(
+    text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = True
+) -> list[int]:
     """Token ids of a text as the continuation of another text.
 
     Some tokenizers (Llama-2, T5) put a space before a text that stands alone, so it is read behind
     a line break, whose own tokens are taken away.
     """
     head = _encode("\n", tokenizer)
-    ids = _encode(f"\n{text}", tokenizer, ordinary)
-    return ids[len(head) :] if ids[: len(head)] == head else _encode(text, tokenizer, ordinary)
+    ids = _encode(f"\n{text}", tokenizer, split_special_tokens)
+    if ids[: len(head)] == head:
+        return ids[len(head) :]
+    return _encode(text, tokenizer, split_special_tokens)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     tokens = {*tokenizer.all_special_tokens, *added}
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    return re.compile(
+        "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
+    )  # (?!): no match
 
 
 def _chat_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a chat whose user spells out special tokens: these as text, the template's as such."""
+    """Ids of a chat: the template's special tokens as such, those that the user spells out as text.
+
+    A mark takes the place of each of the user's while the template is applied; its ids go in there.
+    """
     spelled = _special_tokens(tokenizer)
     mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in prompt)
     first, *pieces = as_chat(spelled.sub(mark, prompt), tokenizer).split(mark)
-    ids = _encode(first, tokenizer, ordinary=False)
+    ids = _encode(first, tokenizer, split_special_tokens=False)
     for token, piece in zip(spelled.findall(prompt), pieces, strict=True):
-        ids += _continue(token, tokenizer) + _continue(piece, tokenizer, ordinary=False)
+        ids += _continue(token, tokenizer)
+        ids += _continue(piece, tokenizer, split_special_tokens=False)
     return ids

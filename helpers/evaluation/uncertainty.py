@@ -150,8 +150,9 @@ def paired_change(
 ) -> tuple[float, float, float]:
     """By how much two methods differ on the same rows: mean difference and its 95 % interval.
 
-    Only the difference within each row is used, so what the rows differ in among themselves drops
-    out, and smaller differences show than in two separate intervals. groups: as in mean_interval.
+    Only the difference within each row is used. So it drops out that some rows are harder than
+    others, and smaller differences can be seen than by comparing two separate intervals. groups: as
+    in mean_interval.
 
     Returns (mean, low, high) of after - before.
     Raises ScoringError: empty or unequal lists; as bootstrap_interval.
@@ -168,7 +169,7 @@ def verdict_of(interval: Sequence[float], lower_is_better: bool = False) -> str:
     alone, so among many comparisons expect some of these. An end that rounds to 0.000 counts as
     0: a verdict should not hang on a digit that is not even printed.
 
-    interval: what paired_change returns, or its two ends. lower_is_better: it is of losses.
+    interval: what paired_change returns, or its two ends. lower_is_better: True for losses.
     Returns "clearly better", "clearly worse" or "no clear difference".
     """
     low, high = (round(end, 3) for end in interval[-2:])

@@ -30,9 +30,8 @@ def score_choices(
     Raises InferenceError for an empty prompt, and when prompt and choice do not fit into the
     context window.
     """
-    own = [choices] * len(prompts)
-    scores = score_rows(model, tokenizer, prompts, own, chat, batch_size)
-    return scores.reshape(len(prompts), len(choices))
+    scores = score_rows(model, tokenizer, prompts, [choices] * len(prompts), chat, batch_size)
+    return scores.reshape(len(prompts), len(choices))  # without prompts, they are (0, 0)
 
 
 @torch.no_grad()
@@ -81,6 +80,7 @@ def pick_choices(scores: Iterable[Iterable[float]], choices: Sequence[str]) -> l
 
 def pick_own_choices(scores: Tensor, choices: Sequence[Sequence[str]]) -> list[str]:
     """As pick_choices, for the scores and choices of score_rows."""
+    # Chosen among column numbers, since each row has texts of its own.
     columns = pick_choices(scores, range(scores.shape[1]))
     return [of_row[column] for of_row, column in zip(choices, columns, strict=True)]
 
@@ -93,7 +93,7 @@ def predict_answers(
     offsets: Sequence[float] | None = None,
     chat: bool = False,
 ) -> list[str]:
-    """One answer for each example: constrained where it has choices of its own, else generated.
+    """One answer for each example: constrained if every example has choices, else all generated.
 
     examples: rows of task.render; choices is a list of texts in each row, or is missing.
     max_new_tokens: for generated answers; by default as many as the longest right answer needs. A

@@ -45,7 +45,7 @@ from helpers.training.settings import (
     TrainSettings,
 )
 
-LOW_MEMORY_ROWS = 4  # that an evaluation reads at once
+LOW_MEMORY_ROWS = 4  # rows that an evaluation reads at once with low_memory
 
 
 def train(
@@ -81,10 +81,10 @@ def train(
     optimizer = make_optimizer(model, settings)
     watch = watch or (lambda history: None)
 
-    def evaluate(step: int) -> None:
+    def evaluate(step: int) -> None:  # `history` is set below, before the first call
         begin = time.perf_counter()
-        rows = LOW_MEMORY_ROWS if settings.low_memory else ROWS_AT_ONCE
-        loss = evaluate_loss(model, validation_set, collate, rows, settings.precision)
+        batch_size = LOW_MEMORY_ROWS if settings.low_memory else ROWS_AT_ONCE
+        loss = evaluate_loss(model, validation_set, collate, batch_size, settings.precision)
         with evaluation_mode(model, settings.precision):
             accuracy = score(model) if score else None
         seconds = time.perf_counter() - begin
@@ -92,7 +92,7 @@ def train(
         if not history.evaluations or loss < history.best.loss:
             run.save_best(model, step)
         history.evaluations.append(EvaluationRecord(step, loss, accuracy, seconds))
-        run.save_checkpoint(model, optimizer, history)
+        run.save_checkpoint(model, optimizer, history)  # writes only if one is due
         watch(history)
 
     with run.opened(_disk_space(model, settings)), training_memory(model, settings.low_memory):
@@ -124,7 +124,7 @@ def train(
                     if should_stop_early([e.loss for e in history.evaluations], settings.patience):
                         history.stopped = "patience"
                         break
-            else:
+            else:  # no break: it has not stopped early
                 history.stopped = "finished"
         except KeyboardInterrupt:
             if not history.evaluations:
@@ -137,7 +137,7 @@ def train(
             )
             run.load_best(model, history)
             model.eval()
-        else:
+        else:  # no interrupt
             wait_for_all()  # the first process has written the best weights
             run.load_best(model, history)
             model.eval()
@@ -207,11 +207,14 @@ def training_step(
     the weights are then untouched.
     """
     here = sum(int(labelled_tokens(model, batch["labels"]).sum()) for batch in micro_batches)
-    (count,), total = total_of(here), 0.0
+    # Counted before any backward pass: each is divided by the count of the whole batch.
+    (count,) = total_of(here)
+    total = 0.0
     for batch in micro_batches:
         with autocast(model, settings.precision):
             summed, _ = loss_sum(model, batch)  # forward
         total += summed.item()
+        # A count of 0 is refused below, by check_finite, so it must not fail here.
         (summed / max(1, count)).backward()  # loss, backward
     (total,) = total_of(total)
     for parameter in model.parameters():
@@ -262,8 +265,9 @@ def _evaluation_steps(total: int, steps_per_epoch: int, evaluations: int) -> set
 
 
 def _disk_space(model: PreTrainedModel, settings: TrainSettings) -> int:
-    """Bytes of the best weights and the checkpoint, each with the one before it, and a new one."""
-    # A checkpoint has the weights, and of AdamW two numbers more for each.
+    """Bytes that the files of a run take at most: two of best weights (the last and the one before)
+    and three checkpoints (these two and the one being written)."""
+    # A checkpoint has the weights and, with AdamW, two more numbers for each weight.
     copies = 2 + 3 * (1 if settings.low_memory else 3)
     return copies * sum(p.numel() * p.element_size() for p in model.parameters())
 

@@ -14,8 +14,8 @@ from helpers.training.processes import share_of_process, total_of
 from helpers.training.settings import TrainingError
 from helpers.training.shared_prefix import can_share, in_one_line, one_line, shared_length
 
-# An evaluation reads no more rows at once, no more tokens, padding included, and predicts no more
-# labelled ones (each has a score for every word of the vocabulary).
+# The most that an evaluation reads at once: rows, tokens (padding included), and labelled tokens,
+# each of which needs a score for every token of the vocabulary.
 ROWS_AT_ONCE, TOKENS_AT_ONCE, LABELLED_AT_ONCE = 16, 4096, 1024
 
 Rows = Sequence[dict]  # a datasets.Dataset, or a list of its rows: input_ids and labels
@@ -56,17 +56,19 @@ def per_token_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Te
 
 def _logits_before(model: PreTrainedModel, batch: dict[str, Tensor], labelled: Tensor) -> Tensor:
     """The logits that predict the labelled tokens: (labelled tokens, vocabulary)."""
-    predicting = labelled.roll(-1, 1)  # the prediction for the token at t + 1 is made at t
+    # The token at t + 1 is predicted at t. (Nothing wraps around: column 0 is never labelled.)
+    predicting = labelled.roll(-1, 1)
     inputs, mask = {"input_ids": batch["input_ids"]}, batch.get("attention_mask")
     # Padding must be masked where it stands before a row. Behind it, it is never seen.
     if mask is not None and not mask[:, 0].all():
         inputs["attention_mask"] = mask
-    elif can_share(model):
+    elif can_share(model):  # the shared prefix once, then all rows, as a batch of one line
         shared = shared_length(batch)
         inputs = in_one_line(batch["input_ids"], shared)
         predicting = one_line(predicting, shared)
-    # The model makes its logits by itself, since some scale or cap them after the head; the head
-    # is only handed fewer hidden states.
+    # The model makes its logits by itself, since some scale or cap them after the head; the hook
+    # only hands the head fewer hidden states: (1, labelled tokens, hidden size). (logits_to_keep
+    # would not do: it keeps the same positions in every row.)
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, given: (given[0][predicting][None],))
     try:
@@ -112,7 +114,7 @@ def to_device(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Ten
 
 @contextmanager
 def evaluation_mode(model: PreTrainedModel, precision: str = "float32") -> Iterator[None]:
-    """Inside, the model drops nothing and keeps nothing for a backward pass."""
+    """Inside: eval mode (no dropout), no gradients, and this precision (see autocast)."""
     was_training = model.training
     model.eval()
     try:
@@ -156,6 +158,7 @@ def _row_sums(
         for indices in _by_length(rows, batch_size):
             batch = to_device(collate([rows[index] for index in indices]), model)
             losses, labelled = per_token_loss(model, batch)
+            # The mask picks the losses row by row, so they can be cut into rows again.
             of_rows = labelled.sum(1).tolist()
             for index, count, row in zip(indices, of_rows, losses.split(of_rows), strict=True):
                 sums[index], counts[index] = row.sum().item(), count
