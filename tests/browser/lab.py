@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
+
+import psutil
 
 from tools import make
 
@@ -96,8 +99,15 @@ class Lab:
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", self.course / "notebooks")
 
     def stop(self) -> None:
+        """End the server and its kernels; on a busy machine that takes a while, but not for ever."""
+        server = psutil.Process(self._server.pid)
+        processes = [*server.children(recursive=True), server]
         self._server.terminate()
-        self._server.wait(timeout=30)
+        _, alive = psutil.wait_procs(processes, timeout=60)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._server.wait()
 
 
 class Notebook:
