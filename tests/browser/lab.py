@@ -99,7 +99,7 @@ class Lab:
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", self.course / "notebooks")
 
     def stop(self) -> None:
-        """End the server and its kernels; on a busy machine that takes a while, but not for ever."""
+        """End the server and its kernels, which on a busy machine takes a while."""
         server = psutil.Process(self._server.pid)
         processes = [*server.children(recursive=True), server]
         self._server.terminate()
