@@ -338,3 +338,6 @@ def test_what_is_no_lock(tmp_path, rows, text):
 def test_other_refusals_of_the_lock(tmp_path, rows):
     refused(lambda: open_test_set(tmp_path / "none.json", rows), "none.json", "notebook 03")
     refused(lambda: lock_test_set(rows.select([]), tmp_path / "test.json"), "no test rows")
+    (tmp_path / "file").write_text("x")
+    path = tmp_path / "file" / "test.json"
+    refusal(CourseError, lambda: lock_test_set(rows, path), "could not be written", "folder")

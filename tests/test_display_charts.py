@@ -64,6 +64,7 @@ def test_an_interval_chart_draws_each_score_of_each_method():
     assert [text.get_text() for text in axes.texts] == ["chance 0.25"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [text.get_text() for text in chart.legends[0].get_texts()] == ["rows", "products"]
+    assert not chart.legends[0].get_frame_on()
     drawn = [container.lines[0].get_xdata().tolist() for container in axes.containers]
     assert drawn == [[0.5, 0.2], [0.5, 0.2]]
     bars = [container.lines[2][0].get_segments() for container in axes.containers]

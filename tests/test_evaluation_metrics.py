@@ -305,7 +305,7 @@ def test_a_row_with_choices_is_right_or_wrong() -> None:
 
 
 def test_a_text_scores_rouge_with_the_best_of_its_references() -> None:
-    task = task_of("text", ("rouge",), references=("second", "more"))
+    task = task_of("text", references=("second", "more"))
     rows = rows_of(["a b", "c d", "e f"], second=["a c", "", None], more=[["b"], [], ["e", "f g"]])
     predictions = ["a c", "d", None]
     theirs = [
@@ -339,6 +339,7 @@ def test_the_metrics_are_those_of_the_task() -> None:
     }
     exact = score_all(task_of("text", ("accuracy", "rouge")), ["a b", "c"], rows_of(["a b", "c d"]))
     assert exact["accuracy"] == 0.5 and list(exact) == ["accuracy", *ROUGE]
+    assert score_all(task_of("classification"), ["a"], rows_of(["a"])) == {"accuracy": 1.0}
 
 
 def test_scores_of_a_task_are_refused_in_words() -> None:

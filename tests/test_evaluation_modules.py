@@ -81,6 +81,8 @@ def test_refusals(metrics, name: str) -> None:
         metric.compute(predictions=[], references=[])
     with pytest.raises(ScoringError, match="There are 1 predictions for 2 references"):
         metric.compute(predictions=["good"], references=["good", "poor"])
+    with pytest.raises(ScoringError, match="predictions have to be a list"):
+        metric.compute(predictions=None, references=["good"])
     # A refusal leaves nothing behind.
     assert metric.compute(predictions=["good"], references=["good"])
 

@@ -232,13 +232,13 @@ def test_published_notebook_keeps_results_and_drops_what_changes():
     widget = new_output("display_data", {view: {}, "text/plain": "HBox()"})
     still = new_output("display_data", {view: {}, "text/plain": "a box", "text/html": "<b>"})
     stream = new_output("stream", text="0.5\n")
-    cell = new_code_cell("x", outputs=[widget, still, stream])
+    cell = new_code_cell("x", outputs=[widget, still, stream], metadata={"execution": {"a": "b"}})
     notebook = new_notebook(cells=[cell], metadata={"widgets": {"x": {}}})
     notebook.metadata.language_info = {"name": "python", "version": "3.11.7"}
     clean = run_course.normalise(notebook)
     nbformat.validate(clean)
     kept = new_output("display_data", {"text/plain": "a box", "text/html": "<b>"})
-    assert clean.cells[0].outputs == [kept, stream]
+    assert clean.cells[0].outputs == [kept, stream] and not clean.cells[0].metadata
     assert clean.metadata.kernelspec.name == "python3"
     assert set(clean.metadata) == {"kernelspec", "language_info"}
     assert clean.metadata.language_info == {"name": "python"}

@@ -368,15 +368,17 @@ class KnownTexts:
 
     def add(self, text: object, row_id: str, group: str = "") -> None:
         """Make the text of a cell known."""
-        words = _words(str(text or ""))
+        text = str(text or "")
+        words = _words(text)
         self._by_group[group].append((words, row_id))
-        self._by_words.setdefault(words or str(text or "").strip(), row_id)
+        self._by_words.setdefault(words or text.strip(), row_id)
 
     def find(self, text: object, group: str = "") -> str | None:
         """The row_id of the first known text that this one repeats, those of its group first."""
-        if is_empty(text):
+        text = str(text or "")
+        if not text.strip():
             return None
-        words = _words(str(text))
+        words = _words(text)
         near = () if self.limit else self._by_group[group]
         found = next((row_id for other, row_id in near if _same_words(words, other)), None)
-        return found or self._by_words.get(words or str(text).strip())
+        return found or self._by_words.get(words or text.strip())

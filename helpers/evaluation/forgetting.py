@@ -4,7 +4,6 @@ A metric gives one number for each unit (a row, a paragraph or a question), in a
 two models can be compared unit by unit.
 """
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from helpers.evaluation.metrics import holds_answer, main_metric, row_scores
 from helpers.evaluation.prompt_search import calibrate
 from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
 from helpers.inference.generate import generate_answers
-from helpers.inference.score import pick_choices, predict_answers, score_choices
+from helpers.inference.score import pick_own_choices, predict_answers, score_rows
 from helpers.profiles import ROOT
 from helpers.training.loss import evaluation_mode, loss_of_each
 
@@ -189,18 +188,14 @@ def _answer_calibrated(
 
     Rows that differ in their choices are not calibrated: the label bias shows over many prompts.
     """
-    by_choices: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for row, example in enumerate(examples):
-        by_choices[tuple(example["choices"])].append(row)
-    answers, losses = [""] * len(examples), [0.0] * len(examples)
-    for choices, rows in by_choices.items():
-        scores = score_choices(model, tokenizer, [examples[row]["prompt"] for row in rows], choices)
-        scores = calibrate(scores) if len(by_choices) == 1 else scores
-        picked, each = pick_choices(scores, choices), (-scores.log_softmax(-1)).tolist()
-        for row, answer, of_row in zip(rows, picked, each, strict=True):
-            answers[row] = answer
-            losses[row] = of_row[choices.index(examples[row]["answer"])]
-    return answers, losses
+    choices = [row["choices"] for row in examples]
+    scores = score_rows(model, tokenizer, [row["prompt"] for row in examples], choices)
+    if all(of_row == choices[0] for of_row in choices):
+        scores = calibrate(scores)
+    each = (-scores.log_softmax(-1)).tolist()
+    right = [of_row.index(row["answer"]) for of_row, row in zip(choices, examples, strict=True)]
+    losses = [of_row[column] for of_row, column in zip(each, right, strict=True)]
+    return pick_own_choices(scores, choices), losses
 
 
 # ---- the repair

@@ -298,13 +298,14 @@ def score_all(task: Task, predictions: Sequence[str | None], examples: Rows) -> 
     """The metrics that the task's file names, over all rows: {metric: value from 0 to 1}.
 
     accuracy: share of rows with one of their right answers. macro_f1: see there; it knows one right
-    answer a row. rouge: three means, rouge1, rouge2 and rougeL.
+    answer a row. rouge: three means, rouge1, rouge2 and rougeL. A task that names none has the
+    metric of its kind.
 
     Raises ScoringError: a metric that the course does not have; as row_scores.
     """
     pairs = _pairs(task, predictions, examples)
     result = {}
-    for name in task.metrics:
+    for name in task.metrics or ("accuracy" if task.kind == "classification" else "rouge",):
         if name == "accuracy":
             result[name] = fmean(text in right for text, right in pairs)
         elif name == "macro_f1":
