@@ -25,6 +25,19 @@ def test_each_notebook_has_notes_and_both_forms_ask_different_questions():
         assert bool(one["quiz"]) == ("test" in one) and len(set(one.get("test", (1, 2)))) == 2
 
 
+def test_notes_show_the_summary_in_quick_where_it_differs():
+    one, two, *rest = SAID["notebooks"]
+    quick = {
+        one: {"quick": "- only 3 rows"},
+        two: {"quick": "\n".join(SAID["notebooks"][two]["printed"])},
+    }
+    quick |= {name: {"quick": None} for name in rest}
+    said = SAID | {"notebooks": {n: SAID["notebooks"][n] | quick[n] for n in quick}}
+    notes = teaching.pages(said)[teaching.TEACHING / "notes.md"]
+    assert notes.count("printed the same.") == notes.count("- only 3 rows") == 1
+    assert notes.count("What a run in <code>quick</code> printed") == 1
+
+
 def test_notes_hold_no_number_of_their_own():
     """What a run computes is read from its outputs; a person writes only reasons."""
     for name, one in SAID["notebooks"].items():

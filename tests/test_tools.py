@@ -268,6 +268,36 @@ def test_publishing_writes_the_tagged_picture_and_the_minutes(tmp_path, monkeypa
     }
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_recording_notes_summaries_and_minutes_of_what_passed(tmp_path, monkeypatch, works):
+    def run_notebook(source, folder):
+        cells = [new_code_cell("print(0)", outputs=[new_output("stream", text="0")])]
+        cells += [new_markdown_cell("## What we saw"), new_markdown_cell("In short:")]
+        cells += [new_code_cell("print(1)", outputs=[new_output("stream", text="- a\n\n- é 1\n")])]
+        nbformat.write(new_notebook(cells=cells), folder / source.name)
+        passed = works or source.stem == "00_a"
+        return run_course.Outcome(source.stem, "passed" if passed else "failed", 90.0)
+
+    monkeypatch.setattr(run_course, "ROOT", tmp_path)
+    monkeypatch.setattr(run_course, "run_notebook", run_notebook)
+    monkeypatch.setattr(machine, "matrix_speed", lambda: 100.0)
+    monkeypatch.setenv("COURSE_PROFILE", "quick")
+    for folder in ("notebooks", "data"):
+        (tmp_path / folder).mkdir()
+    for name in ("00_a", "01_b"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", "print(1)")
+    (tmp_path / "data" / "minutes.json").write_text("{}")
+    (tmp_path / "data" / "what_we_saw.json").write_text('{"quick": {"02_c": "kept"}}')
+    before = (tmp_path / "notebooks" / "00_a.ipynb").read_bytes()
+    assert run_course.main(["--record"]) == (0 if works else 1)
+    assert (tmp_path / "notebooks" / "00_a.ipynb").read_bytes() == before
+    names = ["00_a", "01_b"] if works else ["00_a"]
+    summaries = json.loads((tmp_path / "data" / "what_we_saw.json").read_text(encoding="utf-8"))
+    assert summaries == {"quick": {"02_c": "kept"} | dict.fromkeys(names, "- a\n- é 1")}
+    times = json.loads((tmp_path / "data" / "minutes.json").read_text())
+    assert times == {"quick": {"gflops": 100.0, "minutes": dict.fromkeys(names, 1.5)}}
+
+
 def test_the_readme_gets_the_measured_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(sync_notebooks, "ROOT", tmp_path)
     readme = "| [01_a](notebooks/01_a.ipynb) | what | |\n| [02_b](notebooks/02_b.ipynb) | b | 7 |\n"

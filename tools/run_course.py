@@ -4,6 +4,8 @@
     python tools/run_course.py 04 05            some of them
     python tools/run_course.py --publish        also copy the outputs back into notebooks/, and note
                                                 in data/ how long each took and what came out
+    python tools/run_course.py --record         note only how long each took and what its summary
+                                                said: for a profile other than the published one
 
 COURSE_PROFILE sets the sizes (default: laptop). The exit status is 0 when every notebook ran.
 """
@@ -14,6 +16,7 @@ import html
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -249,6 +252,23 @@ def record_minutes(outcomes: list[Outcome], path: Path) -> None:
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
+def printed(cell: nbformat.NotebookNode) -> str:
+    """What a cell printed, by its outputs."""
+    texts = (one.text for one in cell.outputs if one.output_type == "stream")
+    return re.sub(r"\n{2,}", "\n", "".join(texts)).strip()
+
+
+def record_summaries(names: list[str], executed: Path, path: Path) -> None:
+    """Note in data/what_we_saw.json what the cell under "What we saw" printed, by profile."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    summaries = kept.setdefault(profile().name, {})
+    for name in names:
+        cells = nbformat.read(executed / f"{name}.ipynb", as_version=4).cells
+        start = next(i for i, cell in enumerate(cells) if "## What we saw" in cell.source)
+        summaries[name] = printed(next(c for c in cells[start:] if c.cell_type == "code"))
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def record_example(path: Path) -> None:
     """Note in data/example_run.json what a whole run brought, for notebooks 00, 05 and 06.
 
@@ -277,6 +297,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Run the notebooks and write a report.")
     parser.add_argument("names", nargs="*", help="first letters of notebooks (default: all)")
     parser.add_argument("--publish", action="store_true", help="copy outputs back to notebooks/")
+    parser.add_argument("--record", action="store_true", help="note minutes and summaries in data/")
     parser.add_argument("--execute", nargs=2, metavar=("FROM", "TO"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.execute:
@@ -303,14 +324,18 @@ def main(arguments: list[str]) -> int:
         outcomes.append(outcome)
         # Written after each one, so that there is something to read while the rest runs.
         report = write_report(outcomes, folder)
-    failed = sum(one.status != "passed" for one in outcomes)
-    print(f"{len(outcomes) - failed} passed, {failed} failed. Report: {report}")
+    passed, data = [one for one in outcomes if one.status == "passed"], ROOT / "data"
+    failed = len(outcomes) - len(passed)
+    print(f"{len(passed)} passed, {failed} failed. Report: {report}")
+    if options.record:
+        record_minutes(passed, data / "minutes.json")
+        record_summaries([one.name for one in passed], folder, data / "what_we_saw.json")
     if failed:
         return 1
     if options.publish:
         publish(names, folder, notebooks, ROOT / "docs")
-        record_minutes(outcomes, ROOT / "data" / "minutes.json")
-        record_example(ROOT / "data" / "example_run.json")
+        record_minutes(outcomes, data / "minutes.json")
+        record_example(data / "example_run.json")
     return 0
 
 

@@ -5,7 +5,8 @@
 
 What a person has to say stands in teaching/notes.yaml, the form in teaching/templates/. All else
 has another source: the notebooks and their stored outputs, data/minutes.json,
-data/example_run.json, the checks' mistakes, and the quizzes.
+data/what_we_saw.json (what the notebooks print in the profile `quick`), data/example_run.json, the
+checks' mistakes, and the quizzes.
 """
 
 import json
@@ -21,6 +22,7 @@ from nbformat import NotebookNode
 
 from helpers.exercises.quizzes import LETTERS, load_quiz, names
 from helpers.exercises.registry import exercises
+from tools.run_course import printed
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHING = ROOT / "teaching"
@@ -38,12 +40,6 @@ def cell_of(notebook: NotebookNode, cell_id: str) -> NotebookNode:
         if cell.id == cell_id:
             return cell
     raise LookupError(f"teaching/notes.yaml names the cell {cell_id}, which is no longer there")
-
-
-def printed(cell: NotebookNode) -> str:
-    """What a cell printed, by its stored outputs."""
-    texts = (one.text for one in cell.outputs if one.output_type == "stream")
-    return re.sub(r"\n{2,}", "\n", "".join(texts)).strip()
 
 
 def minutes(discussion: dict[str, int]) -> dict[str, dict[str, float]]:
@@ -95,6 +91,7 @@ def all_there_is_to_say() -> dict:
     said = yaml.safe_load((TEACHING / "notes.yaml").read_text(encoding="utf-8"))
     times = minutes({name: one["discussion"] for name, one in said["notebooks"].items()})
     example = json.loads((ROOT / "data" / "example_run.json").read_text(encoding="utf-8"))
+    seen = json.loads((ROOT / "data" / "what_we_saw.json").read_text(encoding="utf-8"))
     for name, one in said["notebooks"].items():
         notebook = read(name)
         start = printed(next(c for c in notebook.cells if "setup_notebook(" in c.source))
@@ -104,6 +101,7 @@ def all_there_is_to_say() -> dict:
             "minutes": times[name],
             "profile": re.search(r"profile '(\w+)'", start)[1],
             "printed": [printed(cell_of(notebook, cell_id)) for cell_id in one["expect"]],
+            "quick": seen.get("quick", {}).get(name),
             "board": example["boards"].get(one.get("board")),
             "exercises": [each for each in exercises().values() if each.notebook == name],
             "quiz": load_quiz(name) if name in names() else [],
