@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     figures, tables = [], []
-    monkeypatch.setattr(predictions, "show", lambda chart, line: figures.append((chart, line)))
+    monkeypatch.setattr(predictions, "show", lambda *shown: figures.append(shown))
     monkeypatch.setattr(predictions, "show_table", lambda header, rows: tables.append(rows))
     return figures, tables
 
@@ -100,15 +100,16 @@ def test_the_picture_has_each_share_and_the_summary_each_guess(drawn, capsys):
         reveal(name, result)
     predict("not revealed", 0.1)
     show_predictions()
-    ((chart, line),), (rows,) = drawn
+    ((chart, line, title),), (rows,) = drawn
     (axes,) = chart.axes
     diagonal, *points = axes.lines
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
     places = [(point.get_xdata()[0], point.get_ydata()[0]) for point in points]
     assert places == [(0.5, 0.7), (0.9, 0.8), (1, 1)]
     # The numbers beside the points are those of the table.
-    assert [text.get_text() for text in axes.texts[1:]] == ["1", "2", "4"]
+    assert [text.get_text() for text in axes.texts[3:]] == ["1", "2", "4"]
     assert [(row[0], row[1]) for row in rows] == [(1, "a"), (2, "b"), (3, "loss"), (4, "c")]
+    assert title == "Between 0 and 1: 1 guessed too low, 1 too high"  # the loss is not drawn
     assert "4 guesses: 1 too low, 2 too high, 1 exact." in line
     assert "The 3 between 0 and 1 were off by 0.10 on average" in line
     assert "(guess minus result: -0.03)" in line

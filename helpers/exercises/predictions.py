@@ -72,14 +72,19 @@ def show_predictions() -> None:
     chart = figure(4.5, 4.2)
     (axes,) = chart.axes
     axes.plot([0, 1], [0, 1], "--", color=GREY, lw=1)
-    axes.annotate("result = guess", (0.02, 0.05), rotation=45, color="#555555", fontsize=8)
+    style = {"color": "#555555", "fontsize": 8}
+    axes.annotate("result = guess", (0.02, 0.05), rotation=45, **style)
+    axes.annotate("guessed too low", (0.02, 0.99), va="top", **style)
+    axes.annotate("guessed too high", (0.98, 0.01), ha="right", **style)
     for number, pair in shares.items():
         axes.plot(*pair, "o", color=BLUE)
         axes.annotate(str(number), pair, xytext=(5, 4), textcoords="offset points", fontsize=9)
     axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="your guess", ylabel="result")
-    axes.set_title("Below the line: you guessed too high")
     line += f" The {len(shares)} between 0 and 1 were off by {mean:.2f} on average"
-    show(chart, line + f" (guess minus result: {bias:+.2f}).")
+    drawn = [rows[number - 1][-1] for number in shares]
+    low, high = (sum(one.endswith(word) for one in drawn) for word in ("too low", "too high"))
+    title = f"Between 0 and 1: {low} guessed too low, {high} too high"
+    show(chart, line + f" (guess minus result: {bias:+.2f}).", title)
 
 
 def _path() -> Path:
