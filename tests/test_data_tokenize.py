@@ -265,7 +265,7 @@ GOOD = {"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}
 @pytest.mark.parametrize(
     ("ids", "labels", "words"),
     [
-        ([5, 6], [IGNORE, IGNORE], ("no labelled token", "Mask the prompt only")),
+        ([5, 6], [IGNORE, IGNORE], ("no labelled token", "Label its completion")),
         ([5, 6], [5, IGNORE], ("no labelled token",)),
         ([5], [5], ("no labelled token",)),
         ([], [], ("no labelled token",)),

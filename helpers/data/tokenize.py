@@ -180,7 +180,7 @@ def check_tokenized(dataset: Dataset, vocabulary: int, encoder_decoder: bool = F
         if all(label == IGNORE for label in labels[0 if encoder_decoder else 1 :]):
             raise TokenizeError(
                 f"The example at index {index} has no labelled token: all labels are {IGNORE}, so "
-                "there is nothing to learn from it. Mask the prompt only, or leave this row out."
+                "there is nothing to learn from it. Label its completion, or leave this row out."
             )
 
 

@@ -131,7 +131,7 @@ COLLATE = Exercise(
         "The attention mask is 1 everywhere, so padding is taken for text.",
         collate_with({_ONES: '[int(i != pad_token_id) for i in row["input_ids"]]'}),
         "You find the padding by its id. When padding and end token share one id, the real "
-        "end is masked as well. Go by the lengths.",
+        "end is not labelled either. Go by the lengths.",
         labels_by_id,
         "Every position with the padding's id loses its label. When padding and end token "
         "share one id, the model never learns to stop.",

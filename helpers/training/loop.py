@@ -198,7 +198,7 @@ def training_step(
     micro_batches: list[dict[str, Tensor]],
     settings: TrainSettings,
 ) -> tuple[float, float]:
-    """One update of every weight. Returns (loss in nats per labelled token, gradient norm).
+    """One step of every weight. Returns (loss in nats per labelled token, gradient norm).
 
     The sum over all micro-batches is divided by all their labelled tokens, so that the gradient is
     that of the big batch, however it was cut.
@@ -236,7 +236,7 @@ def update(
     settings: TrainSettings,
     collate: Collate,
 ) -> tuple[float, float]:
-    """One update from these rows, as the settings ask for. Returns and raises what `training_step`
+    """One step from these rows, as the settings ask for. Returns and raises what `training_step`
     does."""
     # A process for which no row is left takes part with one that has no labelled token.
     rows = share_of_process(rows) or [{**rows[0], "labels": [IGNORE] * len(rows[0]["labels"])}]

@@ -92,11 +92,11 @@ def check_finite(total: float, count: int, norm: float = 0.0) -> None:
     if not count:
         raise TrainingError(
             "No token of this batch is labelled, so it has no loss. Look for completions that "
-            "were cut off or masked."
+            "were cut off or are not labelled."
         )
     if not math.isfinite(total) or not math.isfinite(norm):
         raise TrainingError(
-            f"The loss of this step is {total / count} and its gradient norm {norm}: no update can "
+            f"The loss of this step is {total / count} and its gradient norm {norm}: no step can "
             "be made from that, and the weights were left as they are. Try a lower learning rate, "
             "and look at the texts of this batch."
         )
