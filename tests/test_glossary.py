@@ -10,6 +10,10 @@ import pytest
 from tests.test_notebooks import NOTEBOOKS, prose_of
 
 ROOT = Path(__file__).resolve().parent.parent
+# The terms of the field without which nobody can read on elsewhere.
+NEEDED = """instruction fine-tuning, full fine-tuning, supervised fine-tuning, pretraining, base
+model, instruct model, in-context learning, few-shot, hyperparameter, early stopping, overfitting,
+teacher forcing, logit, softmax, perplexity"""
 LINE = re.compile(
     r"- \*\*(?P<term>[^*]+)\*\*(?: \(also: (?P<also>[^)]+)\))?\. (?P<says>.+) "
     r"\[[^]]+\]\((?P<link>https://[^)\s]+)\)\. "
@@ -57,14 +61,17 @@ def entries() -> list[Entry]:
 
 
 def texts() -> dict[str, list[str]]:
-    """Notebook → its cells of text, in the order in which the course is read."""
+    """Notebook → its cells of text, in the order in which the course is read.
+
+    A is an appendix to 04; 09 is the first that asks for it, so it stands before that one.
+    """
     return {
         path.stem: [
             cell.source
             for cell in nbformat.read(path, as_version=4).cells
             if cell.cell_type == "markdown"
         ]
-        for path in NOTEBOOKS
+        for path in sorted(NOTEBOOKS, key=lambda path: path.stem.replace("A_", "08_"))
     }
 
 
@@ -96,6 +103,22 @@ def test_each_entry_has_a_definition_a_link_and_a_notebook():
     assert [line for line in listed if not LINE.fullmatch(line)] == []
     terms = [entry.term for entry in entries()]
     assert len(terms) >= 65 and terms == sorted(set(terms), key=str.casefold)
+
+
+def test_the_terms_that_a_reader_needs_elsewhere_are_entries():
+    needed = " ".join(NEEDED.split()).split(", ")
+    assert set(needed) - {entry.term for entry in entries()} == set()
+
+
+def test_each_bold_term_with_a_link_is_an_entry():
+    """What is printed as [**term**](link) is defined there, and is not just a stressed word."""
+    missing = [
+        (notebook, term)
+        for notebook, cells in texts().items()
+        for term in re.findall(r"\[\*\*([^*]+)\*\*\]\(", "\n".join(cells))
+        if not any(entry.defined_in(f"**{term}**") for entry in entries())
+    ]
+    assert missing == []
 
 
 def test_each_entry_names_the_notebook_that_defines_it():
