@@ -81,7 +81,7 @@ def test_file_is_valid_and_small(path):
 def test_outputs_are_of_one_run_from_top_to_bottom_without_errors(path):
     code = cells(path, "code")
     counts = [cell.execution_count for cell in code]
-    assert counts in ([None] * len(code), list(range(1, len(code) + 1)))
+    assert counts == list(range(1, len(code) + 1))
     for number, cell in enumerate(code, start=1):
         if "raises-exception" not in cell.metadata.get("tags", []):
             kinds = [output.output_type for output in cell.outputs]
@@ -145,11 +145,25 @@ def test_links_and_first_cells_hold_the_address_in_pyproject():
 
 @each_notebook
 def test_each_notebook_shows_where_it_is_on_the_road_and_links_the_glossary(path):
-    code = [cell.source for cell in cells(path, "code")]
-    assert any(re.search(r"^show_road\(", source, re.M) for source in code)
+    roads = [cell for cell in cells(path, "code") if re.search(r"^show_road\(", cell.source, re.M)]
+    assert roads
+    for cell in roads:
+        # Without an argument, no place is marked: that is the first notebook's, before the start.
+        assert ("show_road()" in cell.source) == (path.stem == MAIN_ROAD[0]), cell.id
+        pages = [out.data.get("text/html", "") for out in cell.outputs if "data" in out]
+        assert any("data:image/svg+xml" in page for page in pages), f"{cell.id} has no stored road"
     text = "\n".join(cell.source for cell in cells(path, "markdown")[1:])
     assert "docs/glossary.md" in text
     assert re.search(r"\]\(https://(?!colab|mybinder)", text), "no link to a paper or documentation"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda path: path.stem)
+def test_each_notebook_but_the_first_begins_with_a_question_from_an_earlier_one(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    before = re.split(r"(?m)^## ", text)[0]
+    (asked,) = re.findall(r"\*\*A question from notebook (\w+)\.\*\*", before)
+    # A is an appendix to 04.
+    assert asked.replace("A", "04") < path.stem.replace("A", "05"), "not an earlier one"
 
 
 @each_notebook
@@ -165,8 +179,7 @@ def test_the_summary_is_printed_by_a_cell_and_its_output_is_stored(path):
     printing = [cell for cell in section if cell.cell_type == "code" and "print(" in cell.source]
     assert printing
     for cell in printing:
-        if cell.execution_count is not None:
-            assert re.search(r"\d", "".join(out.get("text", "") for out in cell.outputs))
+        assert re.search(r"\d", "".join(out.get("text", "") for out in cell.outputs))
 
 
 @each_notebook
