@@ -73,6 +73,12 @@ def test_an_interval_chart_draws_each_score_of_each_method():
     assert ends[1] == pytest.approx([0.3, 0.8, 0.0, 0.4])
 
 
+@pytest.mark.parametrize(("high", "line", "end"), [(0.4, 0.2, 0.46), (0.1, 0.6, 0.69), (0.9, 0, 1)])
+def test_the_axis_of_an_interval_chart_ends_above_all_that_is_drawn(high, line, end):
+    chart = interval_chart({"rows": {"a": (0.1, 0.0, high)}}, "accuracy", {"chance": line})
+    assert chart.axes[0].get_xlim() == pytest.approx((0, end))
+
+
 def test_a_confusion_figure_shows_every_count_where_it_belongs():
     tables = {"first": [[3, 1], [0, 2]], "second": [[0, 4], [0, 0]]}
     chart = confusion_figure(tables, ["no", "yes"])

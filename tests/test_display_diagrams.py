@@ -203,6 +203,8 @@ def test_the_window_says_what_is_too_long(draw):
     assert words_in(svg).count("too long") == 1
     assert "about 9 shots" in line and "Too many: 10." in line
     assert "Too many: none of 1, 4." in draw(draw_window, (1, 4), 100, 1000)[2]
+    # A bar that is much longer than the window is cut, so that the others stay visible.
+    assert "→" in words_in(draw(draw_window, (1, 300), 100, 1000)[0])
 
 
 def test_three_ways_differ_in_what_is_trained(draw):

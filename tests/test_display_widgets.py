@@ -334,6 +334,9 @@ def test_a_budget_meter_shows_window_room_and_what_was_measured():
     assert "4 shots in a window of 100 tokens: shots 50, question 30" in shown.text
     assert "one: 2 s" in shown.text and "0.20" not in shown.result.value
     assert "&lt;0.35&gt;" in shown.result.value and "<0.35>" not in shown.result.value
+    # A name stands in the bar only where there is room; a square in its colour is below anyway.
+    assert ">shots</span>" in shown.result.value and ">answer</span>" not in shown.result.value
+    assert shown.result.value.count("■") == 3 and "■" not in shown.text
     shown.shots.value = 9
     assert "42 too many" in shown.text and "width: max(3px, 110.0%)" in shown.result.value
     assert "Not measured with this number of shots" in shown.text

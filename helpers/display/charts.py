@@ -117,6 +117,8 @@ def interval_chart(
 ) -> Figure:
     """Scores from 0 to 1 with their intervals, one row of the chart for each method.
 
+    The axis begins at 0 and ends a bit above the highest interval, so that low scores fill it, too.
+
     series: kind of interval or score → {method: (score, low, high)}. score: what is drawn, with its
     unit, for the axis. lines: name → score to compare with, each a dashed line with its name.
     """
@@ -129,7 +131,8 @@ def interval_chart(
         rows = [methods.index(method) + shift for method in values]
         intervals(axes, rows, list(values.values()), True, fmt=marker, color=colour, label=name)
     name_rows(axes, methods)
-    axes.set(xlim=(0, 1), xlabel=score)
+    highest = max(high for values in series.values() for _, _, high in values.values())
+    axes.set(xlim=(0, min(1, 1.15 * max(highest, *(lines or {}).values(), 0.1))), xlabel=score)
     axes.grid(axis="x", alpha=0.4)
     for name, value in (lines or {}).items():
         axes.axvline(value, color="black", linestyle="--", linewidth=0.8)

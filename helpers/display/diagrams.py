@@ -306,21 +306,24 @@ def draw_backward() -> None:
 
 
 def draw_window(shots: Sequence[int], tokens_per_shot: float, window: int) -> None:
-    """Draw how solved examples (shots) fill the context window.
+    """Draw how solved examples (shots) fill the context window; longer bars are cut at the edge.
 
     shots: numbers of shots. tokens_per_shot: mean length of one. window: in tokens.
     """
     needed = [count * tokens_per_shot for count in shots]
-    scale = 470 / max(window, *needed)
+    scale = 470 / (1.15 * window)
     pen = _Drawing(80 + 30 * len(shots))
     for row, (count, tokens) in enumerate(zip(shots, needed, strict=True)):
         y, fits = 40 + 30 * row, tokens < window
         name = f"{count} shot{'' if count == 1 else 's'}: {tokens:,.0f} tokens"
         pen.text(LEFT, y + 16, name, **START, **({} if fits else BOLD))
-        pen.rect(220, y, scale * tokens, 22, PALE_BLUE if fits else PALE_ORANGE)
+        length = min(470, scale * tokens)
+        pen.rect(220, y, length, 22, PALE_BLUE if fits else PALE_ORANGE)
         if not fits:
-            pen.rect(220, y, scale * tokens, 22, "none", stroke=MARK, stroke_width=3)
+            pen.rect(220, y, length, 22, "none", stroke=MARK, stroke_width=3)
             pen.text(228, y + 16, "too long", **START, fill=MARK, **BOLD)
+        if tokens > 1.15 * window:
+            pen.text(684, y + 16, "→", text_anchor="end", fill=MARK, **BOLD)
     limit = 220 + scale * window
     pen.rect(220, 32, scale * window, pen.height - 74, "none", stroke=FAINT, **DASHED)
     pen.text(limit, 24, f"window: {window:,} tokens", text_anchor="end", fill=FAINT)

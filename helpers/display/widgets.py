@@ -302,20 +302,23 @@ class BudgetMeter(_Following):
         budget, known = self._budgets[shots], self._measured.get(shots, {})
         room = f"{budget.free:,} free" if budget.fits else f"{-budget.free:,} too many"
         parts = {"shots": (BLUE, "white"), "question": (ORANGE, "black"), "answer": (RED, "black")}
-        counts = ", ".join(f"{part} {getattr(budget, part):,}" for part in parts)
         line = f"{shots} shot{'' if shots == 1 else 's'} in a window of {budget.window:,} tokens: "
-        lines = [f"{line}{counts}, {room}", *(f"{name}: {value}" for name, value in known.items())]
+        below = [f"{name}: {value}" for name, value in known.items()]
         if not known:
-            lines.append("Not measured with this number of shots: no accuracy, no seconds.")
-        # As long as its share of the window; what is too much is drawn beyond the grey frame.
-        cells = "".join(
-            f'<span style="flex: none; overflow: hidden; background: {back}; color: {front}; '
-            f'width: max(3px, {100 * getattr(budget, part) / budget.window:.1f}%)">{part}</span>'
-            for part, (back, front) in parts.items()
-        )
-        bar = f'<div style="display: flex; width: 32em; background: #dddddd">{cells}</div>'
-        written = "".join(f"<div>{escape(line)}</div>" for line in lines)
-        return "\n".join(lines), _lines(bar + written)
+            below.append("Not measured with this number of shots: no accuracy, no seconds.")
+        cells, counts, marked = "", [], []
+        for part, (back, front) in parts.items():
+            # As long as its share of the window; what is too much goes beyond the grey frame.
+            share = 100 * getattr(budget, part) / budget.window
+            cells += f'<span style="flex: none; background: {back}; color: {front}; '
+            # A narrow one has no room for its name.
+            cells += f'width: max(3px, {share:.1f}%)">{part if share >= 12 else ""}</span>'
+            counts.append(f"{part} {getattr(budget, part):,}")
+            marked.append(f'<span style="color: {back}">■</span> {counts[-1]}')
+        bar = '<div style="display: flex; width: 32em; min-height: 1.5em; background: #dddddd">'
+        written = "".join(f"<div>{escape(line)}</div>" for line in below)
+        page = f"{bar}{cells}</div><div>{line}{', '.join(marked)}, {room}</div>{written}"
+        return "\n".join([f"{line}{', '.join(counts)}, {room}", *below]), _lines(page)
 
 
 class TemplatePlayground(_Following):
