@@ -93,21 +93,23 @@ def test_a_change_map_puts_each_tensor_at_its_layer_and_kind():
     layered = {"mlp.up_proj": {0: 0.01, 1: 0.02}, "input_layernorm": {1: 0.03}}
     single = {"embed_tokens": 0.04, "norm": 0.05}
     absolute = {"mlp.up_proj": {0: 0.5, 1: 0.5}, "input_layernorm": {1: 0.4}}, {"norm": 1.0}
-    top, right, bottom, _, *_ = change_map(layered, single, absolute).axes
+    titles = ["uneven", "even"]
+    top, right, bottom, *_ = change_map(layered, single, absolute, titles).axes
+    assert [axes.get_title() for axes in (top, right)] == titles
     assert [t.get_text() for t in top.get_yticklabels()] == ["mlp.up_proj", "input_layernorm"]
     shown = top.images[0].get_array()
     assert shown[0].tolist() == pytest.approx([1, 2]) and shown[1][1] == pytest.approx(3)
     assert shown.mask[1][0], "layer 0 has no such tensor here: nothing is drawn"
     assert [bar.get_width() for bar in bottom.patches] == pytest.approx([4, 5])
     layered = {"a": {0: 1.0, 1: 2.0}, "b": {1: 3.0}, "c": {0: 4.0, 1: 5.0}}
-    third = change_map(layered, single, absolute).axes[0].images[0].get_array()
+    third = change_map(layered, single, absolute, titles).axes[0].images[0].get_array()
     assert third[2].tolist() == pytest.approx([400, 500]), "each row beside its own name"
     norms = [axes.images[0].norm for axes in (top, right)]
     assert norms[0].vmax / norms[0].vmin == pytest.approx(norms[1].vmax / norms[1].vmin)
     assert right.images[0].get_array()[0].tolist() == pytest.approx([0.5, 0.5])
     # The best weights of a run can be those it began with: nothing moved, and that is drawn too.
     still = {"mlp.up_proj": {0: 0.0}}, {"norm": 0.0}
-    as_output(change_map(*still, still), "Nothing moved.")
+    as_output(change_map(*still, still, titles), "Nothing moved.")
 
 
 def test_distributions_and_batches_are_drawn_as_given():

@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 
 from helpers.evaluation.uncertainty import (
     expected_calibration_error,
@@ -256,14 +257,17 @@ Changes = tuple[Mapping[str, Mapping[int, float]], Mapping[str, float]]
 
 
 def change_map(
-    layered: Mapping[str, Mapping[int, float]], single: Mapping[str, float], absolute: Changes
+    layered: Mapping[str, Mapping[int, float]],
+    single: Mapping[str, float],
+    absolute: Changes,
+    titles: Sequence[str],
 ) -> Figure:
     """How far each tensor of a model moved: layers from left to right, kinds from top to bottom.
 
     layered: kind → {layer: relative change} (0.01: by one per cent of its own size); a tensor that
     did not move stays white. single: name → change of tensors that belong to no layer (embeddings,
     the last norm), drawn as bars below. absolute: the same two for the absolute change (root mean
-    square, in units of the weights), drawn beside it.
+    square, in units of the weights), drawn beside it. titles: what each of the two maps says.
     Each map's colours span the same factor on a logarithmic scale, so the evener map moved evener.
     """
     relative = (layered, single, 100, "relative change (%)")
@@ -276,18 +280,18 @@ def change_map(
         moved = [value for row in rows.values() for value in row.values() if value > 0] or [1.0]
         ranges.append((min(moved), max(moved)))
     half = max(1.01, *(math.sqrt(high / low) for low, high in ranges))  # of the span, as a factor
-    panels = zip(chart.axes[:2], chart.axes[2:], maps, ranges, strict=True)
-    for top, bottom, (rows, others, unit, label), (low, high) in panels:
+    panels = zip(chart.axes[:2], chart.axes[2:], titles, maps, ranges, strict=True)
+    for top, bottom, title, (rows, others, unit, label), (low, high) in panels:
         middle = unit * math.sqrt(low * high)
         # A column for each layer; a tensor that a layer lacks is nan.
         table = unit * pandas.DataFrame(rows).T.sort_index(axis=1)
         norm = LogNorm(middle / half, middle * half)
         image = top.imshow(table, cmap="viridis", aspect="auto", norm=norm)
         name_rows(top, rows)
-        top.set_xlabel("layer (0 is next to the embeddings)")
+        top.set(title=title, xlabel="layer (0 is next to the embeddings)")
         top.xaxis.get_major_locator().set_params(integer=True)
-        marks = [middle * half ** (k / 2) for k in range(-2, 3)]
-        bar = chart.colorbar(image, ax=top, label=label, ticks=marks, format="%.2g")
+        marks = LogLocator(subs=(1, 2, 5))
+        bar = chart.colorbar(image, ax=top, label=label, ticks=marks, format="%g")
         bar.minorticks_off()
         bottom.barh(range(len(others)), [unit * c for c in others.values()], color=BLUE)
         name_rows(bottom, others)
