@@ -111,10 +111,11 @@ def test_the_museum_wall_holds_each_run_against_the_healthy_one():
         "b": ([2.0, 0.1, 0.0], 0.0),
         "c": ([3.0, nan, nan], 0),
     }
-    first, second = museum_wall(runs, 10).axes
+    first, second = museum_wall(runs, 10, {"c": [2.0, 1.0, 0.9]}).axes
     healthy, broken = (line.get_ydata().tolist() for line in first.lines)
     assert (list(healthy), list(broken)) == ([3.0, 1.0, 0.5], [2.0, 0.1, 0.0])
     assert first.get_title().startswith("b\nright: 0.00 (0.00 to ")
     assert "0.50 (0.24 to 0.76)" in first.figure.get_supxlabel()
+    assert second.lines[0].get_ydata().tolist() == [2.0, 1.0, 0.9]
     assert second.lines[2].get_xdata() == [2, 2] and second.texts[0].get_text() == " nan"
     assert len(first.lines) == 2

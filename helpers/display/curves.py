@@ -162,19 +162,24 @@ def price_chart(changes: Mapping[str, Mapping[str, Score]], losses: Sequence[str
 
 
 def museum_wall(
-    runs: Mapping[str, tuple[Sequence[float], float]], rows: int, scores: bool = True
+    runs: Mapping[str, tuple[Sequence[float], float]],
+    rows: int,
+    controls: Mapping[str, Sequence[float]],
+    scores: bool = True,
 ) -> Figure:
-    """Loss curves as each run reported them, a panel each, beside the curve of the first run.
+    """Loss curves as each run reported them, a panel each, beside that of a run without the bug.
 
     runs: name → (loss of each step, share of answers that were right); the first is the healthy
-    one. rows: how many answers each share was counted on. scores: say these shares; without them,
+    one. rows: how many answers each share was counted on. controls: name → losses of another run
+    to draw beside this one in place of the healthy run's. scores: say these shares; without them,
     the curves stand alone. A loss that is not a number is marked.
     """
     (_, (healthy, healthy_share)), *others = runs.items()
     chart = figure(9, 2.4, len(others), columns=3, sharex=True, sharey=True)
     for axes, (name, (losses, share)) in zip(chart.axes, others, strict=True):
         steps = range(1, len(losses) + 1)
-        axes.plot(range(1, len(healthy) + 1), healthy, color=GREY, lw=1, label="healthy run")
+        sound = controls.get(name, healthy)
+        axes.plot(range(1, len(sound) + 1), sound, color=GREY, lw=1, label="without the bug")
         axes.plot(steps, losses, "--", color=BLUE, lw=1.2, label="this run")
         lost = next((step for step, loss in zip(steps, losses, strict=True) if loss != loss), None)
         if lost:

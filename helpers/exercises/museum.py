@@ -167,7 +167,7 @@ NEXT_TOKEN_LOSS = _specimen(
 )
 
 
-# ---- A mask that is off by one
+# ---- A loss mask that is off by one
 
 
 def labelled_predictions(prompt_length: int, length: int) -> list[int]:
@@ -178,7 +178,7 @@ def labelled_predictions(prompt_length: int, length: int) -> list[int]:
 
 LABELLED_PREDICTIONS = _specimen(
     name="labelled_predictions",
-    title="A mask that is off by one",
+    title="A loss mask that is off by one",
     minutes=5,
     difficulty=2,
     reference=labelled_predictions,
@@ -327,7 +327,7 @@ ASSISTANT_LABELS = _specimen(
 )
 
 
-# ---- The end token outside the mask
+# ---- The end token outside the loss mask
 
 Turns = list[tuple[str, str]]
 
@@ -364,7 +364,7 @@ def _conversation_cases() -> list[Case]:
 
 CONVERSATION_LABELS = _specimen(
     name="conversation_labels",
-    title="The end token outside the mask",
+    title="The end token outside the loss mask",
     minutes=5,
     difficulty=2,
     reference=conversation_labels,

@@ -12,13 +12,13 @@ from helpers.exercises.exercise import Exercise
 def collect() -> list[Exercise]:
     """Each Exercise that a module of this package defines, notebook by notebook.
 
-    Within a notebook they come in the order in which its module defines them.
+    Within a notebook they come in the order in which its module defines them, specimens first.
     """
     names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     modules = [import_module(f"helpers.exercises.{name}") for name in names]
     found = [value for module in modules for value in vars(module).values()]
     exercises = [value for value in found if isinstance(value, Exercise)]
-    return sorted(exercises, key=lambda exercise: exercise.notebook)
+    return sorted(exercises, key=lambda one: (one.notebook, not one.specimen))
 
 
 @cache
