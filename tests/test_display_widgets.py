@@ -38,6 +38,7 @@ def test_every_model_answers_the_prompt_in_the_box():
     assert both.result.value == ""  # nothing is asked before the button is pressed
     both.button.click()
     assert "IS IT GOOD?" in both.result.value and "<td" in both.result.value
+    assert "IS IT GOOD?" in both.text and "<td" not in both.text
     both.prompt.value = "Where?"  # from code as well as from the keyboard
     both.button.click()
     assert "WHERE?" in both.result.value and ">Wh<" in both.result.value
@@ -85,6 +86,7 @@ def test_a_question_that_cannot_be_put_shows_why_and_the_next_one_works():
     both.prompt.value = "x" * 21
     both.button.click()
     assert both.result.value == "The prompt is &lt;too&gt; long."
+    assert both.text == "The prompt is <too> long."
     both.prompt.value = "x"
     both.button.click()
     assert "fine" in both.result.value and not both.button.disabled

@@ -135,7 +135,7 @@ class SideBySide(_Still):
     def _ask(self, _: ipywidgets.Button) -> None:
         typed, form, trouble = self.prompt.value, self.form.value, ""
         self.button.disabled = True
-        self.result.value = "Answering …" + self._table()
+        self.result.value = "Answering …" + self._content()[1]
         try:
             if not typed.strip():
                 raise CourseError("The box is empty. Type a prompt, then press the button.")
@@ -143,14 +143,18 @@ class SideBySide(_Still):
             answers = [answer(typed, **options) for answer in self._answer_functions.values()]
             self._answered.insert(0, [typed, form, *(text or "(nothing)" for text in answers)])
         except Exception as error:
-            trouble = escape(_in_words(error))
+            trouble = _in_words(error)
         finally:  # also after an interrupt
-            self.result.value = trouble + self._table()
+            text, page = self._content()
+            self.text = "\n".join(filter(None, (trouble, text)))
+            self.result.value = escape(trouble) + page
             self.button.disabled = False
 
-    def _table(self) -> str:
-        header = ["prompt", "form", *self._answer_functions]
-        return _lines(table_output(header, self._answered)["text/html"]) if self._answered else ""
+    def _content(self) -> tuple[str, str]:
+        if not self._answered:
+            return "", ""
+        table = table_output(["prompt", "form", *self._answer_functions], self._answered)
+        return table["text/plain"], _lines(table["text/html"])
 
 
 class TaskForm(_Still):
