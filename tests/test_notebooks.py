@@ -189,6 +189,31 @@ def test_nothing_tells_whose_machine_it_was(path):
     assert [place for place in places if re.search(place, text)] == []
     host = socket.gethostname()
     assert len(host) < 6 or host not in text
+    # A path out of the repository: the notebooks are one folder deep.
+    outside = [c.id for c in cells(path, "code") if "../../" in str(c.outputs)]
+    assert outside == [], "run the notebook inside the repository"
+
+
+# Those that are stored with a still picture; each is made and shown in one cell.
+WIDGETS = re.findall(
+    r"class ([A-Z]\w+)\(_(?:Still|Following)\)",
+    (ROOT / "helpers" / "display" / "widgets.py").read_text(encoding="utf-8"),
+)
+
+
+@each_notebook
+def test_each_widget_is_stored_with_a_still_picture_and_its_text(path):
+    """What a reader without a kernel sees, and what a screen reader says."""
+    assert len(WIDGETS) > 3
+    made = re.compile(rf"\b(?:{'|'.join(WIDGETS)})\(")
+    for cell in cells(path, "code"):
+        if cell.execution_count is not None and made.search(cell.source):
+            stored = [output.data for output in cell.outputs if "data" in output]
+            stills = [one for one in stored if "A still picture." in one.get("text/plain", "")]
+            assert stills, cell.id
+            for still in stills:
+                assert {"text/html", "image/png"} & {*still}, cell.id
+                assert not still["text/plain"].startswith("A still picture."), cell.id
 
 
 # A picture that is fetched: ![alternative](https://…), or src="https://…" in HTML.
