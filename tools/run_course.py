@@ -275,7 +275,7 @@ def record_example(path: Path) -> None:
     Notebook 04 keeps one row of `opinion` with its answers before and after. Notebook 05 keeps the
     scores of its longest runs, if they were asked for. Notebook 06 keeps the scores on the test
     rows; the boards of `opinion` and `department` are shown side by side. What this profile has not
-    made stays as it was.
+    made stays as it was, like the search of benchmarks/search.py.
     """
     row = load_result("opinion/before_after")
     tests = {task: load_result(f"{task}/test") for task in ("opinion", "department")}
@@ -289,7 +289,7 @@ def record_example(path: Path) -> None:
             boards[task] = {"profile": name, "rows": test["rows"], "accuracy": accuracy}
             boards[task]["against"] = test["against"]
     more_rows = load_result("opinion/05_more_rows") or kept["more_rows"]
-    example = {"profile": name, **row, "boards": boards, "more_rows": more_rows}
+    example = kept | {"profile": name, **row, "boards": boards, "more_rows": more_rows}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")
 
 
