@@ -25,7 +25,7 @@ from tools.sync_notebooks import address  # noqa: E402
 
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(?=[)#])")
 ROAD = re.compile(r"!\[[^\]]*\]\(docs/road\.svg\)")
-SVG, BOX_HEIGHT, TWO = "http://www.w3.org/2000/svg", "68", "Two distributions"
+SVG, BOX_HEIGHT = "http://www.w3.org/2000/svg", "68"
 # What a box of docs/road.svg leads to: the notebook that treats it first.
 STAGES = {
     "Table": "02_template",
@@ -34,7 +34,7 @@ STAGES = {
     "Example": "02_template",
     "Tokens": "04_fine_tune",
     "Model": "00_start_here",
-    TWO: "04_fine_tune",
+    "Two distributions": "04_fine_tune",
     "Loss": "04_fine_tune",
     "Gradient": "04_fine_tune",
     "Weights": "04_fine_tune",
@@ -155,7 +155,7 @@ def linked_road() -> str:
             svg.remove(part)
             link.append(part)
         words = [text.text for text in link.iter(f"{{{SVG}}}text")]
-        name = words.pop(0) if words[0] in STAGES else TWO
+        name = words.pop(0)
         link.set("href", f"notebooks/{STAGES[name]}.html")
         # Without it, the lines in the box would be read as one word.
         link.set("aria-label", f"{name}: {' '.join(words)} (notebook {STAGES[name][:2]})")

@@ -210,6 +210,7 @@ def two_distributions(
     for axes, (values, colour, title) in zip(chart.axes, drawn, strict=True):
         _word_bars(axes, words, values, "{:.3f}", color=colour)
         axes.set(xlim=(0, 1.15), xticks=[0, 0.5, 1], title=title, xlabel="probability")
+        axes.spines["bottom"].set_bounds(0, 1)  # beyond is room for the numbers
     chart.axes[0].set_ylabel("next token")
     return chart
 
@@ -229,6 +230,7 @@ def distribution_strip(
         bars = _word_bars(axes, names, values, "{:.2f}", color=BLUE)
         bars[label].set(facecolor=ORANGE, hatch="//", edgecolor="black")
         axes.set(xlim=(0, 1.25), xticks=[0, 0.5, 1], title=f"step {step}")
+        axes.spines["bottom"].set_bounds(0, 1)
     chart.supxlabel("probability that the model gives to the next token", fontsize=10)
     return chart
 

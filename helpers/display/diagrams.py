@@ -34,9 +34,17 @@ STAGES = {
     "examples": (3, 0, "Example", "prompt +", "completion"),
     "tokens": (4, 0, "Tokens", "ids, and labels", "to learn from"),
     "model": (0, 1, "Model", "predicts each", "next token"),
+    "two distributions": (
+        1,
+        1,
+        "Two distributions",
+        "what the model expects, and",
+        "what the label says",
+    ),
     "loss": (2, 1, "Loss", "how far apart", "the two are"),
     "gradient": (3, 1, "Gradient", "how each weight", "moves the loss"),
     "weights": (4, 1, "Weights", "all change", "a little"),
+    "train": (0, 2, "Train", "its examples feed", "the loop above"),
     "validation": (1, 2, "Validation", "chooses settings", "and when to stop"),
     "test": (2, 2, "Test", "one score,", "at the very end"),
     "new model": (3, 2, "New model", "saved, loaded", "and used"),
@@ -152,36 +160,35 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
     pen.text(26, 148, f"for each batch of training examples: {STEP}", **NOTE)
     pen.arrow((646, 242), (646, 272), (86, 272), (86, 244))
     pen.text(366, 292, "the changed weights are the model of the next batch", fill=FAINT)
-    _two_distributions(pen, 166, tops[1])
-    pen.text(26, 322, "the parts of the split", **NOTE)
-    pen.box(26, tops[2], 155, "Train", "its examples feed", "the loop above", fill="#f2f2f2")
+    pen.text(26, 318, "the parts of the split, and what comes out", **NOTE)
     for x in (181, 356, 531):
         pen.arrow((x + 1, tops[2] + 34), (x + 19, tops[2] + 34))
     for stage, (column, row, title, *lines) in STAGES.items():
         width = (120, 120, 155)[row]
         x, y = 26 + (width + 20) * column, tops[row]
         marked = stage in here
-        pen.box(x, y, width, title, *lines, fill=PALE_ORANGE if marked else PALE_BLUE)
+        fill = PALE_ORANGE if marked else PALE_BLUE
+        if stage == "two distributions":
+            _two_distributions(pen, x, y, title, fill)
+        else:
+            pen.box(x, y, width, title, *lines, fill=fill)
         if marked:
             pen.rect(x, y, width, 68, "none", stroke=MARK, stroke_width=3)
             pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, stroke=MARK)
             pen.text(x + width / 2, y - 2, "you are here", fill="white", **BOLD)
         if stage == "model":
             says.append(f"For each batch of training examples: {STEP}.")
-        if stage == "loss":
-            says.append("Two distributions: what the model expects, and what the label says.")
-        if stage == "validation":
+        if stage == "train":
             says.append("The changed weights are the model of the next batch.")
-            says.append("Train: its examples feed this loop.")
         says.append(f"{title}{' (you are here)' if marked else ''}: {' '.join(lines)}.")
     return pen, " ".join(says)
 
 
-def _two_distributions(pen: _Drawing, x: float, y: float) -> None:
+def _two_distributions(pen: _Drawing, x: float, y: float, title: str, fill: str) -> None:
     """The model's distribution, which is spread, beside the label's, which is sure."""
-    pen.text(x + 60, y - 7, "two distributions", fill=FAINT)
-    pen.rect(x, y, 120, 68, PALE_BLUE)
-    drawn = ("model's", (14, 22, 34, 9), BLUE), ("label's", (0, 0, 40, 0), ORANGE)
+    pen.rect(x, y, 120, 68, fill)
+    pen.text(x + 60, y + 16, title, font_size=12, **BOLD)
+    drawn = ("model's", (10, 15, 24, 6), BLUE), ("label's", (0, 0, 28, 0), ORANGE)
     for panel, (name, heights, colour) in enumerate(drawn):
         left = x + 7 + 56 * panel
         for number, height in enumerate(heights):
