@@ -622,6 +622,23 @@ def test_typical_mistakes_fail_each_with_its_own_message(exercise, capsys):
         assert text.endswith(mistake.message)
 
 
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ("fchbiae", None),
+        ("efchbia", None),  # zero may come before the backward pass, too
+        ("F C H B I A E", None),
+        ("fchbiaed", "makes a new optimizer"),
+        ("fcgbiae", "divides by all positions"),
+        ("fchbia", "Two of the 9 lines"),
+        ("fchbiaee", "letters of 7 lines"),
+    ],
+)
+def test_the_order_of_the_loop_leaves_out_what_does_not_belong(order, words):
+    told = registry.find("loop_order").judge(order)
+    assert told is None if words is None else words in told
+
+
 def test_a_mistake_is_known_however_it_was_written(capsys):
     """A mistake made from the right answer must answer as learners do who make it themselves."""
 

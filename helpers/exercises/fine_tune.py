@@ -271,52 +271,68 @@ ONE_STEP = Exercise(
 
 # ---- The order of the loop's lines
 
-# The letters under which notebook 04 shows the shuffled lines.
+# The letters under which notebook 04 shows the shuffled lines, and the word for each.
 _WORDS = {
-    "a": "optimizer.step()",
-    "b": "loss.backward()",
-    "c": "losses, _ = per_token_loss(model, batch)",
-    "d": "optimizer.zero_grad()",
-    "e": "batch = collate(rows)",
-    "f": "loss = losses.mean()",
-    "g": "clip_grad_norm_(model.parameters(), max_norm)",
+    "a": "step",
+    "b": "backward",
+    "c": "forward",
+    "e": "zero",
+    "f": "the batch",
+    "h": "loss",
+    "i": "clip",
+}
+# The lines that do not belong there, and what is wrong with them.
+_STRANGE = {
+    "d": "Line d makes a new optimizer in every step: it has forgotten AdamW's running means.",
+    "g": "Line g divides by all positions, also by those without a label. The loss is the mean "
+    "over the labelled tokens.",
 }
 # Pairs of lines of which the first has to come before the second.
-_BEFORE = ("ec", "cf", "fb", "bg", "ga")
+_BEFORE = ("fc", "ch", "hb", "bi", "ia")
 
 
 def _broken_rule(order: str) -> str | None:
-    """The first rule that an order of the letters breaks: a pair, or "d"; None when it is right.
+    """The first rule that an order of the letters breaks: a pair, or "e"; None when it is right.
 
-    zero_grad may stand anywhere but between backward and step: as the last line, or before.
+    zero may stand anywhere but between backward and step: as the last line, or before.
     """
     place = order.index
     for pair in _BEFORE:
         if place(pair[0]) > place(pair[1]):
             return pair
-    return "d" if place("b") < place("d") < place("a") else None
+    return "e" if place("b") < place("e") < place("a") else None
 
 
 def _letters(order: object) -> str:
     return "".join(filter(str.isalpha, order.lower())) if isinstance(order, str) else ""
 
 
+def _complete(letters: str) -> bool:
+    return sorted(letters) == sorted(_WORDS)
+
+
 def _judge_order(order: object) -> str | None:
     letters = _letters(order)
-    if sorted(letters) != sorted(_WORDS):
-        return f'Write each letter from a to {max(_WORDS)} once, as one string: "abc…".'
+    strange = [says for letter, says in _STRANGE.items() if letter in letters]
+    if strange:
+        return strange[0]
+    if not _complete(letters):
+        return (
+            f"Write the letters of {len(_WORDS)} lines, each once, as one string: "
+            f'"abc…". Two of the {len(_WORDS) + len(_STRANGE)} lines do not belong there.'
+        )
     broken = _broken_rule(letters)
     if broken is None:
         return None
-    if broken == "d":
-        return f"`{_WORDS['d']}` stands between `{_WORDS['b']}` and `{_WORDS['a']}`."
-    return f"`{_WORDS[broken[1]]}` stands before `{_WORDS[broken[0]]}`."
+    if broken == "e":
+        return "zero stands between backward and step."
+    return f"{_WORDS[broken[1]]} stands before {_WORDS[broken[0]]}."
 
 
 def _same_rule(got: object, expected: str) -> bool:
     """Whether two wrong orders break the same rule."""
     letters = _letters(got)
-    return sorted(letters) == sorted(_WORDS) and _broken_rule(letters) == _broken_rule(expected)
+    return _complete(letters) and _broken_rule(letters) == _broken_rule(expected)
 
 
 LOOP_ORDER = Exercise(
@@ -327,26 +343,26 @@ LOOP_ORDER = Exercise(
     difficulty=1,
     judge=_judge_order,
     same=_same_rule,
-    answer='loop_order = "ecfbgad"  # batch, forward, loss, backward, clip, step, zero',
+    answer='loop_order = "fchbiae"  # batch, forward, loss, backward, clip, step, zero',
     mistakes=wrong_answers(
-        "cefbgad",
-        "The forward pass needs a batch to read.",
-        "efcbgad",
-        "The mean needs the losses that the forward pass computes.",
-        "ecbfgad",
-        "The backward pass starts at the loss, so the loss has to be there first.",
-        "ecfgbad",
-        "There is no gradient to clip before the backward pass has made one. The first step "
-        "would clip nothing, and later steps the old gradient.",
-        "ecfbagd",
-        "The step would use the gradient as it is. Clipping it afterwards changes nothing.",
-        "ecfbdga",
-        "zero_grad throws the gradient away, so the step has nothing to go by and no weight "
-        "moves. Zero the gradients after the step, or before the backward pass.",
+        "cfhbiae",
+        "forward needs a batch to read.",
+        "fhcbiae",
+        "loss is the mean of the losses that forward computes.",
+        "fcbhiae",
+        "backward starts at the loss, so loss has to come first.",
+        "fchibae",
+        "There is no gradient to clip before backward has made one. The first clip would "
+        "clip nothing, and later ones the old gradient.",
+        "fchbaie",
+        "step would use the gradient as it is. To clip it afterwards changes nothing.",
+        "fchbeia",
+        "zero throws the gradient away, so step has nothing to go by and no weight moves. "
+        "It belongs after step, or before backward.",
     ),
     hints=(
         "The six words are forward, loss, backward, clip, step, zero. What has to be there "
-        "before the forward pass?",
-        "It begins with `ecfb`: batch, forward, loss, backward. Then come clip, step and zero.",
+        "before the forward pass? And which lines compute what should stay as it was?",
+        "It begins with `fchb`: batch, forward, loss, backward. Then come clip, step and zero.",
     ),
 )
