@@ -1,6 +1,7 @@
 """Reads the notebooks and all tracked files as files: their form, and what must not be there."""
 
 import ast
+import inspect
 import re
 import socket
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers.display.diagrams import STEP
+from helpers.exercises.loops import train_loop
+from helpers.training.loop import training_step
 from tools import sync_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +184,24 @@ def test_the_summary_is_printed_by_a_cell_and_its_output_is_stored(path):
     assert printing
     for cell in printing:
         assert re.search(r"\d", "".join(out.get("text", "") for out in cell.outputs))
+
+
+def six_words(source: str) -> list[str]:
+    """The words of a training step that the comments of a loop name, in their order."""
+    names = STEP.split(", ")
+    comments = [re.findall(r"\w+", one) for one in re.findall(r"# (.*)", source)]
+    of_step = [words for words in comments if words and words[0] in names]
+    return list(dict.fromkeys(word for words in of_step for word in words if word in names))
+
+
+@pytest.mark.parametrize("place", ["04-114b", "05-n19", train_loop, training_step])
+def test_the_loops_name_the_same_six_words_as_the_picture(place):
+    if isinstance(place, str):
+        code = [cell for path in NOTEBOOKS for cell in cells(path, "code")]
+        (source,) = (cell.source for cell in code if cell.id == place)
+    else:
+        source = inspect.getsource(place)
+    assert six_words(source) == STEP.split(", ")
 
 
 @each_notebook

@@ -375,7 +375,7 @@ def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_pat
     monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     target = tmp_path / "example_run.json"
-    row = {"prompt": "Good?", "answer": "good", "before": "bad", "after": "good"}
+    row = {"prompt": "Good?", "answer": "good", "before": "bad", "after": "good", "threads": 2}
     cached("opinion/before_after", 1, lambda: row)
     nothing = {"boards": {}, "more_rows": {}}
     target.write_text(json.dumps(nothing), encoding="utf-8")
