@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from helpers import machine
 from helpers.data.task import load_examples, load_task
 from helpers.data.tokenize import tokenize
 from helpers.errors import CourseError
+from helpers.inference import score
 from helpers.inference.score import choice_accuracy
 from helpers.training import run
 from helpers.training.loss import evaluate_loss
@@ -37,6 +39,14 @@ def test_a_tuned_model_is_trained_once_and_then_loaded(smoke, capsys):
     with torch.autocast("cpu", torch.bfloat16, enabled=TrainSettings().precision == "bfloat16"):
         assert choice_accuracy(second.model, second.tokenizer, validation) == best.accuracy
     assert len(first.history.steps) == 6
+
+
+def test_in_little_memory_few_rows_are_read_at_once_for_the_score_too(monkeypatch):
+    real, sizes = score.read_prompts, set()
+    monkeypatch.setattr(score, "read_prompts", lambda *a: sizes.add(a[-1]) or real(*a))
+    monkeypatch.setattr(machine, "usable_memory", lambda: 2_000_000_000)
+    assert load_or_train(load_task("opinion")).history.best.accuracy is not None
+    assert sizes == {TrainSettings().rows_at_once} == {4}
 
 
 @pytest.mark.parametrize("name", ["headline", "department"])

@@ -68,6 +68,12 @@ def answer_length(examples: Iterable[dict], tokenizer: PreTrainedTokenizerBase) 
     return max(len(completion_ids(example["completion"], tokenizer)) for example in examples)
 
 
+def answer_form(examples: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """With these arguments, generate_answers has room for each right answer, to its last line."""
+    one_line = not any("\n" in example["answer"] for example in examples)
+    return {"max_new_tokens": answer_length(examples, tokenizer), "first_line": one_line}
+
+
 def _write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

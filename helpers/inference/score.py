@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.inference.batches import InferenceError, choice_tokens, read_prompts, score_tokens
-from helpers.inference.generate import answer_length, generate_answers
+from helpers.inference.generate import answer_form, generate_answers
 
 
 def score_choices(
@@ -92,6 +92,7 @@ def predict_answers(
     max_new_tokens: int | None = None,
     offsets: Sequence[float] | None = None,
     chat: bool = False,
+    batch_size: int = 16,
 ) -> list[str]:
     """One answer for each example: constrained if every example has choices, else all generated.
 
@@ -107,13 +108,10 @@ def predict_answers(
     prompts = [example["prompt"] for example in examples]
     choices = [example.get("choices") for example in examples]
     if not all(choices):
-        if max_new_tokens is None:
-            max_new_tokens = answer_length(examples, tokenizer)
-        one_line = not any("\n" in example["answer"] for example in examples)
-        return generate_answers(
-            model, tokenizer, prompts, max_new_tokens, chat=chat, first_line=one_line
-        )
-    scores = score_rows(model, tokenizer, prompts, choices, chat)
+        form = answer_form(examples, tokenizer)
+        form["max_new_tokens"] = max_new_tokens or form["max_new_tokens"]
+        return generate_answers(model, tokenizer, prompts, chat=chat, batch_size=batch_size, **form)
+    scores = score_rows(model, tokenizer, prompts, choices, chat, batch_size)
     if offsets is not None:
         if any(of_row != choices[0] for of_row in choices) or len(offsets) != len(choices[0]):
             raise InferenceError(
@@ -125,10 +123,13 @@ def predict_answers(
 
 
 def choice_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Iterable[dict]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Iterable[dict],
+    batch_size: int = 16,
 ) -> float:
     """Share of examples, from 0 to 1, whose likeliest choice is the right one."""
     examples = list(examples)
-    answers = predict_answers(model, tokenizer, examples)
+    answers = predict_answers(model, tokenizer, examples, batch_size=batch_size)
     right = sum(said == example["answer"] for said, example in zip(answers, examples, strict=True))
     return right / len(examples)

@@ -10,12 +10,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,10 +25,11 @@ from helpers.inference.score import predict_answers
 from helpers.machine import matrix_speed, peak_memory
 from helpers.model.load import load_model
 from helpers.profiles import ROOT
-from helpers.training.loop import batch_plan, make_optimizer, train, training_step
+from helpers.training.loop import batch_plan, make_optimizer, training_step
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
 from helpers.training.processes import process_count
+from helpers.training.run import train_task
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
 
@@ -216,18 +216,17 @@ def _train_here() -> None:
     given = json.load(sys.stdin)
     examples, low_memory = given["examples"], given["low_memory"]
     model, tokenizer = load_model(given["name"])
-    sets = [
-        list(tokenize(Dataset.from_list(examples[part]), tokenizer, model.config))
-        for part in ("train", "validation")
-    ]
-    padded = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    rows = DatasetDict({part: Dataset.from_list(some) for part, some in examples.items()})
+    sets = tokenize(rows, tokenizer, model.config)
     settings = TrainSettings(evaluations=1, precision="float32", low_memory=low_memory)
     with tempfile.TemporaryDirectory() as folder:
-        history = train(model, *sets, settings, padded, Path(folder))
+        history = train_task(model, tokenizer, rows["validation"], sets, settings, Path(folder))
     result["tokens_per_second"] = history.tokens_per_second
-    result["predictions"] = predict_answers(model, tokenizer, examples["validation"])
+    result["predictions"] = predict_answers(
+        model, tokenizer, rows["validation"], batch_size=settings.rows_at_once
+    )
     result["peak"] = peak_memory()
-    batch = padded(sets[0][:8])
+    batch = collate(list(sets["train"])[:8], tokenizer.pad_token_id)
     result["shape"] = [*batch["input_ids"].shape, shared_length(batch)]
     result["parts"] = measured(model, batch, low_memory)
     print(json.dumps(result))

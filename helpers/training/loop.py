@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
 from helpers.training.checkpoint import RunFolder, fingerprint
 from helpers.training.loss import (
-    ROWS_AT_ONCE,
     Collate,
     Rows,
     autocast,
@@ -44,8 +43,6 @@ from helpers.training.settings import (
     TrainingError,
     TrainSettings,
 )
-
-LOW_MEMORY_ROWS = 4  # rows that an evaluation reads at once with low_memory
 
 
 def train(
@@ -83,8 +80,8 @@ def train(
 
     def evaluate(step: int) -> None:  # `history` is set below, before the first call
         begin = time.perf_counter()
-        batch_size = LOW_MEMORY_ROWS if settings.low_memory else ROWS_AT_ONCE
-        loss = evaluate_loss(model, validation_set, collate, batch_size, settings.precision)
+        sizes = settings.rows_at_once, settings.precision
+        loss = evaluate_loss(model, validation_set, collate, *sizes)
         with evaluation_mode(model, settings.precision):
             accuracy = score(model) if score else None
         seconds = time.perf_counter() - begin

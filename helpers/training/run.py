@@ -51,7 +51,8 @@ def train_task(
     pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
     score = None
     if "choices" in validation.column_names:
-        score = partial(choice_accuracy, tokenizer=tokenizer, examples=validation)
+        given = {"tokenizer": tokenizer, "examples": validation}
+        score = partial(choice_accuracy, **given, batch_size=settings.rows_at_once)
     return train(model, sets["train"], sets["validation"], settings, pad, folder, score, watch)
 
 

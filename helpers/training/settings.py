@@ -51,6 +51,11 @@ class TrainSettings:
         if self.low_memory:
             object.__setattr__(self, "precision", "float32")
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many validation rows an evaluation reads at once, for the loss and for the score."""
+        return 4 if self.low_memory else 16
+
 
 # Names, kind of number, the least value, the value that it stays below, and the same in words.
 _RANGES = (
