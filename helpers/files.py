@@ -51,14 +51,14 @@ def flush_to_disk(path: Path) -> None:
             os.close(number)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that what is left of it survives the next write. Returns where.
+def set_aside(path: Path, ending: str = "damaged") -> Path:
+    """Rename a file or a folder, so that what it holds survives the next write. Returns where.
 
     Raises OSError when the folder cannot be written to.
     """
-    aside, number = path.with_name(f"{path.name}.damaged"), 1
+    aside, number = path.with_name(f"{path.name}.{ending}"), 1
     while aside.exists():
         number += 1
-        aside = path.with_name(f"{path.name}.damaged{number}")
+        aside = path.with_name(f"{path.name}.{ending}{number}")
     os.replace(path, aside)
     return aside

@@ -3,11 +3,13 @@
     python -m helpers.predict --model runs/laptop/my_task/tuned --table new.csv
 
 The model's folder holds the task file that it was tuned with (helpers.train and notebook 07 put it
-there). The result is the table with two more columns, predicted and probability. Exit status: 0, or
-2 with a sentence that says what to do.
+there), and answers.json, which helpers.train adds, says how long a free answer may become. The
+result is the table with two more columns, predicted and probability. Exit status: 0, or 2 with a
+sentence that says what to do.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +26,21 @@ from helpers.inference import generate_answers, score_choices
 from helpers.inference.score import pick_own_choices, score_rows
 from helpers.model import load_model
 
-# Most tokens of a free answer: the right ones are not known, so this is a bound for all tasks.
-MOST_TOKENS = 64
+# Of a free answer, where the model's folder does not say how long the right ones are.
+FORM = {"max_new_tokens": 64}
 
 
 def answer_all(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[dict]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[dict],
+    form: dict[str, int] = FORM,
 ) -> tuple[list[str], list[float]]:
     """The answer to each prompt, and its probability, from 0 to 1.
 
     questions: as Template.question makes them: all with choices of their own, or none. Among
     choices the probability is a softmax over these alone; of a free text it is that of the whole
-    text, so that longer ones have less.
+    text, so that longer ones have less. form: of generate.answer_form.
     """
     prompts = [one["prompt"] for one in questions]
     if "choices" in questions[0]:
@@ -43,7 +48,7 @@ def answer_all(
         scores = score_rows(model, tokenizer, prompts, choices)
         sure = scores.softmax(-1).max(-1).values.tolist()
         return pick_own_choices(scores, choices), sure
-    answers = generate_answers(model, tokenizer, prompts, MOST_TOKENS)
+    answers = generate_answers(model, tokenizer, prompts, **form)
     sure = [
         score_choices(model, tokenizer, [prompt], [text]).exp().item() if text else 1.0
         for prompt, text in zip(prompts, answers, strict=True)
@@ -79,7 +84,9 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     if not asked:
         raise refused(table, f"has nothing in {format_names(fields)}, which the prompt shows.")
     questions = [task.wording.question(row, task.choices) for row in asked.values()]
-    answers, sure = answer_all(*load_model(model), questions)
+    noted = file.with_name("answers.json")
+    form = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else FORM
+    answers, sure = answer_all(*load_model(model), questions, form)
     # A row that was not asked is missing here, and gets empty cells.
     new = {
         "predicted": pd.Series(answers, index=list(asked)),

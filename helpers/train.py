@@ -8,9 +8,10 @@ Every field of TrainSettings is an option. The result is a folder: the model, it
 and the scoreboard as JSON and as a page. Exit status: 0, or 2 with a sentence that says what to do.
 """
 
+import json
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from helpers.evaluation import (
     rival_answers,
     scoreboard,
 )
+from helpers.files import set_aside
 from helpers.inference import predict_answers
+from helpers.inference.generate import answer_form
 from helpers.machine import peak_memory
 from helpers.model import card_metadata, load_model, model_card, provenance, save_model
 from helpers.profiles import runs_folder
@@ -73,7 +76,7 @@ def untuned_answers(
 
 def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     """The whole road for a task; returns the folder with the result, which appears when all of it
-    is there. A run that was interrupted goes on from its checkpoint.
+    is there; what was there before is kept. A run that was interrupted goes on from its checkpoint.
 
     Raises CourseError where something is wrong with table, task, settings, model or disk;
     KeyboardInterrupt when the training was interrupted.
@@ -106,6 +109,10 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
     if first:
         extras = _extras(task, run, settings, examples["train"], history, boards)
+        extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
+        with suppress(OSError):  # nothing was there; or save_model will say what is wrong
+            older = set_aside(folder.absolute(), "older")
+            print(f"What was in {folder} before is now in {older.name}, beside it.")
         save_model(model, tokenizer, folder, extras)
     for board in boards:
         print()

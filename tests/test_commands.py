@@ -4,15 +4,20 @@ import csv
 import json
 
 import pytest
+import torch
 
 from helpers import predict, train
-from helpers.data import load_task, write_task
+from helpers.data import load_examples, load_task, write_task
 from helpers.data.formats import read_raw
+from helpers.data.tokenize import completion_ids
 from helpers.inference import generate_answers, score_choices
+from helpers.inference.generate import answer_form
+from helpers.model import load_model
 from helpers.profiles import ROOT, runs_folder
 from helpers.results import load_result
 from helpers.training import load_or_train
 from tests.made_up import same_bits, weights
+from tests.test_inference_generate import scripted
 from tests.tiny import tiny_model, tiny_tokenizer
 
 DATA = ROOT / "data"
@@ -121,6 +126,24 @@ def test_an_interrupt_ends_with_a_sentence_and_the_next_run_goes_on(smoke, monke
     assert run(train, "--task", path, "--epochs", 1) == 0
 
 
+def test_the_next_run_keeps_the_model_of_the_last_one(smoke, monkeypatch, capsys):
+    monkeypatch.setattr(train, "untuned_answers", lambda *_: {})
+    path, folder = task_file(smoke, answer="review_headline", choices=False), smoke / "model"
+    once = "--task", path, "--epochs", 1, "--evaluations", 1, "--output", folder
+    assert run(train, *once) == 0
+    assert "before" not in capsys.readouterr().out
+    first = (folder / "model.safetensors").read_bytes()
+    _, tokenizer = load_model(folder)
+    examples = load_examples(load_task(path))["train"]
+    assert json.loads((folder / "answers.json").read_text()) == answer_form(examples, tokenizer)
+    for number in ("", "2"):
+        assert run(train, *once, "--learning_rate", f"{number or 1}e-3") == 0
+        older = smoke / f"model.older{number}"
+        assert f"is now in {older.name}, beside it" in capsys.readouterr().out
+        assert ((older / "model.safetensors").read_bytes() == first) == (not number)
+    assert (folder / "model.safetensors").read_bytes() != first
+
+
 def test_bad_input_ends_with_one_sentence_and_status_2(smoke, capsys):
     path = task_file(smoke)
 
@@ -163,6 +186,23 @@ def test_answers_that_cannot_be_written_can_go_to_another_file(smoke, monkeypatc
     assert run(predict, *asked, smoke / "new.csv" / "answers.csv") == 2
     assert "another file with --output" in capsys.readouterr().err
     assert run(predict, *asked, smoke / "answers.csv") == 0
+
+
+def test_an_answer_of_several_lines_comes_whole(smoke, monkeypatch):
+    path = task_file(smoke, answer="review_headline", choices=False)
+    (smoke / "task.yaml").write_text(path.read_text("utf-8"), encoding="utf-8")
+    tokenizer, answer = tiny_tokenizer(), "\n".join(f"line {n} of the answer" for n in range(12))
+    form = answer_form([{"answer": answer, "completion": f" {answer}"}], tokenizer)
+    (smoke / "answers.json").write_text(json.dumps(form))
+    (smoke / "new.csv").write_text("review_body\nhello\n", encoding="utf-8")
+    prompt = load_task(path).wording.question({"review_body": "hello"})["prompt"]
+    model = tiny_model()
+    scripted(model, tokenizer, prompt, completion_ids(f" {answer}", tokenizer))
+    monkeypatch.setattr(predict, "load_model", lambda _: (model, tokenizer))
+    monkeypatch.setattr(predict, "score_choices", lambda *_: torch.zeros(1, 1))
+    assert form["max_new_tokens"] > 64
+    assert run(predict, "--model", smoke, "--table", smoke / "new.csv") == 0
+    assert read_raw(smoke / "new_answered.csv").frame["predicted"].tolist() == [answer]
 
 
 def test_each_row_has_its_own_choices():
