@@ -279,7 +279,10 @@ def test_a_foreign_test_set_is_not_opened(tmp_path):
 
 def test_texts_that_are_on_both_sides_are_told(tmp_path, capsys):
     rows = {"text": [f"Win a prize now, call {n}" for n in range(40)], "label": ["x"] * 40}
-    test_examples(task_of(tmp_path, rows))
+    task = task_of(tmp_path, rows)
+    load_examples(task)
+    assert "Of 6 validation rows, 6 repeat the text of a train row" in capsys.readouterr().out
+    test_examples(task)
     assert "Of 6 test rows, 6 repeat the text of a train row" in capsys.readouterr().out
 
 

@@ -26,11 +26,11 @@ class SplitError(CourseError):
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the training rows already tell about the test rows.
+    """What the training rows already tell about the test rows, or those of another part.
 
     group: the column of groups. same_group: number of test rows whose group is also in train.
     copies: pairs of row_id, a test row and the train row whose text it repeats.
-    note: how texts were compared, where that was not each with each.
+    note: how texts were compared, where that was not each with each. part: whose rows they are.
     """
 
     test_rows: int
@@ -38,11 +38,12 @@ class Leaks:
     same_group: int
     copies: tuple[tuple[str, str], ...]
     note: str = ""
+    part: str = "test"
 
     def __str__(self) -> str:
         about = f"{self.same_group} have a {self.group} that is also in train, and "
         return (
-            f"Of {self.test_rows} test rows, {about if self.group else ''}{len(self.copies)} "
+            f"Of {self.test_rows} {self.part} rows, {about * bool(self.group)}{len(self.copies)} "
             f"repeat the text of a train row, word for word or nearly. {self.note}".strip()
         )
 
@@ -125,8 +126,10 @@ def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) 
     return [dict(row) for row in test if group_key(row[column]) in known]
 
 
-def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = ()) -> Leaks:
-    """Count the test rows that train gives away, by group and by repeated text.
+def leaks(
+    splits: DatasetDict, group: str | None = None, texts: Sequence[str] = (), part: str = "test"
+) -> Leaks:
+    """Count the rows of test, or another part, that train gives away: by group, by repeated text.
 
     texts: columns of text. A test row repeats a train row if their texts in one of these columns
     have the very same words, or if both rows are of one group and table.same_text holds (a repost,
@@ -134,7 +137,7 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
 
     Raises SplitError: no training rows, a column that is not there.
     """
-    train, test = splits["train"], splits["test"]
+    train, test = splits["train"], splits[part]
     _check(train, group, *texts)
 
     def groups_of(part: Dataset) -> list[str]:
@@ -154,7 +157,7 @@ def leaks(splits: DatasetDict, group: str | None = None, texts: Sequence[str] = 
             if original := known.find(text, name):
                 copies.setdefault(row_id, original)
     same = sum(bool(one) and one in sizes for one in test_groups)
-    return Leaks(len(test), group, same, tuple(copies.items()), note)
+    return Leaks(len(test), group, same, tuple(copies.items()), note, part)
 
 
 # The locked test set

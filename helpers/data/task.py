@@ -290,9 +290,10 @@ def load_examples(task: Task, train_rows: int | None = None) -> DatasetDict:
 
     train_rows: most rows to train on, if not as many as the profile says.
 
-    Rows without an answer are left out, and how many is printed.
+    Rows without an answer are left out, and how many is printed; so are leaks into validation.
     """
     splits = task.split(task.load_table())
+    _say_leaks(task, splits, "validation")
     training = profile().train_rows if train_rows is None else train_rows
     sizes = {"train": training, "validation": profile().validation_rows}
     answered = {name: task.drop_empty(splits[name]) for name in sizes}
@@ -320,10 +321,7 @@ def test_examples(task: Task) -> Dataset:
         lock_test_set(splits["test"], path)
     times = open_test_set(path, splits["test"])
     print(f"The locked test set has now been opened {times} time{'s' if times > 1 else ''}.")
-    column = task.text_column(splits["test"])
-    found = leaks(splits, task.group, [column] if column else [])
-    if found.same_group or found.copies:
-        print(found)
+    _say_leaks(task, splits, "test")
     return task.render(_sample(task.drop_empty(splits["test"]), profile().test_rows))
 
 
@@ -335,6 +333,14 @@ def scored_rows(task: Task, rows: Dataset) -> Dataset:
     first ones, as many as the profile's eval_rows."""
     most = len(rows) if task.kind == "classification" else min(len(rows), profile().eval_rows)
     return rows.select(range(most))
+
+
+def _say_leaks(task: Task, splits: DatasetDict, part: str) -> None:
+    """Print what train gives away of the rows of a part, if it does."""
+    column = task.text_column(splits[part])
+    found = leaks(splits, task.group, [column] if column else [], part)
+    if found.same_group or found.copies:
+        print(found)
 
 
 def _sample(rows: Dataset, most: int) -> Dataset:
