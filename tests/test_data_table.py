@@ -266,6 +266,14 @@ def test_types_of_a_csv(tmp_path):
     assert rows["big"][1] == "9" * 20 and rows["none"][:] == ["NA", "None", "null"]
 
 
+def test_decimal_numbers_of_a_csv_are_numbers_if_they_print_as_they_stand(tmp_path):
+    lines = "score,price,mix,gap", "3.8,9.90,1,0.5", "-0.25,1.5,2.5,", "5.0,2.0,3,1.0"
+    path = write(tmp_path, *lines)
+    rows, _ = load_table(path)
+    assert rows["score"][:] == [3.8, -0.25, 5.0] and rows["gap"][:] == [0.5, None, 1.0]
+    assert rows["price"][:] == ["9.90", "1.5", "2.0"] and rows["mix"][:] == ["1", "2.5", "3"]
+
+
 def test_types_of_json(tmp_path):
     lines = [
         '{"t": "a", "n": 1, "f": 0.5, "b": true, "mix": 1, "odd": {"x": [1]}, "l": ["a", "b"]}',
@@ -361,7 +369,10 @@ def test_separators_and_encodings(tmp_path, separator, encoding):
     path.write_bytes(buffer.getvalue().encode(encoding))
     rows, report = load_table(path)
     assert cells(rows, "text", "label") == READ
-    assert report.notes == (("The file is read as UTF-16.",) if "16" in encoding else ())
+    said = {"utf-16": ["UTF-16"], "utf-8-sig": ["byte order mark"]}.get(encoding, [])
+    said += {",": [], ";": ["semicolons"], "\t": ["tabs"], "|": ["bars"]}[separator]
+    assert len(report.notes) == len(said)
+    assert all(word in note for word, note in zip(said, report.notes, strict=True))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -400,7 +411,7 @@ def test_cp1252_is_read_and_said(tmp_path):
     path = write(tmp_path, "n,text", "1,plain", "2,Café “gut” – 5 €", encoding="cp1252")
     rows, report = load_table(path)
     assert rows["text"][1] == "Café “gut” – 5 €"
-    assert all(word in report.notes[0] for word in ("cp1252", "line 3", "0xe9"))
+    assert all(word in report.notes[0] for word in ("cp1252", "line 3, character 6,", "0xe9"))
 
 
 @pytest.mark.parametrize("orient", ["records", "columns", "list", "data"])
@@ -414,6 +425,15 @@ def test_ways_to_write_json(tmp_path, orient):
         ("a", 1),
         ("b", 2),
     ]
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize("name", ["t.json", "t.txt", "t.csv"])
+def test_json_is_known_by_its_content(tmp_path, indent, name):
+    rows = [{"q": "a", "n": 1}, {"q": "b", "n": 2}]
+    for content in (rows, {"data": rows}):
+        path = write(tmp_path, json.dumps(content, indent=indent), name=name)
+        assert cells(load_table(path)[0], "q", "n") == [("a", 1), ("b", 2)]
 
 
 def test_json_lines_of_chats_in_a_file_of_any_name(tmp_path):
@@ -488,9 +508,13 @@ REFUSED = {
     "missing column": (b"txt,label\na,b", "lacks the column text", "txt, label", "Correct"),
     "open quote": (b'text,label\na,b\n"c,d\n' + b"e,f\n" * 9999, "line 3", "quotation mark"),
     "quote in a quote": (b'text,label\n"a "b" c",d', "line 2", "double it"),
-    "NUL": (NUL, "line 3,", "not text"),
-    "picture": (PNG, "line 1,", "not text"),
-    "damaged UTF-8": ("text,label\né,b\nx,".encode() + b"\xe9", "line 3", "not text"),
+    "NUL": (NUL, "line 3, character 1,", "not text"),
+    "picture": (PNG, "line 1, character 1,", "not text"),
+    "damaged UTF-8": (
+        "text,label\né,b\né,".encode() + b"\xe9",
+        "line 3, character 3,",
+        "not text",
+    ),
     "half of UTF-16": ("text,label\na,b".encode("utf-16")[:-1], "line 2,", "not text"),
     "no byte of cp1252": (b"text,label\na,\x81", "line 2,", "not text"),
     "Cyrillic": ("text,label\nЧай хороший,да".encode("cp1251"), "line 2,", "CSV UTF-8"),
@@ -498,8 +522,13 @@ REFUSED = {
     "xls": (b"\xd0\xcf\x11\xe0 and so on", "Excel"),
     "parquet": (b"PAR1 and so on", "Parquet", "damaged"),
     "half of gzip": (gzip.compress(b"text,label\na,b")[:-9], "cannot be read"),
-    "JSON lines": (b'{"text": "a", "label": "b"}\n{"text": "a"', "line 2", "not valid JSON"),
-    "JSON list": (b'[{"text": "a"},\n {"text": }]', "line 2", "not valid JSON"),
+    "JSON lines": (
+        b'{"text": "a", "label": "b"}\n{"text": "a"',
+        "line 2, character 13,",
+        "not valid JSON",
+    ),
+    "JSON list": (b'[{"text": "a"},\n {"text": }]', "line 2, character 11,", "not valid JSON"),
+    "indented JSON": (b'[\n {\n  "text": }\n]', "line 3, character 11,", "not valid JSON"),
     "JSON scalar": (b'{"text": 1, "label": 2}', "holds no rows"),
     "JSON of lists": (b'[{"text": [1], "label": 1}, {"text": [{}], "label": 1}]', "differ in form"),
 }

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from helpers.errors import CourseError, format_names
 
 # What pandas calls the index when it saves it with a table, and columns without a name.
 _INDEX = re.compile(r"\s*|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
+_DECIMAL = re.compile(r"-?[0-9]{1,9}\.[0-9]{1,6}")
+_JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')  # how a table in JSON begins
 _WHOLE = re.compile(r"-?[1-9][0-9]{0,17}|0")  # as Python prints it, so no leading zeros; fits int64
 
 
@@ -44,8 +47,8 @@ class RawTable:
     notes: list[str]
 
 
-def refused(source: object, problem: str, line: int = 0, column: object = None) -> TableError:
-    """The error for a table; the problem begins with a verb."""
+def refused(source: object, problem: str, line: int | str = 0, column: object = None) -> TableError:
+    """The error for a table; the problem begins with a verb. line: see _place, too."""
     place = f", line {line}," if line else ""
     place += f" column {format_names([column])}," if column is not None else ""
     return TableError(f"The table {source}{place} {problem}")
@@ -65,7 +68,7 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             raw = _read_parquet(path, data)
         else:
             text, notes = _decode(path, data)
-            is_json = "json" in path.name.lower() or text.lstrip()[:2] in ('{"', "[{")
+            is_json = "json" in path.name.lower() or _JSON.match(text)
             raw = _read_json(path, text) if is_json else _read_separated(path, text, names)
             raw.notes[:0] = notes
     if raw.frame.empty:
@@ -120,14 +123,16 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
-    """The text of the file, with \\n as its line ends, and a note if it is not in UTF-8."""
+    """The text of the file, with \\n as its line ends, and a note if it is not in plain UTF-8."""
     problem = "is not text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    codec = "utf-16" if is_utf16 else "utf-8-sig"
     notes = ["The file is read as UTF-16."] if is_utf16 else []
+    notes += ["The file is read as UTF-8 with a byte order mark."] if data[:3] == BOM_UTF8 else []
     try:
-        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        text = data.decode(codec)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = _place(data[: error.start].decode(codec, errors="ignore"))
         text = data.decode("cp1252", errors="replace")
         letters = re.findall(r"[^\W\d_]", text)
         # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
@@ -137,18 +142,26 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
         if is_utf16 or foreign or damaged or "\ufffd" in text:
             raise refused(path, problem, line) from None
         notes = [
-            f"The file is not in UTF-8 (line {line} has the byte 0x{data[error.start]:02x}). It "
+            f"The file is not in UTF-8 (line {line}, has the byte 0x{data[error.start]:02x}). It "
             "is read as cp1252, the encoding of Western European Windows; check that this line "
             "reads correctly."
         ]
     if "\0" in text:
-        raise refused(path, problem, text.count("\n", 0, text.index("\0")) + 1)
+        raise refused(path, problem, _place(text[: text.index("\0")]))
     if not text.strip():
         raise refused(path, "is empty. Copy the file again, or name another one.")
     return text.replace("\r\n", "\n").replace("\r", "\n"), notes
 
 
+def _place(before: str) -> str:
+    """Where a file goes on behind this text, in its last line."""
+    lines = before.split("\n")
+    return f"{len(lines)}, character {len(lines[-1]) + 1}"
+
+
 # Formats
+
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
@@ -190,7 +203,7 @@ def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
         return sum(width == widths[0] > 1 for width in widths), widths[0]
 
     csv.field_size_limit(2**31 - 1)
-    separator = max((",", ";", "\t", "|"), key=fit)
+    separator = max(_NAMES, key=fit)
     records, problem, line = {}, None, 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
@@ -210,14 +223,17 @@ def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
             return plain, ["Cells are separated by tabs, and quotation marks are taken as text."]
     if problem:
         raise refused(path, problem, line)
-    return records, []
+    return records, [] if separator == "," else [f"Cells are separated by {_NAMES[separator]}."]
 
 
 def _typed(cells: list[str]) -> list:
-    """Cells of a CSV as int or bool, if all that are not empty are; otherwise as they are."""
+    """Cells of a CSV as int, float or bool, if all that are not empty are, and would be printed as
+    they stand there; otherwise as they are."""
     filled = {*cells} - {""}
     if filled and all(map(_WHOLE.fullmatch, filled)):
         return [int(cell) if cell else None for cell in cells]
+    if filled and all(_DECIMAL.fullmatch(cell) and repr(float(cell)) == cell for cell in filled):
+        return [float(cell) if cell else None for cell in cells]
     if filled and filled <= {"True", "False"}:
         return [cell == "True" if cell else None for cell in cells]
     return cells
@@ -244,9 +260,8 @@ def _read_json(path: Path, text: str) -> RawTable:
             content = inner[0] if len(inner) == 1 else content
         frame = pandas.DataFrame(content, lines, dtype=object).rename(columns=str)
     except json.JSONDecodeError as error:
-        raise refused(
-            path, f"is not valid JSON: {error.msg}. Correct it.", line + error.lineno - 1
-        ) from None
+        place = f"{line + error.lineno - 1}, character {error.colno}"
+        raise refused(path, f"is not valid JSON: {error.msg}. Correct it.", place) from None
     except ValueError:
         problem = (
             "holds no rows. Write each as {column: value, ...}, all in one list or one per line."
