@@ -39,9 +39,9 @@ from transformers import (
 
 # llama, gemma, gemma2: a BOS token is added; llama: no pad token either, and a space before words.
 # qwen2, qwen3: byte-level, nothing is added, the pad token is not the end token; a chat template.
-# gpt2: no pad token. gpt_neox: a pad token of its own. t5, bart: an end token is added.
+# gpt2: no pad token. gpt_neox: a pad token of its own. t5, flan_t5, bart: an end token is added.
 DECODERS = ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "gemma", "gemma2"]
-ENCODER_DECODERS = ["t5", "bart"]
+ENCODER_DECODERS = ["t5", "flan_t5", "bart"]
 FAMILIES = DECODERS + ENCODER_DECODERS
 
 REVIEWS = Path(__file__).parent.parent / "data" / "reviews.csv"
@@ -114,9 +114,11 @@ def _config(name: str) -> PretrainedConfig:
             # Caps that are felt: the head's numbers are not those of a plain matrix product.
             caps = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
             return Gemma2Config(**common, **heads, **caps, sliding_window=WINDOW)
-        case "t5":
+        case "t5" | "flan_t5":
             sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
             del ids["bos_token_id"]
+            if name == "flan_t5":  # as T5 1.1: a gated MLP, and a head of its own
+                sizes |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
             return T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes, **ids)
         case "bart":
             sizes = {
@@ -160,7 +162,7 @@ def family_tokenizer(name: str) -> PreTrainedTokenizerBase:
                 **_sentencepiece_bpe(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")),
                 add_bos_token=True,
             )
-        case "t5":
+        case "t5" | "flan_t5":
             return T5Tokenizer(vocab=_unigram(("<pad>", "</s>", "<unk>")), extra_ids=0)
         case "bart":
             return RobertaTokenizer(**_byte_level(("<s>", "<pad>", "</s>", "<unk>", "<mask>")))

@@ -3,7 +3,8 @@
 import pytest
 from datasets import Dataset
 
-from helpers.data import describe, load_task, personal, suggest, too_little, write_task
+from helpers.data import describe, load_task, suggest, too_little, write_task
+from helpers.data.describe import _looks_personal
 from helpers.data.formats import TableError
 from helpers.data.task import TaskError
 from helpers.data.templates import TemplateError
@@ -61,7 +62,7 @@ def test_empty_cells_equal_rows_numbers_and_lists_are_seen(tmp_path):
     ],
 )
 def test_what_looks_personal(text, kinds):
-    assert personal(text) == kinds
+    assert _looks_personal(text) == kinds
 
 
 def test_personal_cells_are_counted_for_each_column(tmp_path):

@@ -11,17 +11,11 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from helpers.data.task import load_task
 from helpers.data.templates import load_templates
 from helpers.data.tokenize import IGNORE, collate, prompt_ids, tokenize
+from helpers.model.load import CHAT_TEMPLATE, load_model, save_model
 from tests.families import family_model, family_tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ROWS = 6
-# A chat template whose assistant turns are marked, as the starting model's is.
-GENERATION = (
-    "{% for m in messages %}{{ '<|start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}{% else %}"
-    "{{ m.content + '<|end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
-)
 
 
 @cache
@@ -113,19 +107,19 @@ def test_trl_trains_on_the_turns_that_the_chat_template_marks(tmp_path):
     pytest.importorskip("trl")
     from trl.chat_template_utils import is_chat_template_stop_token_trained
 
-    tokenizer = type(tiny_tokenizer())(
-        tokenizer_object=tiny_tokenizer().backend_tokenizer,
-        eos_token="<|end|>",
-        pad_token="<|end|>",
-        chat_template=GENERATION,
-    )
-    assert is_chat_template_stop_token_trained(tokenizer, chat_template=GENERATION)
+    # The starting model's, as a saved model brings it, for a tokenizer with its special tokens.
+    tokenizer = copy.deepcopy(family_tokenizer("qwen2"))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    folder = save_model(family_model("qwen2"), tokenizer, tmp_path / "saved", {})
+    model, tokenizer = load_model(folder, "cpu")
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert is_chat_template_stop_token_trained(tokenizer)
     talk = [{"role": "user", "content": "How is it?"}, {"role": "assistant", "content": "good"}]
     part = Dataset.from_list([{"messages": talk}] * 2)
     examples = DatasetDict(train=part, validation=part)
-    trainer = sft_trainer(tmp_path, examples, tokenizer, assistant_only_loss=True)
+    trainer = sft_trainer(tmp_path, examples, tokenizer, model, assistant_only_loss=True)
     (labels, _) = labels_of(trainer, trainer.train_dataset)
-    assert tokenizer.decode([i for i in labels if i != IGNORE]) == "good<|end|>"
+    assert tokenizer.decode([i for i in labels if i != IGNORE]) == "good<|im_end|>"
     # The ids before the answer are those of our prompts with chat=True.
     ids = prompt_ids("How is it?", tokenizer, trainer.model.config, chat=True)
     assert trainer.train_dataset[0]["input_ids"][: len(ids)] == ids

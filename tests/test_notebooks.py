@@ -282,7 +282,7 @@ ORDER = {
     "data": "formats table tokenize templates split task describe",
     "model": "load card export",
     "inference": "batches few_shot generate score",
-    "training": "settings processes shared_prefix loss low_memory checkpoint loop footprint run",
+    "training": "settings processes shared_prefix loss low_memory checkpoint loop run footprint",
     "evaluation": "metrics uncertainty baselines prompt_search forgetting scoreboard",
     "display": "tables tokens charts curves diagrams widgets",
 }
@@ -302,17 +302,25 @@ def modules() -> list[Path]:
 
 def imported(tree: ast.AST) -> set[str]:
     """Dotted names that a module takes from helpers: helpers.data.table.load_table, say."""
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    nodes = list(ast.walk(tree))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
     names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    plain = [node for node in nodes if isinstance(node, ast.Import)]
+    names |= {alias.name for node in plain for alias in node.names}
     return {name for name in names if name.startswith("helpers.")}
 
 
-def names_used(tree: ast.AST) -> set[str]:
-    """Names and attributes that are read, and names that are imported."""
+def taken_by(notebook: str) -> set[str]:
+    """Names that a notebook imports from helpers, or takes from a package that it imports."""
+    tree = ast.parse(notebook)
     nodes = list(ast.walk(tree))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    return used | {name.rpartition(".")[2] for name in imported(tree)}
+    froms = [
+        node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "helpers"
+    ]
+    packages = {alias.asname or alias.name for node in froms for alias in node.names}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    taken = {one.attr for one in attributes if getattr(one.value, "id", "") in packages}
+    return taken | {name.rpartition(".")[2] for name in imported(tree)}
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -323,9 +331,9 @@ def test_each_public_function_of_helpers_is_used_outside_of_its_module():
     """A function that no notebook, tool or other helper takes has no place here, or is private."""
     in_notebooks: set[str] = set()
     for path in NOTEBOOKS:
-        for cell in cells(path, "code"):
-            in_notebooks |= names_used(ast.parse(python_of(cell.source)))
-    tools = [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *COMMANDS]
+        in_notebooks |= taken_by("\n".join(python_of(c.source) for c in cells(path, "code")))
+    tools = [path for name in ("tools", "benchmarks") for path in (ROOT / name).glob("*.py")]
+    tools += [*COMMANDS, *(HELPERS / "exercises").glob("*.py")]
     taken = {path: imported(tree_of(path)) for path in [*modules(), *tools]}
     idle = []
     for path in modules():
@@ -347,6 +355,8 @@ def test_helpers_import_only_from_those_before_them():
         own = ORDER[package].split()
         assert path.stem in own, path
         for _, *parts in (name.split(".") for name in imported(tree_of(path))):
+            # Not the exercises, and not the commands.
+            assert parts[0] in {*packages, *ORDER[""].split()}, f"{path}: {parts}"
             other = parts[0] if parts[0] in packages else ""
             assert packages.index(other) <= packages.index(package), f"{path}: {parts}"
             if other == package:

@@ -15,7 +15,7 @@ from helpers.training.loop import make_optimizer, train
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
 from helpers.training.settings import TrainingError, TrainSettings
-from tests.families import family_model
+from tests.families import ENCODER_DECODERS, FAMILIES, family_model
 from tests.made_up import (
     BATCH,
     COLLATE,
@@ -180,10 +180,11 @@ def test_a_low_memory_run_learns_and_an_interrupt_changes_no_bit(tmp_path, monke
     assert same_bits(weights(model), weights(whole))
 
 
-@pytest.mark.parametrize("name", ["t5", "gpt2", "gpt_neox"])
-def test_other_families_learn_in_little_memory(tmp_path, name):
-    model, rows = family_model(name), made_up(40, seed=2, apart=name == "t5")
-    history = train(model, rows, rows[:12], LOW, COLLATE, tmp_path)
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("settings", [SETTINGS, LOW], ids=["normal", "low"])
+def test_each_family_learns_in_much_memory_and_in_little(tmp_path, name, settings):
+    model, rows = family_model(name), made_up(40, seed=2, apart=name in ENCODER_DECODERS)
+    history = train(model, rows, rows[:12], settings, COLLATE, tmp_path)
     assert history.best.loss < history.evaluations[0].loss - 0.1
     assert as_it_was(model)
 

@@ -45,7 +45,7 @@ class Column:
     such as products or customers: rows that belong together), "number", "id" (short, another one in
     each row) or "list". filled, different: cells that are not empty, and how many values they
     have. words: the middle and the largest number of words in a cell. commonest: values with their
-    counts. personal: what looks personal → in how many cells (see `personal`).
+    counts. personal: what looks personal → in how many cells.
     """
 
     name: str
@@ -83,7 +83,7 @@ def _column(name: str, cells: list) -> Column:
     counts = Counter(repr(cell) if isinstance(cell, list | dict) else cell for cell in filled)
     words = [len(str(cell).split()) for cell in filled]
     length = (median(words), max(words)) if words else (0, 0)
-    found = Counter(kind for cell in filled for kind in personal(str(cell)))
+    found = Counter(kind for cell in filled for kind in _looks_personal(str(cell)))
     top = tuple(counts.most_common(MOST_LABELS))
     return Column(name, _kind(filled, counts), len(filled), len(counts), length, top, dict(found))
 
@@ -101,7 +101,7 @@ def _kind(filled: list, counts: Counter) -> str:
     return "name" if short and 1 < len(counts) <= len(filled) * 0.7 else "text"
 
 
-def personal(text: str) -> set[str]:
+def _looks_personal(text: str) -> set[str]:
     """What in a text looks like data of a person: an e-mail address, a telephone or card number.
 
     It finds forms, not meanings: a name or an address passes, and a long product number may not.
