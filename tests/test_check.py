@@ -189,6 +189,22 @@ def test_alone_and_without_a_network_it_names_what_to_send_back(tmp_path):
     assert "Send all lines above" in done.stdout and "packages" not in done.stdout
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_with_a_wheelhouse_no_network_is_asked(tmp_path, monkeypatch, named):
+    monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: pytest.fail("pip was started"))
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    folder = tmp_path / ("somebody" if named else "wheelhouse")
+    monkeypatch.setenv("COURSE_WHEELHOUSE", str(folder) if named else "")
+    folder.mkdir()
+    state, _, fact, _ = check.network_line()
+    assert state == check.OK and "wheelhouse" in fact and "somebody" not in fact
+    # `make lab` stops there as well.
+    folder.rmdir()
+    monkeypatch.setenv("COURSE_WHEELHOUSE", str(folder))
+    state, _, fact, _ = check.network_line()
+    assert state == check.STOP and "COURSE_WHEELHOUSE" in fact
+
+
 def test_make_check_sets_nothing_up(monkeypatch):
     monkeypatch.setattr(make, "set_up", lambda _: pytest.fail("a set-up"))
     asked = []
