@@ -149,6 +149,11 @@ def side_by_side(notebook: Notebook) -> None:
     expect(first.locator("td").first).to_have_text("Add a bold xylophone", timeout=60_000)
     if forms.count():
         expect(first.locator("td").nth(1)).to_have_text(forms.last.inner_text())
+        expect(ask).to_be_enabled()
+        forms.first.click()
+        notebook.page.wait_for_timeout(1000)
+        ask.click()
+        expect(first.locator("td").nth(1)).to_have_text(forms.first.inner_text(), timeout=60_000)
     expect(ask).to_be_enabled()
     assert "" not in first.locator("td").all_inner_texts()
     assert notebook.page.locator(".jp-Cell").count() == cells
@@ -158,26 +163,71 @@ def task_form(notebook: Notebook) -> None:
     """The form of 10: the task file below it holds what was chosen and typed."""
     here = notebook.output(notebook.with_source("TaskForm("))
     written, button = here.locator("pre"), here.get_by_role("button", name="Write the task file")
+
+    def write() -> None:
+        notebook.page.wait_for_timeout(1000)  # see side_by_side
+        button.click()
+
     button.click()
     expect(written).to_contain_text("Summarize the conversation")
-    instruction = here.get_by_label("instruction")
-    instruction.fill("Say it in five words.")
-    button.click()
+    instruction, path = here.get_by_label("instruction"), here.get_by_label("task file")
+    instruction.click(click_count=3)  # selects all that stands there
+    notebook.page.keyboard.type("Say it in five words.")
+    path.click()
+    path.fill(path.input_value().replace("my_task", "by_mouse"))
+    write()
     expect(written).to_contain_text("Say it in five words.")
-    instruction.click()
+    expect(written).to_contain_text("name: by_mouse")
+    instruction.focus()
     press(notebook, "ControlOrMeta+a")
     notebook.page.keyboard.type("Begin with a date.")
-    press(notebook, "Tab")  # to the path
+    press(notebook, "Tab", "End", *["ArrowLeft"] * len(".yaml"))
+    notebook.page.keyboard.type("_and_keys")
     press(notebook, "Tab", "Enter")
     expect(written).to_contain_text("Begin with a date.")
+    expect(written).to_contain_text("name: by_mouse_and_keys")
+
     topic = here.get_by_label("topic", exact=True)
     topic.focus()
     press(notebook, "Space")
-    button.click()
+    write()
     expect(written).to_contain_text("{{ topic }}")
-    topic.uncheck()
-    button.click()
+    topic.click()
+    write()
     expect(written).not_to_contain_text("{{ topic }}")
+
+    # A browser draws the entries of a list outside the page, where no mouse of a test can go.
+    group = here.get_by_label("belong together")
+    group.select_option("topic")
+    write()
+    expect(written).to_contain_text("group: topic")
+    group.focus()
+    press(notebook, "Space", "ArrowUp", "Enter")
+    write()
+    expect(written).to_contain_text("group: summary")
+    group.select_option("none")
+    write()
+    expect(written).not_to_contain_text("group:")
+
+    answer = here.get_by_label("answer", exact=True)
+    answer.focus()
+    press(notebook, "Space", "ArrowDown", "Enter")
+    write()
+    expect(written).to_contain_text("{{ topic | string | trim }}")
+    # Topics are few, so the form has taken them for labels by itself.
+    expect(written).to_contain_text("choices:")
+    kinds = here.locator(".widget-toggle-buttons button")
+    kinds.get_by_text("free text").click()
+    write()
+    expect(written).not_to_contain_text("choices:")
+    kinds.get_by_text("free text").focus()
+    press(notebook, "Shift+Tab", "Space")
+    write()
+    expect(written).to_contain_text("choices:")
+    answer.select_option("summary")
+    write()
+    expect(written).to_contain_text("{{ summary | string | trim }}")
+    expect(written).not_to_contain_text("choices:")
 
 
 OF_NOTEBOOK = {
