@@ -84,8 +84,16 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     if not asked:
         raise refused(table, f"has nothing in {format_names(fields)}, which the prompt shows.")
     questions = [task.wording.question(row, task.choices) for row in asked.values()]
-    noted = file.with_name("answers.json")
-    form = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else FORM
+    try:
+        noted = json.loads(file.with_name("answers.json").read_text(encoding="utf-8"))
+        form = {name: noted[name] for name in ("max_new_tokens", "first_line")}
+    except FileNotFoundError:
+        form = FORM
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{model}/answers.json is damaged. Delete it: free answers then end after "
+            f"{FORM['max_new_tokens']} tokens."
+        ) from error
     answers, sure = answer_all(*load_model(model), questions, form)
     # A row that was not asked is missing here, and gets empty cells.
     new = {

@@ -5,10 +5,12 @@
 With several processes: torchrun --nproc-per-node 2 -m helpers.train --task my_task.yaml
 
 Every field of TrainSettings is an option. The result is a folder: the model, its card, its history,
-and the scoreboard as JSON and as a page. Exit status: 0, or 2 with a sentence that says what to do.
+the scoreboard as JSON and as a page, and how long answers may become. What was in that folder is
+kept as NAME.older. Exit status: 0, or 2 with a sentence that says what to do.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
@@ -85,6 +87,8 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     task = load_task(run.task)
     examples = load_examples(task, run.rows)
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
+    if folder.resolve() in (here := Path.cwd(), *here.parents):
+        raise CourseError(f"--output {folder} is the folder in which you are. Name a new one.")
     print(task.report())
     for sentence in too_little(task, examples["train"]):
         print(sentence)
@@ -110,10 +114,17 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     if first:
         extras = _extras(task, run, settings, examples["train"], history, boards)
         extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
+        older = None
         with suppress(OSError):  # nothing was there; or save_model will say what is wrong
             older = set_aside(folder.absolute(), "older")
-            print(f"What was in {folder} before is now in {older.name}, beside it.")
-        save_model(model, tokenizer, folder, extras)
+        try:
+            save_model(model, tokenizer, folder, extras)
+        except BaseException:
+            if older:
+                os.replace(older, folder)
+            raise
+        if older:
+            print(f"What was in {folder} is now in {older.name}, beside it. Delete it if you like.")
     for board in boards:
         print()
         for cells in (board.header, *(line.cells for line in board.lines)):

@@ -10,6 +10,7 @@ from helpers import predict, train
 from helpers.data import load_examples, load_task, write_task
 from helpers.data.formats import read_raw
 from helpers.data.tokenize import completion_ids
+from helpers.errors import CourseError
 from helpers.inference import generate_answers, score_choices
 from helpers.inference.generate import answer_form
 from helpers.model import load_model
@@ -143,6 +144,15 @@ def test_the_next_run_keeps_the_model_of_the_last_one(smoke, monkeypatch, capsys
         assert ((older / "model.safetensors").read_bytes() == first) == (not number)
     assert (folder / "model.safetensors").read_bytes() != first
 
+    def full(*_):
+        raise CourseError("The disk is full.")
+
+    last = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(train, "save_model", full)
+    assert run(train, *once, "--learning_rate", "3e-3") == 2
+    assert "The disk is full." in capsys.readouterr().err
+    assert (folder / "model.safetensors").read_bytes() == last
+
 
 def test_bad_input_ends_with_one_sentence_and_status_2(smoke, capsys):
     path = task_file(smoke)
@@ -157,6 +167,7 @@ def test_bad_input_ends_with_one_sentence_and_status_2(smoke, capsys):
     refused(train, "--task", path, "--rows", 0, words="--rows is 0")
     refused(train, "--task", path, "--epoch_s", 1, words="unrecognized arguments")
     refused(train, "--task", path, "--model", smoke / "none", words="No model could be loaded")
+    refused(train, "--task", path, "--output", "..", words="is the folder in which you are")
     refused(predict, "--model", smoke, "--table", "x.csv", words="has no task.yaml")
     refused(predict, "--table", "x.csv", words="--model")
     assert not (runs_folder("mine") / "tuned").exists()
@@ -203,6 +214,8 @@ def test_an_answer_of_several_lines_comes_whole(smoke, monkeypatch):
     assert form["max_new_tokens"] > 64
     assert run(predict, "--model", smoke, "--table", smoke / "new.csv") == 0
     assert read_raw(smoke / "new_answered.csv").frame["predicted"].tolist() == [answer]
+    (smoke / "answers.json").write_text("{}", encoding="utf-8")
+    assert run(predict, "--model", smoke, "--table", smoke / "new.csv") == 2
 
 
 def test_each_row_has_its_own_choices():

@@ -48,7 +48,8 @@ class RawTable:
 
 
 def refused(source: object, problem: str, line: int | str = 0, column: object = None) -> TableError:
-    """The error for a table; the problem begins with a verb. line: see _place, too."""
+    """The error for a table; the problem begins with a verb. line: its number, or what
+    _place returns."""
     place = f", line {line}," if line else ""
     place += f" column {format_names([column])}," if column is not None else ""
     return TableError(f"The table {source}{place} {problem}")
@@ -126,23 +127,24 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
     """The text of the file, with \\n as its line ends, and a note if it is not in plain UTF-8."""
     problem = "is not text in UTF-8, UTF-16 or cp1252. Save it again as CSV UTF-8."
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    codec = "utf-16" if is_utf16 else "utf-8-sig"
+    codec = "utf-16" if is_utf16 else "utf-8"
     notes = ["The file is read as UTF-16."] if is_utf16 else []
-    notes += ["The file is read as UTF-8 with a byte order mark."] if data[:3] == BOM_UTF8 else []
+    if data[:3] == BOM_UTF8:
+        data, notes = data[3:], ["The file is read as UTF-8 with a byte order mark."]
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as error:
-        line = _place(data[: error.start].decode(codec, errors="ignore"))
+        place = _place(data[: error.start].decode(codec, errors="ignore"))
         text = data.decode("cp1252", errors="replace")
         letters = re.findall(r"[^\W\d_]", text)
         # Many accented letters: another alphabet, such as Cyrillic, is taken for cp1252.
         foreign = sum(not letter.isascii() for letter in letters) > len(letters) / 4
         # Good UTF-8 beside the wrong byte: its other accents would come out wrong.
-        damaged = not data.decode(errors="ignore").lstrip("\ufeff").isascii()
+        damaged = not data.decode(errors="ignore").isascii()
         if is_utf16 or foreign or damaged or "\ufffd" in text:
-            raise refused(path, problem, line) from None
+            raise refused(path, problem, place) from None
         notes = [
-            f"The file is not in UTF-8 (line {line}, has the byte 0x{data[error.start]:02x}). It "
+            f"The file is not in UTF-8 (line {place}, has the byte 0x{data[error.start]:02x}). It "
             "is read as cp1252, the encoding of Western European Windows; check that this line "
             "reads correctly."
         ]
@@ -154,7 +156,7 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
 
 
 def _place(before: str) -> str:
-    """Where a file goes on behind this text, in its last line."""
+    """Line and character at which a file goes on after this text."""
     lines = before.split("\n")
     return f"{len(lines)}, character {len(lines[-1]) + 1}"
 

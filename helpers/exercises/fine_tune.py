@@ -131,7 +131,7 @@ COLLATE = Exercise(
         "The attention mask is 1 everywhere, so padding is taken for text.",
         collate_with({_ONES: '[int(i != pad_token_id) for i in row["input_ids"]]'}),
         "You find the padding by its id. When padding and end token share one id, the real "
-        "end is not labelled either. Go by the lengths.",
+        "end gets a 0 in the attention mask, too. Go by the lengths.",
         labels_by_id,
         "Every position with the padding's id loses its label. When padding and end token "
         "share one id, the model never learns to stop.",
@@ -362,7 +362,8 @@ LOOP_ORDER = Exercise(
     ),
     hints=(
         "The six words are forward, loss, backward, clip, step, zero. What has to be there "
-        "before the forward pass? And which lines compute what should stay as it was?",
+        "before the forward pass? What must not be made anew in each step, and by what is the "
+        "summed loss divided?",
         "It begins with `fchb`: batch, forward, loss, backward. Then come clip, step and zero.",
     ),
 )

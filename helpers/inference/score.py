@@ -100,6 +100,7 @@ def predict_answers(
     max_new_tokens: for generated answers; by default as many as the longest right answer needs. A
     generated answer is one line, unless a right answer has several.
     offsets: for each choice, what is taken off its log-probability (calibration).
+    batch_size: how many prompts are read at once.
     Raises InferenceError for offsets that do not fit the choices, and as score_choices does.
     """
     examples = list(examples)

@@ -195,7 +195,7 @@ def training_step(
     micro_batches: list[dict[str, Tensor]],
     settings: TrainSettings,
 ) -> tuple[float, float]:
-    """One step of every weight. Returns (loss in nats per labelled token, gradient norm).
+    """One optimizer step. Returns (loss in nats per labelled token, gradient norm).
 
     The sum over all micro-batches is divided by all their labelled tokens, so that the gradient is
     that of the big batch, however it was cut.

@@ -91,7 +91,7 @@ def training_memory(model: PreTrainedModel, low_memory: bool) -> Iterator[None]:
 def low_memory_step(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
 ) -> tuple[float, float]:
-    """One step of every weight in little memory. Returns the same as `training_step`.
+    """One optimizer step in little memory. Returns the same as `training_step`.
 
     A weight is updated within the backward pass, as soon as its gradient is there, and the gradient
     is thrown away; so there are never more than a few gradients. The whole gradient's norm is known
