@@ -144,9 +144,16 @@ def test_constraints_hold_for_each_system():
         assert pinned[name].marker.evaluate(one), name
 
 
+@pytest.mark.skipif("COURSE_TORCH" in os.environ, reason="another one is asked for")
 def test_one_version_of_torch_everywhere():
     assert str(requirements("constraints.txt")["torch"]) == make.TORCH
     assert make.TORCH in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+
+
+def test_another_torch_can_be_asked_for():
+    command = [sys.executable, "-c", "from tools import make; print(make.TORCH)"]
+    asked = os.environ | {"COURSE_TORCH": "torch==9"}
+    assert subprocess.check_output(command, cwd=ROOT, env=asked, text=True) == "torch==9\n"
 
 
 def test_what_colab_installs_stands_in_the_requirements():

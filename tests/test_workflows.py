@@ -24,6 +24,40 @@ def test_an_action_has_the_same_hash_everywhere():
     assert len(set(uses)) == len({name for name, _ in uses})
 
 
+def jobs() -> dict[str, dict]:
+    """Name → job, of all workflows."""
+    read = [yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"] for path in WORKFLOWS]
+    return {name: job for one in read for name, job in one.items()}
+
+
+def test_no_workflow_skips_the_browser_and_what_it_showed_is_kept():
+    opens_one = re.compile(r"\.ci/run|test-rest|tests/browser")
+    with_browser = {}
+    for name, job in jobs().items():
+        for step in job["steps"]:
+            if opens_one.search(step.get("run", "")):
+                with_browser[name] = step["env"]["COURSE_BROWSER"]
+                (kept,) = [one for one in job["steps"] if "upload-artifact" in one.get("uses", "")]
+                assert kept["if"] == "always()" and kept["with"]["path"] == "test-screenshots"
+    assert with_browser == {"test": "required", "newest": "required"}
+
+
+def test_binder_is_tried_with_what_it_is_built_from():
+    steps = jobs()["binder"]["steps"]
+    (python,) = [one["with"]["python-version"] for one in steps if "setup-python" in str(one)]
+    assert f"python-{python}" == (ROOT / "binder" / "runtime.txt").read_text("utf-8").strip()
+    runs = "\n".join(one.get("run", "") for one in steps)
+    assert "binder/postBuild" in runs and "make setup" not in runs
+
+
+def test_links_are_looked_at_in_every_text():
+    checked = str(jobs()["links"])
+    texts = [path.relative_to(ROOT) for path in ROOT.glob("[!.]*/*.md")]
+    assert texts
+    for path in texts:
+        assert f"./{path.parent}/*.md" in checked
+
+
 def test_set_up_and_tests_run_on_the_systems_of_learners():
     text = (ROOT / ".github" / "workflows" / "systems.yml").read_text(encoding="utf-8")
     job = yaml.safe_load(text)["jobs"]["systems"]

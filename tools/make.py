@@ -42,7 +42,8 @@ if sys.version_info < OLDEST:  # noqa: UP036 - this file is what tells people wi
     )
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH, OLDEST_TORCH = "torch==2.13.0", "torch==2.11.0"
+# weekly.yml tries the newest.
+TORCH, OLDEST_TORCH = os.environ.get("COURSE_TORCH", "torch==2.13.0"), "torch==2.11.0"
 # What touches transformers, datasets, evaluate or ipywidgets; tests/oldest.py also runs notebooks.
 # Notebook 12 starts several processes there, so their own tests, which take minutes, are left out.
 PACKAGES = "data model inference training evaluation display".split()
