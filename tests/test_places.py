@@ -24,6 +24,10 @@ def test_container_and_codespace_use_a_python_that_is_admitted_and_our_set_up():
     assert "RUN python tools/make.py setup" in read("Dockerfile")
 
 
+def test_binder_has_what_make_lab_installs():
+    assert "-r requirements-work.txt -c constraints.txt" in read("binder/postBuild")
+
+
 def test_citation_and_changelog_name_this_version():
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     citation = yaml.safe_load(read("CITATION.cff"))
