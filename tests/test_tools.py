@@ -356,6 +356,7 @@ def test_first_code_cell_is_replaced_and_the_rest_untouched():
             new_markdown_cell("# Title"),
             new_code_cell("from helpers import setup_notebook\nsetup_notebook('old')"),
             new_code_cell("1 + 1"),
+            new_code_cell("2 + 2", metadata={"jupyter": {"source_hidden": True}}),
         ]
     )
     text = sync_notebooks.updated_notebook(nbformat.writes(notebook), "04_fine_tune")
@@ -364,6 +365,7 @@ def test_first_code_cell_is_replaced_and_the_rest_untouched():
     assert 'setup_notebook("04_fine_tune")' in result.cells[1].source
     assert sync_notebooks.address() in result.cells[1].source
     assert result.cells[2] == notebook.cells[2]
+    assert result.cells[3].metadata["cellView"] == "form"  # folded on Colab, too
     assert sync_notebooks.updated_notebook(text, "04_fine_tune") == text
 
 

@@ -117,8 +117,8 @@ def mark_for_grading(cells: list[dict]) -> None:
 
 
 def updated_notebook(text: str, name: str) -> str:
-    """The notebook file `text` with links in its first cell, the agreed first code cell, and its
-    exercises marked for grading.
+    """The notebook file `text` with links in its first cell, the agreed first code cell, its
+    exercises marked for grading, and the cells that JupyterLab folds also folded on Colab.
     """
     notebook = json.loads(text)
     cells = notebook["cells"]
@@ -132,6 +132,9 @@ def updated_notebook(text: str, name: str) -> str:
     cells[0]["source"] = top.splitlines(keepends=True)
     code["source"] = setup_cell(name).splitlines(keepends=True)
     mark_for_grading(cells)
+    for cell in cells:
+        if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            cell["metadata"]["cellView"] = "form"
     if notebook == json.loads(text):
         return text
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
