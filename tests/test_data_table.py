@@ -270,7 +270,7 @@ def test_decimal_numbers_of_a_csv_are_numbers_if_they_print_as_they_stand(tmp_pa
     lines = "score,price,mix,gap", "3.8,9.90,1,0.5", "-0.25,1.5,2.5,", "5.0,2.0,3,1.0"
     path = write(tmp_path, *lines)
     rows, _ = load_table(path)
-    assert rows["score"][:] == [3.8, -0.25, 5.0] and rows["gap"][:] == [0.5, None, 1.0]
+    assert rows["score"][:] == [3.8, -0.25, 5.0] and rows["gap"][:] == ["0.5", "", "1.0"]
     assert rows["price"][:] == ["9.90", "1.5", "2.0"] and rows["mix"][:] == ["1", "2.5", "3"]
 
 

@@ -229,13 +229,13 @@ def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
 
 
 def _typed(cells: list[str]) -> list:
-    """Cells of a CSV as int, float or bool, if all that are not empty are, and would be printed as
-    they stand there; otherwise as they are."""
+    """Cells of a CSV as int or bool, if all that are not empty are, or as float, if all cells are;
+    otherwise, and where numbers would be printed in another way, as they are."""
     filled = {*cells} - {""}
     if filled and all(map(_WHOLE.fullmatch, filled)):
         return [int(cell) if cell else None for cell in cells]
-    if filled and all(_DECIMAL.fullmatch(cell) and repr(float(cell)) == cell for cell in filled):
-        return [float(cell) if cell else None for cell in cells]
+    if cells and all(_DECIMAL.fullmatch(cell) and repr(float(cell)) == cell for cell in cells):
+        return [*map(float, cells)]
     if filled and filled <= {"True", "False"}:
         return [cell == "True" if cell else None for cell in cells]
     return cells
