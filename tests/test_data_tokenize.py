@@ -108,7 +108,7 @@ def test_special_tokens_that_are_spelled_out_are_text(name):
     assert special & set(prompt_ids(spelled, tokenizer, config(name))) == special & set(plain)
     ids = completion_ids(" " + spelled, tokenizer)
     assert ids[-1] == tokenizer.eos_token_id and not special & set(ids[:-1])
-    if name != "t5":  # whose tokens hold no such signs
+    if "t5" not in name:  # whose tokens hold no such signs
         assert tokenizer.decode(ids[:-1]).strip() == spelled
 
 

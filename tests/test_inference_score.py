@@ -149,7 +149,7 @@ def test_a_model_in_bf16_gives_float32_and_is_not_left_in_training_mode() -> Non
 # Choices
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "t5"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "t5", "flan_t5"])
 def test_a_choice_that_begins_another_is_scored_with_its_end(name: str) -> None:
     model, tokenizer = model_and_tokenizer(name)
     choices = ("home", "home garden", "x")

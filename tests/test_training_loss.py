@@ -107,7 +107,7 @@ def test_the_first_token_is_never_labelled_where_nothing_stands_before_it():
 # Whole sets
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "flan_t5"])
 def test_the_loss_of_a_set_counts_tokens_and_not_batches(name):
     model, rows = model_of(name), made_up(12, seed=1, apart=name in ENCODER_DECODERS)
     reference = model(**COLLATE(rows)).loss.item()
