@@ -53,6 +53,8 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
     for path in (ROOT / "tests").glob(f"test_{package}_*.py")
     if path.stem != "test_training_processes"
 )
+OLDEST_TESTS += [f"tests/test_{name}.py" for name in ("commands", "exercises")]
+OLDEST_TESTS += [f"tests/test_exercises_{name}.py" for name in ("at_work", "museum")]
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
