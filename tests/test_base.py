@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,7 +19,11 @@ from helpers import files, profiles
 from helpers.errors import CourseError, format_names
 from helpers.profiles import PROFILES, profile, runs_folder
 from helpers.results import cached, load_result
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from tests.made_up import COLLATE, SETTINGS, TRAIN, VALIDATION, interrupt_at
 from tests.refusals import refusal
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,15 +81,26 @@ def test_minutes_are_scaled_to_this_machine(tmp_path, monkeypatch):
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """A stand-in for google.colab, whose Drive holds what lies in tmp_path; counts the mounts."""
-    drive = ModuleType("google.colab.drive")
+    """A stand-in for google.colab, whose Drive lies in tmp_path; counts the mounts.
+
+    lose_runtime: of all that is there, only the Drive is left, and it is not mounted.
+    """
+    drive, cloud = ModuleType("google.colab.drive"), tmp_path / "cloud"
     drive.mounts, drive.refuses = [], False
+    cloud.mkdir()
 
     def mount(place):
         if drive.refuses:
             raise ValueError("mount failed")
         drive.mounts.append(place)
-        (Path(place) / "MyDrive").mkdir(parents=True)
+        Path(place).mkdir()
+        cloud.rename(Path(place) / "MyDrive")
+
+    def lose_runtime():
+        (profiles.DRIVE / "MyDrive").rename(cloud)
+        for path in tmp_path.iterdir():
+            if path != cloud:
+                shutil.rmtree(path)
 
     drive.mount = mount
     package = ModuleType("google.colab")
@@ -95,7 +111,7 @@ def colab(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles.subprocess, "run", lambda command, **_: installed.append(command))
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     monkeypatch.chdir(tmp_path)
-    return SimpleNamespace(drive=drive, installed=installed)
+    return SimpleNamespace(drive=drive, installed=installed, lose_runtime=lose_runtime)
 
 
 def test_on_colab_one_line_keeps_the_results_in_drive(colab, monkeypatch, capsys, tmp_path):
@@ -112,6 +128,25 @@ def test_on_colab_one_line_keeps_the_results_in_drive(colab, monkeypatch, capsys
     cached("thing", 1, Counter(5))
     kept = tmp_path / "drive" / "MyDrive" / "first-fine-tune" / "smoke" / "thing.json"
     assert json.loads(kept.read_text(encoding="utf-8"))["result"] == 5
+
+
+def test_on_colab_a_training_goes_on_in_the_next_runtime(colab, monkeypatch, tmp_path, capsys):
+    drive = tmp_path / "drive" / "MyDrive" / "first-fine-tune"
+    monkeypatch.setenv("COURSE_RUNS", str(drive))
+    monkeypatch.setattr(checkpoint, "TRAINING_PER_WRITING", 0)  # one at each evaluation
+
+    def learn(watch=None):
+        helpers.setup_notebook("04_fine_tune")
+        sets, folder = (TRAIN, VALIDATION), runs_folder("opinion")
+        return train(tiny_model(), *sets, SETTINGS, COLLATE, folder, watch=watch)
+
+    assert learn(interrupt_at(8)).stopped == "interrupted"
+    colab.lose_runtime()
+    assert not drive.exists()
+    assert learn().stopped == "finished"
+    assert "Going on from the checkpoint of step 7" in capsys.readouterr().out
+    assert len(colab.drive.mounts) == 2
+    assert (drive / "smoke" / "opinion" / "best.pt").exists()
 
 
 def test_on_colab_a_drive_that_is_refused_is_told_and_nothing_is_written(
