@@ -242,7 +242,7 @@ def test_published_notebook_keeps_results_and_drops_what_changes():
     cell = new_code_cell("x", outputs=[widget, still, stream], metadata={"execution": {"a": "b"}})
     notebook = new_notebook(cells=[cell], metadata={"widgets": {"x": {}}})
     notebook.metadata.language_info = {"name": "python", "version": "3.11.7"}
-    clean = run_course.normalise(notebook)
+    clean = sync_notebooks.normalise(notebook)
     nbformat.validate(clean)
     kept = new_output("display_data", {"text/plain": "a box", "text/html": "<b>"})
     assert clean.cells[0].outputs == [kept, stream] and not clean.cells[0].metadata
@@ -367,6 +367,19 @@ def test_first_code_cell_is_replaced_and_the_rest_untouched():
     assert result.cells[2] == notebook.cells[2]
     assert result.cells[3].metadata["cellView"] == "form"  # folded on Colab, too
     assert sync_notebooks.updated_notebook(text, "04_fine_tune") == text
+
+
+def test_what_jupyterlab_saves_of_the_machine_is_taken_out_for_a_commit():
+    cells = [new_markdown_cell("# Title"), new_code_cell(sync_notebooks.SETUP)]
+    made = nbformat.writes(new_notebook(cells=cells))
+    text = sync_notebooks.updated_notebook(made, "03_split", clean=True)
+    saved = json.loads(text)
+    saved["metadata"]["kernelspec"]["display_name"] = "my environment"
+    saved["metadata"]["language_info"]["version"] = "3.11.7"
+    saved["cells"][1]["metadata"]["execution"] = {"iopub.execute_input": "2026-08-01T10:00:00Z"}
+    saved = json.dumps(saved)
+    assert sync_notebooks.updated_notebook(saved, "03_split", clean=True) == text
+    assert sync_notebooks.updated_notebook(saved, "03_split") == saved  # a learner's may stay
 
 
 def test_notebook_without_the_start_line_is_refused_by_name():

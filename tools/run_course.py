@@ -37,16 +37,13 @@ sys.path.insert(0, str(ROOT))
 from helpers.errors import CourseError  # noqa: E402
 from helpers.profiles import profile  # noqa: E402
 from helpers.results import load_result  # noqa: E402
+from tools.sync_notebooks import normalise  # noqa: E402
 
 CELL_LIMIT = 3600
 # nbclient now and then waits for ever for a message of a kernel that has long finished (a known bug
 # with widgets). Such a notebook uses no processor time, which tells it from a slow one.
 QUIET_LIMIT = 180
 QUIET_SHARE = 0.02
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
 
 
 @dataclass(frozen=True)
@@ -206,25 +203,6 @@ pre {{ white-space: pre-wrap; margin: 0 }}
     report = folder / "index.html"
     report.write_text(text, encoding="utf-8")
     return report
-
-
-def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without what differs from machine to machine or cannot be shown again.
-
-    Dropped: widget views (without a kernel they show as an error), times of execution, the
-    kernel's own name and version.
-    """
-    notebook.metadata = nbformat.from_dict(METADATA)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.metadata.pop("execution", None)  # JupyterLab can be told to save it
-            for output in cell.outputs:
-                data = output.get("data", {})
-                widget = data.pop("application/vnd.jupyter.widget-view+json", None)
-                if widget is not None and set(data) <= {"text/plain"}:
-                    data.clear()  # a widget of which no picture was stored
-            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
-    return notebook
 
 
 def publish(names: list[str], executed: Path, notebooks: Path, pictures: Path) -> None:

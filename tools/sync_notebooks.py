@@ -1,5 +1,6 @@
 """Write into README and notebooks what has one source: the line with the links to Colab and Binder,
-first code cells, minutes, what runs on Binder, and what nbgrader has to know about exercises.
+first code cells, minutes, what runs on Binder, and what nbgrader has to know about exercises. Take
+out of notebooks what JupyterLab has saved of the machine on which they ran.
 
     python tools/sync_notebooks.py
 
@@ -18,6 +19,10 @@ FIRST_NOTEBOOK = "00_start_here"
 LINKS = re.compile(r"^\[Open in Colab\].*$", re.MULTILINE)
 BINDER_TABLE = re.compile(r"^\| On Binder \|.*\n(?:\|.*\n)+", re.MULTILINE)
 CHECK = re.compile(r'check\("(\w+)", \1\)\s*')
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 SETUP = "from helpers import setup_notebook"
 SETUP_CELL = """\
 import os, sys; alone = not any(map(os.path.exists, ["../helpers", "course"]))
@@ -116,11 +121,31 @@ def mark_for_grading(cells: list[dict]) -> None:
         cell["metadata"]["nbgrader"] = common | to_grade | {"points": 1}
 
 
-def updated_notebook(text: str, name: str) -> str:
+def normalise(notebook: dict) -> dict:
+    """The same notebook without what differs from machine to machine or cannot be shown again.
+
+    Dropped: widget views (without a kernel they show as an error), times of execution, the
+    kernel's own name and version.
+    """
+    notebook["metadata"] = METADATA
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["metadata"].pop("execution", None)  # JupyterLab can be told to save it
+            for output in cell["outputs"]:
+                data = output.get("data", {})
+                widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+                if widget is not None and set(data) <= {"text/plain"}:
+                    data.clear()  # a widget of which no picture was stored
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("data", True)]
+    return notebook
+
+
+def updated_notebook(text: str, name: str, clean: bool = False) -> str:
     """The notebook file `text` with links in its first cell, the agreed first code cell, its
     exercises marked for grading, and the cells that JupyterLab folds also folded on Colab.
+    clean: also normalised.
     """
-    notebook = json.loads(text)
+    notebook = normalise(json.loads(text)) if clean else json.loads(text)
     cells = notebook["cells"]
     code = next(cell for cell in cells if cell["cell_type"] == "code")
     if SETUP not in "".join(code["source"]):
@@ -140,17 +165,20 @@ def updated_notebook(text: str, name: str) -> str:
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def outdated() -> dict[Path, str]:
-    """Files that differ from what they should be → the text that they should have."""
+def outdated(clean: bool = False) -> dict[Path, str]:
+    """Files that differ from what they should be → the text that they should have.
+
+    clean: notebooks should be normalised, too, as those of learners who run them are not.
+    """
     readme = ROOT / "README.md"
     text = with_links(readme.read_text(encoding="utf-8"), FIRST_NOTEBOOK)
     wanted = {readme: with_binder(with_minutes(text))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem)
+        wanted[path] = updated_notebook(path.read_text(encoding="utf-8"), path.stem, clean)
     return {path: text for path, text in wanted.items() if path.read_text(encoding="utf-8") != text}
 
 
 if __name__ == "__main__":
-    for path, text in outdated().items():
+    for path, text in outdated(clean=True).items():
         print(path.relative_to(ROOT))
         path.write_text(text, encoding="utf-8", newline="\n")
