@@ -199,6 +199,7 @@ def notebook_tests(names: Iterable[str]) -> int:
 def browser_tests() -> int:
     """The notebooks and the site in a browser. What fails is tried once more, by itself: a click
     can come too early on a busy machine."""
+    shutil.rmtree(ROOT / "test-screenshots", ignore_errors=True)  # those of former runs
     command = [PYTHON, "-m", "pytest", "tests/browser", "-rs", "--durations=15"]
     first = status(*command, *AT_ONCE, **TEST_ENVIRONMENT)
     return first and status(*command, "--last-failed", **TEST_ENVIRONMENT)
