@@ -217,7 +217,7 @@ def test_oldest(arguments: list[str]) -> int:
         "-m",
         "pytest",
         *AT_ONCE,
-        *(arguments or OLDEST_TESTS),
+        *(arguments or ["-m", "not slow", *OLDEST_TESTS]),
         "--durations=15",
         **environment,
         **ONE_THREAD,
