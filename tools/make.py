@@ -45,13 +45,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # weekly.yml tries the newest.
 TORCH, OLDEST_TORCH = os.environ.get("COURSE_TORCH", "torch==2.13.0"), "torch==2.11.0"
 # What touches transformers, datasets, evaluate or ipywidgets; tests/oldest.py also runs notebooks.
-# Notebook 12 starts several processes there, so their own tests, which take minutes, are left out.
 PACKAGES = "data model inference training evaluation display".split()
 OLDEST_TESTS = ["tests/oldest.py"] + sorted(
     str(path.relative_to(ROOT))
     for package in PACKAGES
     for path in (ROOT / "tests").glob(f"test_{package}_*.py")
-    if path.stem != "test_training_processes"
 )
 OLDEST_TESTS += [f"tests/test_{name}.py" for name in ("commands", "exercises")]
 OLDEST_TESTS += [f"tests/test_exercises_{name}.py" for name in ("at_work", "museum")]

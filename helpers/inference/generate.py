@@ -68,10 +68,17 @@ def answer_length(examples: Iterable[dict], tokenizer: PreTrainedTokenizerBase) 
     return max(len(completion_ids(example["completion"], tokenizer)) for example in examples)
 
 
-def answer_form(examples: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """With these arguments, generate_answers has room for each right answer, to its last line."""
+def answer_form(
+    examples: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_new_tokens: int | None = None
+) -> dict[str, int]:
+    """With these arguments, generate_answers has room for each right answer, to its last line.
+
+    max_new_tokens: a bound of one's own, in place of the longest right answer's length.
+    """
+    if max_new_tokens is None:
+        max_new_tokens = answer_length(examples, tokenizer)
     one_line = not any("\n" in example["answer"] for example in examples)
-    return {"max_new_tokens": answer_length(examples, tokenizer), "first_line": one_line}
+    return {"max_new_tokens": max_new_tokens, "first_line": one_line}
 
 
 def _write(

@@ -109,8 +109,7 @@ def predict_answers(
     prompts = [example["prompt"] for example in examples]
     choices = [example.get("choices") for example in examples]
     if not all(choices):
-        form = answer_form(examples, tokenizer)
-        form["max_new_tokens"] = max_new_tokens or form["max_new_tokens"]
+        form = answer_form(examples, tokenizer, max_new_tokens)
         return generate_answers(model, tokenizer, prompts, chat=chat, batch_size=batch_size, **form)
     scores = score_rows(model, tokenizer, prompts, choices, chat, batch_size)
     if offsets is not None:

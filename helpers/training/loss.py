@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from helpers.data.tokenize import IGNORE
 from helpers.training.processes import share_of_process, total_of
-from helpers.training.settings import TrainingError
+from helpers.training.settings import ROWS_AT_ONCE, TrainingError
 from helpers.training.shared_prefix import can_share, in_one_line, one_line, shared_length
 
-# The most that an evaluation reads at once: rows, tokens (padding included), and labelled tokens,
-# each of which needs a score for every token of the vocabulary.
-ROWS_AT_ONCE, TOKENS_AT_ONCE, LABELLED_AT_ONCE = 16, 4096, 1024
+# The most that an evaluation reads at once, besides ROWS_AT_ONCE: tokens (padding included), and
+# labelled tokens, each of which needs a score for every token of the vocabulary.
+TOKENS_AT_ONCE, LABELLED_AT_ONCE = 4096, 1024
 
 Rows = Sequence[dict]  # a datasets.Dataset, or a list of its rows: input_ids and labels
 Collate = Callable[[list[dict]], dict[str, Tensor]]

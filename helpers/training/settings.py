@@ -9,6 +9,9 @@ from sys import float_info
 from helpers.errors import CourseError
 from helpers.machine import memory_is_short, native_precision
 
+# The most rows that an evaluation reads at once; with low_memory, fewer.
+ROWS_AT_ONCE, LOW_MEMORY_ROWS = 16, 4
+
 
 class TrainingError(CourseError):
     """Settings, data or a disk that training cannot go on with."""
@@ -54,7 +57,7 @@ class TrainSettings:
     @property
     def rows_at_once(self) -> int:
         """How many validation rows an evaluation reads at once, for the loss and for the score."""
-        return 4 if self.low_memory else 16
+        return LOW_MEMORY_ROWS if self.low_memory else ROWS_AT_ONCE
 
 
 # Names, kind of number, the least value, the value that it stays below, and the same in words.
