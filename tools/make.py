@@ -170,10 +170,15 @@ def test(arguments: list[str]) -> int:
 def test_rest(arguments: list[str]) -> int:
     """What takes longer: slow unit tests, the notebooks beside the road, a browser.
 
-    The notebooks use what `make test` has trained, and train it themselves where it did not run.
+    The notebooks run at `smoke`: with the real model they take as long as the whole road, and
+    weekly.yml runs them on a small machine.
     """
     others = sorted({*notebooks("*")} - {*notebooks("0[0-8]*")}, reverse=True)  # 09 is the shortest
-    return unit_tests("-m", "slow", *arguments) or notebook_tests(others) or browser_tests()
+    return (
+        unit_tests("-m", "slow", *arguments)
+        or notebook_tests(others, COURSE_PROFILE="smoke")
+        or browser_tests()
+    )
 
 
 def notebooks(pattern: str) -> list[str]:
@@ -186,12 +191,12 @@ def unit_tests(*arguments: str) -> int:
     return 0 if found == NO_TESTS else found
 
 
-def notebook_tests(names: Iterable[str]) -> int:
-    """Run every cell of these notebooks."""
+def notebook_tests(names: Iterable[str], **environment: str) -> int:
+    """Run every cell of these notebooks. environment: what is to differ from TEST_ENVIRONMENT."""
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
     paths = [f"notebooks/{name}.ipynb" for name in names]
     command = [PYTHON, "-m", "pytest", *nbval, *NOTEBOOKS_AT_ONCE, "--durations=15", *paths]
-    return status(*command, **TEST_ENVIRONMENT)
+    return status(*command, **TEST_ENVIRONMENT | environment)
 
 
 def browser_tests() -> int:
