@@ -2,7 +2,9 @@
 
 import copy
 from functools import cache, partial
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -11,11 +13,13 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from helpers.data.task import load_task
 from helpers.data.templates import load_templates
 from helpers.data.tokenize import IGNORE, collate, prompt_ids, tokenize
+from helpers.inference import predict_answers
 from helpers.model.load import CHAT_TEMPLATE, load_model, save_model
 from tests.families import family_model, family_tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ROWS = 6
+AT_WORK = Path(__file__).parent.parent / "notebooks" / "11_at_work.ipynb"
 
 
 @cache
@@ -171,3 +175,21 @@ def test_collate_is_what_transformers_collator_makes(family, monkeypatch):
         for name in mine:
             assert mine[name].dtype == their[name].dtype == torch.int64
             assert torch.equal(mine[name], their[name])
+
+
+def test_the_harness_reads_the_task_file_of_notebook_11_and_gives_the_same_answers(tmp_path):
+    pytest.importorskip("lm_eval")
+    cells = {cell.id: cell.source for cell in nbformat.read(AT_WORK, as_version=4).cells}
+    examples, model = rendered("opinion")["train"], tiny_model(window=1024)
+    examples.to_json(tmp_path / "rows.jsonl")
+    notebook = {"work": tmp_path, "tokenizer": tiny_tokenizer()}
+    exec(cells["11-043"], notebook)  # writes the task file
+    exec(cells["11-045"], notebook)  # defines harness_answers
+    assert len((tmp_path / "course.yaml").read_text(encoding="utf-8").splitlines()) == 9
+    accuracy, samples = notebook["harness_answers"](model)
+    said = predict_answers(model, tiny_tokenizer(), examples)
+    for one, ours, right in zip(samples, said, examples["answer"], strict=True):
+        scores = [response[0][0] for response in one["resps"]]
+        assert one["doc"]["choices"][scores.index(max(scores))] == ours
+        assert one["acc"] == (ours == right)
+    assert accuracy == pytest.approx(sum(one["acc"] for one in samples) / ROWS)
