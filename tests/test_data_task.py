@@ -355,3 +355,12 @@ def test_the_lively_reviews_share_no_product_with_the_table_and_fit_its_task():
     assert Counter(rows["star_rating"]) == dict.fromkeys(range(1, 6), 12)
     assert not {*rows["product_title"]} & {*table["product_title"]}
     assert lively.render(rows)[0]["answer"] in task.choices
+
+
+def test_the_new_reviews_bring_all_that_the_prompt_needs_and_no_answer():
+    task = load_task("opinion")
+    new = pandas.read_csv(TASKS.parent / "new_reviews.csv", dtype=str, keep_default_na=False)
+    assert {*new} == task.wording.prompt_fields and len(new) == 7
+    assert not {*new["review_body"]} & {*task.load_table()["review_body"]}
+    prompts = [task.wording.question(row, task.choices)["prompt"] for row in new.to_dict("records")]
+    assert all(body in prompt for body, prompt in zip(new["review_body"], prompts, strict=True))
