@@ -3,8 +3,10 @@
 #   docker run --rm -it -p 127.0.0.1:8888:8888 -v first-fine-tune-runs:/home/learner/course/runs first-fine-tune
 # Open the address that it prints. The volume keeps results and progress.
 FROM python:3.12-slim
-RUN useradd --create-home learner && install -d -o learner /home/learner/course/runs
+RUN useradd --create-home learner
 USER learner
+# By the learner, to whom these folders then belong: .venv goes into the first.
+RUN mkdir -p /home/learner/course/runs
 WORKDIR /home/learner/course
 COPY --chown=learner . .
 RUN python tools/make.py setup

@@ -24,6 +24,15 @@ def test_container_and_codespace_use_a_python_that_is_admitted_and_our_set_up():
     assert "RUN python tools/make.py setup" in read("Dockerfile")
 
 
+def test_the_learner_makes_the_folder_of_the_container_in_which_the_set_up_makes_venv():
+    lines = [line for line in read("Dockerfile").splitlines() if not line.startswith("#")]
+    as_root, as_learner = "\n".join(lines).split("\nUSER learner\n")
+    folder = re.search(r"^WORKDIR (\S+)$", as_learner, re.MULTILINE)[1]
+    # What root makes, be it only on the way to runs/, stays root's.
+    assert folder not in as_root
+    assert as_learner.startswith(f"RUN mkdir -p {folder}/runs\n")
+
+
 def test_binder_has_what_make_lab_installs():
     assert "-r requirements-work.txt -c constraints.txt" in read("binder/postBuild")
 
