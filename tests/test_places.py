@@ -33,6 +33,13 @@ def test_the_learner_makes_the_folder_of_the_container_in_which_the_set_up_makes
     assert as_learner.startswith(f"RUN mkdir -p {folder}/runs\n")
 
 
+def test_the_container_gets_nothing_that_git_ignores():
+    ignored = [line.rstrip("/") for line in read(".gitignore").splitlines()]
+    # For git a name without a slash counts in every folder, for docker only in the first.
+    patterns = [line if "/" in line else f"**/{line}" for line in ignored]
+    assert read(".dockerignore").splitlines() == [".git", *patterns]
+
+
 def test_binder_has_what_make_lab_installs():
     assert "-r requirements-work.txt -c constraints.txt" in read("binder/postBuild")
 
