@@ -1,7 +1,8 @@
 # The course in a container, for a server or for machines on which nothing may be installed:
 #   docker build -t first-fine-tune .
-#   docker run --rm -it -p 127.0.0.1:8888:8888 -v first-fine-tune-runs:/home/learner/course/runs first-fine-tune
-# Open the address that it prints. The volume keeps results and progress.
+#   docker run -it --name first-fine-tune -p 127.0.0.1:8888:8888 -v first-fine-tune-runs:/home/learner/course/runs first-fine-tune
+# Open the address with 127.0.0.1 that it prints. To go on another day: docker start -ai first-fine-tune
+# The container keeps the notebooks as the learner left them, the volume keeps results and progress.
 FROM python:3.12-slim
 RUN useradd --create-home learner
 USER learner
