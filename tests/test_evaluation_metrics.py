@@ -36,6 +36,7 @@ from helpers.evaluation.metrics import (
     main_metric,
     mean_absolute_error,
     read_answer,
+    right_answers,
     rouge,
     row_scores,
     score_all,
@@ -308,6 +309,8 @@ def test_a_text_scores_rouge_with_the_best_of_its_references() -> None:
     task = task_of("text", references=("second", "more"))
     rows = rows_of(["a b", "c d", "e f"], second=["a c", "", None], more=[["b"], [], ["e", "f g"]])
     predictions = ["a c", "d", None]
+    right = [right_answers(task, row) for row in rows]
+    assert right == [["a b", "a c", "b"], ["c d"], ["e f", "e", "f g"]]
     theirs = [
         SCORER.score_multi(["a b", "a c", "b"], "a c")["rouge1"].fmeasure,
         SCORER.score("c d", "d")["rouge1"].fmeasure,

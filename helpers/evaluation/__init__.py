@@ -19,6 +19,7 @@ from helpers.evaluation.metrics import (
     main_metric,
     mean_absolute_error,
     read_answer,
+    right_answers,
     rouge,
     row_scores,
     score_all,

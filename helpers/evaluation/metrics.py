@@ -252,26 +252,28 @@ def table_cell(row: Mapping[str, Any], column: str) -> Any:
     return row[moved if column in RENDERED and moved in row else column]
 
 
+def right_answers(task: Task, row: Mapping[str, Any]) -> list[str]:
+    """The right answers of a rendered row: its answer, and what the cells of the task's reference
+    columns hold (each a text, a list of texts, or empty).
+    """
+    cells = [row["answer"], *(table_cell(row, column) for column in task.references)]
+    texts = [text for cell in cells for text in ([cell] if isinstance(cell, str) else cell or [])]
+    return [text for text in texts if text]
+
+
 def _pairs(
     task: Task, predictions: Sequence[str | None], examples: Rows
 ) -> list[tuple[str | None, list[str]]]:
-    """Each prediction with the right answers of its row: its answer, and what the cells of the
-    task's reference columns hold (each a text, a list of texts, or empty).
-    """
+    """Each prediction with the right answers of its row."""
     check_pairs(predictions, examples)
-    pairs = []
-    for prediction, row in zip(predictions, examples, strict=True):
+    for prediction in predictions:
         if not isinstance(prediction, str | None):
             raise ScoringError(
                 f"The prediction {prediction!r} is not a text. Give the texts of the answers, not "
                 "their numbers."
             )
-        cells = [row["answer"], *(table_cell(row, column) for column in task.references)]
-        right = [
-            text for cell in cells for text in ([cell] if isinstance(cell, str) else cell or [])
-        ]
-        pairs.append((prediction, [text for text in right if text]))
-    return pairs
+    rights = (right_answers(task, row) for row in examples)
+    return list(zip(predictions, rights, strict=True))
 
 
 def row_scores(task: Task, predictions: Sequence[str | None], examples: Rows) -> list[float]:

@@ -9,5 +9,10 @@ from helpers.inference.few_shot import (
     prompt_budget,
     shots_prefix,
 )
-from helpers.inference.generate import answer_both_ways, answer_length, generate_answers
+from helpers.inference.generate import (
+    answer_both_ways,
+    answer_form,
+    answer_length,
+    generate_answers,
+)
 from helpers.inference.score import choice_accuracy, pick_choices, predict_answers, score_choices
