@@ -1,7 +1,9 @@
 """Free answers: what transformers' generate gives row by row, without padding."""
 
 import logging
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -14,6 +16,7 @@ from helpers.inference import (
     predict_answers,
     score_choices,
 )
+from helpers.profiles import ROOT
 from tests.families import DECODERS, FAMILIES
 from tests.test_inference_score import (
     CHOICES,
@@ -188,3 +191,23 @@ def test_predict_writes_several_lines_where_a_right_answer_has_them(lines) -> No
     answer = "\n".join(lines)
     row = {"prompt": "a:", "answer": answer, "completion": f" {answer}"}
     assert predict_answers(model, tokenizer, [row], max_new_tokens=len(script)) == [answer]
+
+
+def test_notebook_06_writes_all_lines_of_a_text() -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "06_test.ipynb", as_version=4)
+    (cell,) = (cell for cell in notebook.cells if cell.id == "06-101")
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    scripted(model, tokenizer, "a:", completion_ids(" one\ntwo, too", tokenizer))
+    names = {
+        "cached": lambda name, facts, respond: respond(),
+        "load_model": lambda: (model, tokenizer),
+        "start": "",
+        "text_prompts": ["a:"],
+        "text_task": SimpleNamespace(name="mine"),
+        "tokenizer": tokenizer,
+        "writer": SimpleNamespace(model=model),
+        "writer_version": "",
+        "writing": [{"answer": "one\ntwo, too", "completion": " one\ntwo, too"}],
+    }
+    exec(cell.source, names)
+    assert names["written"] == names["started"] == ["one\ntwo, too"]

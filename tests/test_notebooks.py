@@ -120,6 +120,28 @@ def test_each_figure_has_a_title_that_says_what_was_found(path):
 
 
 @each_notebook
+def test_a_task_s_answers_are_written_to_their_last_line(path):
+    """Without answer_form, generate_answers ends each answer with its first line. A fixed number of
+    tokens is for a first look at what a model says."""
+    cut = []
+    for cell in cells(path, "code"):
+        for call in ast.walk(ast.parse(python_of(cell.source))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "generate_answers":
+                keywords = {one.arg: one.value for one in call.keywords}
+                most = [*call.args[3:4], keywords.get("max_new_tokens")][0]
+                if None not in keywords and not isinstance(most, ast.Constant):
+                    cut.append(cell.id)
+    assert cut == []
+
+
+@pytest.mark.parametrize("name", ["07_instruct_model", "10_your_table"])
+def test_a_model_is_saved_with_all_that_predict_reads(name):
+    sources = [cell.source for cell in cells(ROOT / "notebooks" / f"{name}.ipynb", "code")]
+    (saving,) = (source for source in sources if "save_model(" in source)
+    assert "task.yaml" in saving and "answers.json" in saving
+
+
+@each_notebook
 def test_prose_states_no_measured_number(path):
     """A number that a run computes stands in an output, never in the text, where it would go stale.
 
