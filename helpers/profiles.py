@@ -43,7 +43,8 @@ class Profile:
 
 
 _ALL = [
-    # smoke shows that every cell runs, on any machine and in seconds: it teaches nothing.
+    # smoke shows that every cell runs, on any machine and in about a minute (longer in 12, which
+    # starts many processes): it teaches nothing.
     Profile("smoke", 24, 12, 12, (1,), 1, 8, 2, 8, 1, 1, 8, 16, 8, TINY_RANDOM),
     Profile("quick", 64, 24, 48, (1, 4), 1, 8, 4, 16, 1, 1, 8, 16, 12),
     Profile("laptop", 480, 96, 1000, (1, 2, 4, 8), 2, 32, 6, 96, 3, 3, 64, 160, 72),
