@@ -145,10 +145,11 @@ class Screen:
     """In place of IPython's display: remembers what was shown, and what took its place."""
 
     def __init__(self) -> None:
-        self.shown, self.updates = [], []
+        self.shown, self.updates, self.metadata = [], [], []
 
-    def display(self, data, **_):
+    def display(self, data, metadata=None, **_):
         self.shown.append(data)
+        self.metadata.append(metadata)
         return self
 
     def update(self, data, **_):
@@ -398,7 +399,9 @@ def test_each_widget_is_stored_with_a_still_picture_of_what_it_shows(screen):
         assert "In a running notebook" in stored["text/plain"]
     slider()._ipython_display_()
     assert "text/html" not in screen.shown[-1] and screen.shown[-1]["image/png"]
-    assert screen.shown[-1]["text/plain"].startswith("Step 0: the right token <i> has 0.2500")
+    described = screen.metadata[-1]["image/png"]["alt"]
+    assert described.startswith("Step 0: the right token <i> has 0.2500")
+    assert screen.shown[-1]["text/plain"].startswith(described)
 
 
 def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path, screen):

@@ -256,12 +256,16 @@ def test_each_widget_is_stored_with_a_still_picture_and_its_text(path):
     made = re.compile(rf"\b(?:{'|'.join(WIDGETS)})\(")
     for cell in cells(path, "code"):
         if made.search(cell.source):
-            stored = [output.data for output in cell.outputs if "data" in output]
-            stills = [one for one in stored if "A still picture." in one.get("text/plain", "")]
+            stored = [output for output in cell.outputs if "data" in output]
+            stills = [one for one in stored if "A still picture." in one.data.get("text/plain", "")]
             assert stills, cell.id
             for still in stills:
-                assert {"text/html", "image/png"} & {*still}, cell.id
-                assert not still["text/plain"].startswith("A still picture."), cell.id
+                text = still.data["text/plain"]
+                assert {"text/html", "image/png"} & {*still.data}, cell.id
+                assert not text.startswith("A still picture."), cell.id
+                if "image/png" in still.data:
+                    alternative = still.metadata["image/png"]["alt"]
+                    assert " " in alternative and text.startswith(alternative), cell.id
 
 
 # A picture that is fetched: ![alternative](https://…), or src="https://…" in HTML.

@@ -26,6 +26,8 @@ from tools.sync_notebooks import address  # noqa: E402
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(?=[)#])")
 ROAD = re.compile(r"!\[[^\]]*\]\(docs/road\.svg\)")
 SVG, BOX_HEIGHT = "http://www.w3.org/2000/svg", "68"
+# The pages beside README.md, which is the front page.
+SOURCES = ("notebooks/*.ipynb", "docs/*.md", "data/README.md")
 # What a box of docs/road.svg leads to: the notebook that treats it first.
 STAGES = {
     "Table": "02_template",
@@ -84,7 +86,7 @@ def build(site: Path) -> int:
 def stage(folder: Path) -> None:
     """Write into `folder` what Sphinx reads: README.md as front page, the notebooks, and docs/."""
     pages = {"README.md": "index.md"}
-    for pattern in ("notebooks/*.ipynb", "docs/*.md", "data/README.md"):
+    for pattern in SOURCES:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             pages[name] = name
@@ -118,10 +120,9 @@ def staged_text(text: str, name: str, pages: Mapping[str, str]) -> str:
 
 
 def staged_notebook(text: str, name: str, pages: Mapping[str, str]) -> str:
-    """The notebook file `text` with links that hold, hidden code folded, and its figures described.
+    """The notebook file `text` with links that hold, and hidden code folded.
 
-    JupyterLab's mark for hidden code becomes Sphinx's, and the text alternatives that stand at the
-    pictures come to where Sphinx reads them, at the cell.
+    JupyterLab's mark for hidden code becomes Sphinx's.
     """
     notebook = json.loads(text)
     # Knows lines such as !git as well.
@@ -133,9 +134,6 @@ def staged_notebook(text: str, name: str, pages: Mapping[str, str]) -> str:
         metadata = cell["metadata"]
         if metadata.get("jupyter", {}).get("source_hidden"):
             metadata["tags"] = [*metadata.get("tags", []), "hide-input"]
-        described = [output.get("metadata", {}).get("image/png") for output in cell["outputs"]]
-        if alt := " ".join(one["alt"] for one in described if one):
-            metadata["mystnb"] = {"image": {"alt": alt}}
     return json.dumps(notebook)
 
 

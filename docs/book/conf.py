@@ -2,6 +2,7 @@
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from myst_nb.core.render import MimeData, NbElementRenderer
 from sphinx.application import Sphinx
 
 from tools.sync_notebooks import address
@@ -36,6 +37,18 @@ html_theme_options = {
 def setup(app: Sphinx) -> None:
     # Sphinx's own way with formulas loads MathJax from another host. MathML needs no script.
     app.add_html_math_renderer("mathml", (formula, None), (displayed_formula, None))
+    # myst-nb has one text alternative for all pictures of a cell.
+    NbElementRenderer.render_image = described_picture
+
+
+def described_picture(renderer: NbElementRenderer, data: MimeData) -> list[nodes.Element]:
+    """A picture with the text alternative that is stored beside it."""
+    (image,) = picture(renderer, data)
+    image["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+    return [image]
+
+
+picture = NbElementRenderer.render_image
 
 
 def formula(translator: nodes.NodeVisitor, node: nodes.math) -> None:

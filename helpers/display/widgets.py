@@ -69,7 +69,8 @@ class _Still(ipywidgets.VBox):
         else:
             page = (_as_typed(fields) if fields else "") + self.result.value
             data["text/html"] = f"{page}<p><i>{escape(note)}</i></p>"
-        display(data, raw=True)
+        alternative = {"image/png": {"alt": self.text}} if self.picture else {}
+        display(data, metadata=alternative, raw=True)
 
     def _fields(self) -> str:
         """What stands in the controls, where the result does not say it."""
