@@ -131,6 +131,16 @@ def test_the_profile_fits_memory_speed_and_gpu(found, profile):
     assert profile in profiles.PROFILES
 
 
+def test_with_a_gpu_the_minutes_of_laptop_are_shown_as_a_bound(machine, capsys):
+    machine.found["device"] = "cuda"
+    assert check.main() == 0
+    said = capsys.readouterr().out
+    assert "Profile that fits: gpu" in said
+    assert "gpu was not timed" in said and "at most what the processor alone would take" in said
+    assert said.count(check.times("laptop", check.minutes(FOUND["gflops"]))) == 1
+    assert len(said.splitlines()) <= 24 and max(map(len, said.splitlines())) <= 120
+
+
 def test_minutes_are_those_that_the_notebooks_predict(monkeypatch):
     monkeypatch.setattr(profiles, "_speed_here", lambda: 70.0)
     monkeypatch.setenv("COURSE_PROFILE", "laptop")
@@ -158,6 +168,20 @@ def test_the_probe_finds_this_environment(monkeypatch):
     found = check.probe()
     assert Path(paths.found).parent.parent == ROOT / ".venv"
     assert found["lacking"] == [] and found["gflops"] > 0 and found["device"] in "cpu cuda mps"
+
+
+def test_on_windows_the_interpreter_is_looked_for_in_scripts(monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[0])
+        raise FileNotFoundError  # .venv is not made yet
+
+    for module in (check, make):
+        monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr(check.subprocess, "run", run)
+    assert check.probe() == {}
+    assert asked == [make.python_of(".venv")] == [str(ROOT / ".venv" / "Scripts" / "python.exe")]
 
 
 @pytest.mark.parametrize(

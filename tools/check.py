@@ -293,15 +293,21 @@ def fitting_profile(memory: int | None, here: dict, device: str | None) -> tuple
 
 
 def times(profile: str, here: dict) -> str:
-    """How long each notebook takes in this profile, here or on the reference machine."""
-    taken = (here or minutes()).get(profile)
-    if taken is None:
-        return "How long the notebooks take in this profile was not measured."
+    """How long each notebook takes in this profile, here or on the reference machine.
+
+    For `gpu`, which was not timed, those of `laptop` without a GPU, and words that say so.
+    """
+    known, note = here or minutes(), ""
+    if profile not in known:
+        note = f"The profile {profile} was not timed; its runs are larger than those of laptop.\n"
+        note += "With laptop, expect at most what the processor alone would take:\n"
+        profile = "laptop"
+    taken = known[profile]
     whose = "here, roughly" if here else "on the reference machine; for this one after the set-up"
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     each = {name.split("_")[0]: round(taken[name]) if name in taken else "?" for name in names}
     parts = ", ".join(f"{number}: {one or 1}" for number, one in each.items())
-    return f"Minutes {whose} ({sum(taken.values()):.0f} in all):\n  {parts}"
+    return f"{note}Minutes {whose} ({sum(taken.values()):.0f} in all):\n  {parts}"
 
 
 def cause(said: str) -> str:
