@@ -39,7 +39,15 @@ def test_no_workflow_skips_the_browser_and_what_it_showed_is_kept():
                 with_browser[name] = step["env"]["COURSE_BROWSER"]
                 (kept,) = [one for one in job["steps"] if "upload-artifact" in one.get("uses", "")]
                 assert kept["if"] == "always()" and kept["with"]["path"] == "test-screenshots"
-    assert with_browser == {"test": "required", "newest": "required"}
+    assert with_browser == dict.fromkeys(["test", "newest", "whole"], "required")
+
+
+def test_what_takes_too_long_for_each_change_is_done_weekly():
+    assert "--no-browser" in str(jobs()["offline"]) and "/api/status" in str(jobs()["offline"])
+    steps = jobs()["whole"]["steps"]
+    assert {"make solutions", "make grade"} < {step.get("run") for step in steps}
+    (site,) = [step for step in steps if "test_site.py" in step.get("run", "")]
+    assert site["env"]["COURSE_AXE"] == "all"
 
 
 def test_binder_is_tried_with_what_it_is_built_from():
