@@ -304,6 +304,9 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     target, rest = arguments[0], arguments[1:]
+    # Many containers set this. Then each process compiles all that it imports anew, and for PyTorch
+    # that takes longer than the import itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if target == "check":  # before any set-up, too
         return TARGETS[target](rest)
     try:
