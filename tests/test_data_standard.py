@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from helpers.data.task import load_task
+from helpers.data.task import Task, load_task
 from helpers.data.templates import load_templates
 from helpers.data.tokenize import IGNORE, collate, prompt_ids, tokenize
 from helpers.inference import predict_answers
@@ -95,15 +95,16 @@ def test_trl_makes_the_same_ids_with_other_tokenizers(family, tmp_path):
 
 
 def test_trl_takes_examples_of_tables_with_columns_that_it_knows_by_name(tmp_path):
-    """TRL reads a column messages as a chat, and puts the end token into a column text, not into
-    the completion: the first has to go, the second needs a setting."""
+    """TRL reads a column messages as a chat, puts the end token into a column text and not into the
+    completion, takes labels for its own, tools for JSON, and a table with images for no text."""
     talk = [{"role": "user", "content": "A lamp."}, {"role": "assistant", "content": "home"}]
-    row = {"text": "A lamp of mine.", "label": "home", "messages": talk}
-    (one,) = load_templates("messages").values()
-    part = Dataset.from_list([row | one.render(row)] * 2).remove_columns("messages")
-    examples = DatasetDict(train=part, validation=part)
-    settings = {"completion_only_loss": True, "dataset_text_field": "completion"}
-    trainer = sft_trainer(tmp_path, examples, tiny_tokenizer(), **settings)
+    row = {"messages": talk, "text": "A lamp of mine.", "label": "home", "row_id": "R1"}
+    row |= {name: "a lamp" for name in ("labels", "tools", "image", "images", "input_ids")}
+    row |= {name: talk for name in ("conversations", "chosen", "rejected")}
+    part = Dataset.from_list([row] * 2)
+    task = Task("mine", "table.csv", "plain", load_templates("messages"))
+    examples = task.render(DatasetDict(train=part, validation=part))
+    trainer = sft_trainer(tmp_path, examples, tiny_tokenizer(), completion_only_loss=True)
     check_same_as_trl(trainer, examples, tiny_tokenizer(), trainer.model.config)
 
 

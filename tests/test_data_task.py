@@ -16,6 +16,9 @@ from helpers.data.split import SplitError, lock_test_set
 from helpers.data.task import TASKS, TaskError, load_examples, load_task, test_examples
 from helpers.data.templates import Template, TemplateError
 from helpers.errors import CourseError
+from helpers.evaluation.baselines import baseline_predictions
+from helpers.evaluation.metrics import row_scores
+from helpers.evaluation.uncertainty import groups_of
 from helpers.profiles import profile, runs_folder
 from tests.refusals import refusal
 
@@ -209,6 +212,20 @@ templates:
     assert task.drop_empty(once)["row_id"][:] == once["row_id"][:]
 
 
+def test_columns_that_trl_knows_by_name_are_moved_and_templates_still_find_them(tmp_path):
+    keys = "group: text\nreferences: [labels]\n"
+    task = task_of(
+        tmp_path, {"text": ["a b", "c"], "label": ["b", "d"], "labels": ["b", "e"]}, keys
+    )
+    table = task.load_table()
+    examples = task.render(task.render(table))
+    assert examples["table_text"][:] == ["a b", "c"] and "text" not in examples.column_names
+    assert task.drop_empty(examples).to_list() == task.render(task.drop_empty(table)).to_list()
+    assert groups_of(task, examples) == ("a b", "c")
+    assert row_scores(task, ["b", "e"], examples) == [1, 1]
+    assert baseline_predictions(task, examples, examples) == ["a", "c"]
+
+
 def test_render_keeps_types_and_parts(tmp_path):
     task = task_of(tmp_path, "text,label,n\na,1,\nb,0,3\n", "choices: [0, 1]\n")
     table = task.load_table()
@@ -239,10 +256,36 @@ templates:
     examples = task.render(task.drop_empty(task.load_table()))
     assert examples["answer"][:] == ["yes", "no"] and examples["choices"][0] == ["no", "yes"]
     assert task.kind == "classification" and task.metrics == ("accuracy", "macro_f1")
+    assert task.choices == ("no", "yes")  # before, none: notebooks took it for free text
     table = "instruction,input,output\nAdd,1 and 1,2\nSay hello,,Hello\n"
     task = task_of(tmp_path, table, templates="\ntemplates: alpaca\n")
     assert task.render(task.load_table())["completion"][:] == [" 2", " Hello"]
     assert task.kind == "text" and task.metrics == ("rouge",)
+
+
+BESIDE = """
+templates:
+  one: !Template
+    {name: good, answer_choices: no ||| yes, jinja: "{{ text }} ||| {{ answer_choices[label] }}"}
+  two: !Template {name: free, jinja: "Say it again: {{ text }} ||| {{ text }}"}
+  three: !Template
+    {name: own, answer_choices: "{{ text }} ||| b", jinja: "{{ label }} ||| {{ text }}"}
+"""
+
+
+def test_choices_of_the_tuned_template_are_the_tasks_where_they_are_the_same_for_all_rows(tmp_path):
+    (tmp_path / "public.yaml").write_text(BESIDE, encoding="utf-8")
+    named = partial(task_of, tmp_path, "text,label\na,1\n", templates="\ntemplates: public.yaml\n")
+    task = named()
+    assert task.choices == ("no", "yes") == named("choices: [no, yes]\n").choices
+    # The other templates say for themselves what they ask for.
+    assert task.render(task.load_table(), "free")["answer"][:] == ["a"]
+    assert task.render(task.load_table(), "own")["choices"][:] == [["a", "b"]]
+    task = named("template: own\n")
+    assert task.choices == () and task.kind == "classification"
+    words = "the choices yes, no", "its template good has others: no, yes", "Delete one"
+    refused(lambda: named("choices: [yes, no]\n"), "mine.yaml", *words)
+    refused(lambda: named("choices: [a, b]\ntemplate: own\n"), "others: {{ text }} ||| b")
 
 
 # From a table to examples, and the test set
@@ -315,6 +358,11 @@ WRONG = {
     "name": (GOOD.replace("mine", "../mine"), "name ../mine", "letters"),
     "table": (GOOD.replace("table.csv", ""), "table is empty"),
     "template": (f"{GOOD}template: nice\n", "no template nice", "plain"),
+    "metric": (
+        f"{GOOD}metrics: [rouge, bleu]\n",
+        "metrics names bleu",
+        "accuracy, macro_f1, rouge",
+    ),
 }
 
 

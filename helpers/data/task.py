@@ -22,6 +22,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from helpers.data.split import leaks, lock_test_set, open_test_set, split_by_group
 from helpers.data.table import TableReport, is_empty, load_table, longest_text
 from helpers.data.templates import (
+    HALVES,
     NoExample,
     Template,
     TemplateError,
@@ -33,11 +34,16 @@ from helpers.errors import CourseError, format_names
 from helpers.profiles import ROOT, profile, runs_folder
 
 TASKS = ROOT / "data" / "tasks"
+METRICS = ("accuracy", "macro_f1", "rouge")
 Data = TypeVar("Data", Dataset, DatasetDict)
 
-# Columns that render makes. Where a table has one of that name, its cells move to "table_...".
+# Columns that render makes.
 _TEXT = Value("string")
 _RENDERED = {"prompt": _TEXT, "completion": _TEXT, "answer": _TEXT, "choices": Sequence(_TEXT)}
+# Where a table has one of these, or one that TRL's SFTTrainer reads in a way of its own, its cells
+# move to "table_...".
+MOVED = (*_RENDERED, "text", "messages", "conversations", "chosen", "rejected", "tools")
+MOVED += ("image", "images", "input_ids", "labels")
 
 
 class TaskError(CourseError):
@@ -51,8 +57,9 @@ class Task:
     name: results of the task are kept in a folder of this name.
     table: a path that starts from the task's folder, or "hub:owner/name".
     template: name of the template that the model is tuned with.
-    choices: the allowed answers; empty where the answer is free text.
-    metrics: names of scores, such as accuracy, macro_f1 and rouge.
+    choices: the allowed answers, those of the tuned template if only that names them; empty where
+        the answer is free text, or one of choices that the template makes for each row.
+    metrics: names of scores, of those in METRICS.
     group: column; rows with one value in it stay on one side of the split.
     stratify: columns in whose values the parts of the split are alike.
     clean, required, numbers, id: see table.load_table.
@@ -150,8 +157,9 @@ class Task:
         """The rows with what a template makes of them, in new columns.
 
         The columns are those of Template.render. Rows that are rendered already are rendered anew.
-        A column of the table that has one of these names is kept as table_prompt, table_answer and
-        so on; templates go on to know it by its own name.
+        A column of the table that has one of these names, or one that TRL takes for its own (see
+        MOVED), is kept as table_prompt, table_text and so on; templates go on to know it by its own
+        name.
 
         template: its name, or a template that is not in the task file; the tuned one if None.
 
@@ -161,8 +169,8 @@ class Task:
             return DatasetDict({name: self.render(part, template) for name, part in data.items()})
         wording = self._template(template)
         own = _unrendered(data)
-        rendered = [wording.render(row, self.choices) for row in own]
-        kept = _rename(own, {name: f"table_{name}" for name in _RENDERED})
+        rendered = [self._example(wording, row) for row in own]
+        kept = _rename(own, {name: f"table_{name}" for name in MOVED})
         new = dict(_RENDERED)
         if not any("choices" in one for one in rendered):
             del new["choices"]
@@ -181,9 +189,14 @@ class Task:
             with suppress(NoExample):
                 if not any(is_empty(row[name]) for name in fields):
                     if wording.whole or "{%" in wording.completion:
-                        wording.render(row, self.choices)
+                        self._example(wording, row)
                     kept.append(i)
         return data.select(kept)
+
+    def _example(self, template: Template, row: Mapping) -> dict:
+        # In PromptSource's files, each template says for itself whether there are choices.
+        alone = template.whole and self.wording.choices
+        return template.render(row, () if alone else self.choices)
 
     def _template(self, template: str | Template | None) -> Template:
         if isinstance(template, Template):
@@ -273,8 +286,20 @@ def _make_task(path: Path, content: object) -> Task:
     else:
         facts["templates"] = read_templates(templates, where)
     facts["template"] = facts["template"] or next(iter(facts["templates"]))
+    if unknown := [name for name in facts["metrics"] if name not in METRICS]:
+        raise TaskError(
+            f"{where}: metrics names {format_names(unknown)}, which the course does not have. It "
+            f"has {format_names(METRICS)}."
+        )
     task = Task(**facts)
-    task._template(task.template)
+    own = tuple(map(str.strip, task._template(task.template).choices))
+    if own and task.choices not in ((), own):
+        raise TaskError(
+            f"{where} has the choices {format_names(task.choices)}, and its template "
+            f"{task.template} has others: {format_names(own)}. Delete one of the two lists."
+        )
+    if not any(sign in text for text in own for sign in ("{", HALVES)):  # not made for each row
+        task = replace(task, choices=own or task.choices)
     if not task.metrics:
         metrics = ("accuracy", "macro_f1") if task.kind == "classification" else ("rouge",)
         task = replace(task, metrics=metrics)
@@ -354,7 +379,7 @@ def _unrendered(data: Dataset) -> Dataset:
     if not {"prompt", "completion", "answer"} <= {*added}:
         return data
     data = data.remove_columns([name for name in _RENDERED if name in added])
-    return _rename(data, {f"table_{name}": name for name in _RENDERED})
+    return _rename(data, {f"table_{name}": name for name in MOVED})
 
 
 def _rename(data: Dataset, names: Mapping[str, str]) -> Dataset:

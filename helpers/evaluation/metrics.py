@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from helpers.data.task import Task
+from helpers.data.task import METRICS, MOVED, Task
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
     import evaluate
 
-RENDERED = ("prompt", "completion", "answer", "choices")  # columns that Task.render makes
-METRICS = ("accuracy", "macro_f1", "rouge")
 Rows = Sequence[Mapping[str, Any]]  # what Task.render makes: a Dataset, or a list of its rows
 # Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = (
@@ -249,7 +247,7 @@ def table_cell(row: Mapping[str, Any], column: str) -> Any:
     (see Task.render).
     """
     moved = f"table_{column}"
-    return row[moved if column in RENDERED and moved in row else column]
+    return row[moved if column in MOVED and moved in row else column]
 
 
 def right_answers(task: Task, row: Mapping[str, Any]) -> list[str]:
