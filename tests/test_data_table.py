@@ -434,6 +434,10 @@ def test_json_is_known_by_its_content(tmp_path, indent, name):
     for content in (rows, {"data": rows}):
         path = write(tmp_path, json.dumps(content, indent=indent), name=name)
         assert cells(load_table(path)[0], "q", "n") == [("a", 1), ("b", 2)]
+    # Before, the first was refused as a file without rows, and the second read as two rows.
+    for row in ({"q": "a", "n": 1}, {"q": "a", "n": [1, 2]}):
+        path = write(tmp_path, json.dumps(row, indent=indent), name=name)
+        assert load_table(path)[0].remove_columns("row_id").to_list() == [row]
 
 
 def test_json_lines_of_chats_in_a_file_of_any_name(tmp_path):
@@ -529,8 +533,13 @@ REFUSED = {
     ),
     "JSON list": (b'[{"text": "a"},\n {"text": }]', "line 2, character 11,", "not valid JSON"),
     "indented JSON": (b'[\n {\n  "text": }\n]', "line 3, character 11,", "not valid JSON"),
-    "JSON scalar": (b'{"text": 1, "label": 2}', "holds no rows"),
-    "JSON of lists": (b'[{"text": [1], "label": 1}, {"text": [{}], "label": 1}]', "differ in form"),
+    "JSON columns": (b'{"text": [1, 2], "label": [2]}', "holds no table", "Write each row as"),
+    "JSON of lists": (
+        b'[{"text": [1], "label": 1}, {"text": [2], "label": 1}, {"text": [{}], "label": 1}]',
+        "line 3, column text,",
+        "differ in form",
+    ),
+    "JSON of a long number": (b'{"text": "a", "label": %d}' % 2**70, "line 1, column label,"),
 }
 
 

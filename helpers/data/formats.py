@@ -242,7 +242,8 @@ def _typed(cells: list[str]) -> list:
 
 
 def _read_json(path: Path, text: str) -> RawTable:
-    """JSON Lines, a list of objects, an object of columns, or one that holds a list of objects."""
+    """JSON Lines, a list of objects, an object of columns, one that holds a list of objects, or a
+    single row."""
     unit, line, lines, content = "item", 1, None, None
     try:
         try:
@@ -259,14 +260,18 @@ def _read_json(path: Path, text: str) -> RawTable:
         elif isinstance(content, dict):
             inner = [rows for rows in content.values() if isinstance(rows, list) and rows]
             inner = [rows for rows in inner if isinstance(rows[0], dict)]
-            content = inner[0] if len(inner) == 1 else content
+            if len(inner) == 1:
+                content = inner[0]
+            elif not all(isinstance(cells, list | dict) for cells in content.values()):
+                content = [content]
         frame = pandas.DataFrame(content, lines, dtype=object).rename(columns=str)
     except json.JSONDecodeError as error:
         place = f"{line + error.lineno - 1}, character {error.colno}"
         raise refused(path, f"is not valid JSON: {error.msg}. Correct it.", place) from None
     except ValueError:
         problem = (
-            "holds no rows. Write each as {column: value, ...}, all in one list or one per line."
+            "holds no table. Write each row as {column: value, ...}, all in one list or one per "
+            "line."
         )
         raise refused(path, problem) from None
     return RawTable(path.name, unit, frame, [])

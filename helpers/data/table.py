@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,10 +154,12 @@ def load_table(
     data = {name: _storable(cells.tolist()) for name, cells in frame.items()}
     try:
         dataset = Dataset.from_dict(data)
-    except (pyarrow.ArrowException, OverflowError, TypeError) as error:
-        problem = "has a column whose cells differ in form: "
+    except _UNFIT as error:
+        column = next(name for name in data if not _fit(data[name]))
+        first = bisect(range(len(frame)), False, key=lambda n: not _fit(data[column][: n + 1]))
+        problem = "is where the cells of a column begin to differ in form: "
         problem += f"{format_names([error])}. Write them all the same way, or delete that column."
-        raise refused(source, problem) from None
+        raise refused(source, problem, frame.index[first], column) from None
     findings.sort(key=lambda finding: finding.line)
     return dataset, TableReport(
         str(source), len(raw.frame), len(frame), tuple(findings), tuple(raw.notes)
@@ -187,6 +190,18 @@ def _storable(cells: list) -> list:
     return [
         cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells
     ]
+
+
+_UNFIT = pyarrow.ArrowException, OverflowError, TypeError
+
+
+def _fit(cells: list) -> bool:
+    """Whether these cells can be one column of a Dataset."""
+    try:
+        Dataset.from_dict({"cells": cells})
+    except _UNFIT:
+        return False
+    return True
 
 
 # Checks: what is to be said of the rows, and of those before them
