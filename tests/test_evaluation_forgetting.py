@@ -12,6 +12,7 @@ from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from torch.nn.functional import cross_entropy
 
+from helpers import machine
 from helpers.data.tokenize import IGNORE, as_chat
 from helpers.errors import CourseError
 from helpers.evaluation.forgetting import (
@@ -26,7 +27,8 @@ from helpers.evaluation.forgetting import (
     tokenize_text,
 )
 from helpers.evaluation.uncertainty import mean_interval, paired_change
-from helpers.inference import generate_answers, score_choices
+from helpers.inference import generate, generate_answers, score, score_choices
+from helpers.training import loss as training_loss
 from tests.families import family_model, family_tokenizer
 
 CHOICES = ["good", "bad"]
@@ -107,6 +109,25 @@ def test_a_run_in_bfloat16_with_dropout_measures_the_same(measured) -> None:
     assert again == result
 
 
+def test_few_rows_are_read_at_once_where_memory_is_short(monkeypatch) -> None:
+    read = {(score, "read_prompts"), (generate, "read_prompts"), (training_loss, "_by_length")}
+    sizes = set()
+    for module, name in read:
+        real = getattr(module, name)
+
+        def counted(*given, real=real, module=module):
+            sizes.add((module, given[-1]))
+            return real(*given)
+
+        monkeypatch.setattr(module, name, counted)
+    one, model = suite(family_tokenizer("qwen2")), family_model("qwen2")
+    for memory, rows in ((8_000_000_000, 16), (3_000_000_000, 4)):
+        monkeypatch.setattr(machine, "usable_memory", lambda memory=memory: memory)
+        sizes.clear()
+        one.evaluate(model)
+        assert sizes == {(module, rows) for module, _ in read}
+
+
 def test_choices_are_calibrated_and_their_loss_is_that_of_the_right_one(measured) -> None:
     one, model, result = measured
     rows = one.tasks["rating"][1]
@@ -177,7 +198,7 @@ def test_the_key_changes_with_what_is_measured() -> None:
 def test_one_row_is_not_calibrated_to_nothing() -> None:
     rows = list(rows_of("Rating", ["good", "bad", "good"], [CHOICES] * 3))
     model, tokenizer = family_model("qwen2"), family_tokenizer("qwen2")
-    answers, losses = _answer_calibrated(model, tokenizer, rows)
+    answers, losses = _answer_calibrated(model, tokenizer, rows, 16)
     assert len(answers) == len(losses) == 3 and set(answers) <= set(CHOICES)
 
 

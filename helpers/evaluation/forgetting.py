@@ -23,6 +23,7 @@ from helpers.inference.generate import generate_answers
 from helpers.inference.score import pick_own_choices, predict_answers, score_rows
 from helpers.profiles import ROOT
 from helpers.training.loss import evaluation_mode, loss_of_each
+from helpers.training.settings import TrainSettings
 
 # The most tokens of the answer to a general question, which wants one fact.
 ANSWER_TOKENS = 20
@@ -148,23 +149,25 @@ class EvalSuite:
     def evaluate(self, model: PreTrainedModel) -> EvalResult:
         """Measure everything of a model, in float32 also within a run that trains in bfloat16."""
         found, answers = [], {}
+        given = {"batch_size": TrainSettings().rows_at_once}  # few where memory is short
         with evaluation_mode(model):
             for name, (task, examples) in self.tasks.items():
                 if task.kind == "classification":
-                    answers[name], losses = _answer_calibrated(model, self.tokenizer, examples)
+                    each = _answer_calibrated(model, self.tokenizer, examples, **given)
+                    answers[name], losses = each
                     found += [row_scores(task, answers[name], examples), losses]
                 else:
-                    answers[name] = predict_answers(model, self.tokenizer, examples)
+                    answers[name] = predict_answers(model, self.tokenizer, examples, **given)
                     found.append(row_scores(task, answers[name], examples))
             prose = [tokenize_text(text, self.tokenizer, model.config) for text in self.paragraphs]
             pad = partial(collate, pad_token_id=self.tokenizer.pad_token_id)
-            found.append(loss_of_each(model, prose, pad))
+            found.append(loss_of_each(model, prose, pad, **given))
             chat = bool(self.tokenizer.chat_template)
             asked = [
                 one.question if chat else f"Question: {one.question}\nAnswer:"
                 for one in self.questions
             ]
-            said = generate_answers(model, self.tokenizer, asked, ANSWER_TOKENS, chat=chat)
+            said = generate_answers(model, self.tokenizer, asked, ANSWER_TOKENS, chat, **given)
         pairs = zip(said, self.questions, strict=True)
         found.append([float(holds_answer(text, one.answers)) for text, one in pairs])
         answers["questions"] = said
@@ -181,7 +184,10 @@ class EvalSuite:
 
 
 def _answer_calibrated(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Mapping],
+    batch_size: int,
 ) -> tuple[list[str], list[float]]:
     """For each row: the calibrated choice, and the loss on the right one: minus the logarithm of
     its probability among the row's choices (nats).
@@ -189,7 +195,8 @@ def _answer_calibrated(
     Rows that differ in their choices are not calibrated: the label bias shows over many prompts.
     """
     choices = [row["choices"] for row in examples]
-    scores = score_rows(model, tokenizer, [row["prompt"] for row in examples], choices)
+    prompts = [row["prompt"] for row in examples]
+    scores = score_rows(model, tokenizer, prompts, choices, batch_size=batch_size)
     if all(of_row == choices[0] for of_row in choices):
         scores = calibrate(scores)
     each = (-scores.log_softmax(-1)).tolist()

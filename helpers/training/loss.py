@@ -143,9 +143,14 @@ def evaluate_loss(
     return total / count
 
 
-def loss_of_each(model: PreTrainedModel, dataset: Rows, collate: Collate) -> list[float]:
-    """Mean cross-entropy of each row by itself, in nats per labelled token, in the given order."""
-    pairs = zip(*_row_sums(model, list(dataset), collate, ROWS_AT_ONCE, "float32"), strict=True)
+def loss_of_each(
+    model: PreTrainedModel, dataset: Rows, collate: Collate, batch_size: int = ROWS_AT_ONCE
+) -> list[float]:
+    """Mean cross-entropy of each row by itself, in nats per labelled token, in the given order.
+
+    batch_size: most rows at once.
+    """
+    pairs = zip(*_row_sums(model, list(dataset), collate, batch_size, "float32"), strict=True)
     return [total / count if count else math.nan for total, count in pairs]
 
 
