@@ -213,14 +213,14 @@ class _Title(str):
     def __str__(self) -> str:
         return self
 
-    def casefold(self) -> "_Title":
-        return type(self)(super().casefold())
 
-    def lower(self) -> "_Title":
-        return type(self)(super().lower())
+def _giving_titles(name: str) -> Callable:
+    """The method of str with this name, which here gives another such title."""
+    return lambda self, *given: type(self)(getattr(str, name)(self, *given))
 
-    def strip(self, *characters) -> "_Title":
-        return type(self)(super().strip(*characters))
+
+for _name in "capitalize casefold lower replace strip title upper".split():
+    setattr(_Title, _name, _giving_titles(_name))
 
 
 def _depends_on_hashes(attempt: Callable) -> bool:
