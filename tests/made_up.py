@@ -71,3 +71,20 @@ def interrupt_at(step: int):
 def untouched(model: torch.nn.Module) -> bool:
     """Whether it has the weights of the tiny model as it is made."""
     return same_bits(weights(model), weights(tiny_model()))
+
+
+def hooks(model) -> int:
+    """How many hooks there are on the modules and weights of a model."""
+    on_modules = sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        for module in model.modules()
+    )
+    return on_modules + sum(
+        len(parameter._post_accumulate_grad_hooks or ()) for parameter in model.parameters()
+    )
+
+
+def as_it_was(model) -> bool:
+    """Whether nothing of a training is left in the model."""
+    recomputing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    return not (hooks(model) or recomputing or model.get_input_embeddings().sparse)

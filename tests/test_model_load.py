@@ -81,6 +81,19 @@ def test_a_model_of_each_family_is_the_same_after_saving_and_loading(name, tmp_p
     assert names(tmp_path) == ["new"] and not list(folder.glob("*.bin"))
 
 
+def test_a_checkpoint_saved_in_bfloat16_is_loaded_in_float32(tmp_path):
+    half = tiny_model().bfloat16()
+    half.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    model, tokenizer = load_model(tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(logits(model, tokenizer), logits(half.float(), tokenizer))
+    # It goes on in 32 bits, so nothing that training changes is rounded away.
+    folder = save_model(model, tokenizer, tmp_path / "new", {})
+    assert load_file(folder / "model.safetensors")["model.norm.weight"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_without_its_tokenizer_is_refused(name, tmp_path):
     # transformers makes up a tokenizer of a few tokens for some families.

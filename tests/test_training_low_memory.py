@@ -15,16 +15,16 @@ from helpers.training.loop import make_optimizer, train
 from helpers.training.loss import loss_sum
 from helpers.training.low_memory import low_memory_step, training_memory
 from helpers.training.settings import TrainingError, TrainSettings
-from tests.families import ENCODER_DECODERS, FAMILIES, family_model
 from tests.made_up import (
     BATCH,
     COLLATE,
     SETTINGS,
     TRAIN,
     VALIDATION,
+    as_it_was,
+    hooks,
     interrupt_at,
     losses,
-    made_up,
     same_bits,
     weights,
 )
@@ -43,23 +43,6 @@ def untied_model() -> LlamaForCausalLM:
 
 
 BOTH = pytest.mark.parametrize("make", [tiny_model, untied_model], ids=["tied", "untied"])
-
-
-def hooks(model) -> int:
-    """How many hooks there are on the modules and weights of a model."""
-    on_modules = sum(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
-        for module in model.modules()
-    )
-    return on_modules + sum(
-        len(parameter._post_accumulate_grad_hooks or ()) for parameter in model.parameters()
-    )
-
-
-def as_it_was(model) -> bool:
-    """Whether nothing of a training is left in the model."""
-    recomputing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-    return not (hooks(model) or recomputing or model.get_input_embeddings().sparse)
 
 
 @BOTH
@@ -178,15 +161,6 @@ def test_a_low_memory_run_learns_and_an_interrupt_changes_no_bit(tmp_path, monke
     resumed = train(model, TRAIN, VALIDATION, LOW, COLLATE, folder)
     assert losses(resumed) == losses(reference)
     assert same_bits(weights(model), weights(whole))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("settings", [SETTINGS, LOW], ids=["normal", "low"])
-def test_each_family_learns_in_much_memory_and_in_little(tmp_path, name, settings):
-    model, rows = family_model(name), made_up(40, seed=2, apart=name in ENCODER_DECODERS)
-    history = train(model, rows, rows[:12], settings, COLLATE, tmp_path)
-    assert history.best.loss < history.evaluations[0].loss - 0.1
-    assert as_it_was(model)
 
 
 def test_few_rows_are_evaluated_at_once(tmp_path):
