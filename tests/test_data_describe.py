@@ -122,6 +122,26 @@ def test_numbers_and_booleans_can_be_choices(tmp_path):
     assert task.choices == ("0", "10", "20")
 
 
+def test_labels_can_be_chosen_and_rows_with_another_are_left_out(tmp_path):
+    lines = [f"row {i},{('b', 'c ', 'a')[i % 3]}\n" for i in range(90)]
+    path = table(tmp_path, "text,kind\n" + "".join(lines) + "one row,rare\n")
+    given = {"prompt": ["text"], "answer": "kind", "instruction": "Which?"}
+    task = write_task(tmp_path / "mine.yaml", path, **given, choices=["c", "a"])
+    assert task.choices == ("c", "a") and "Choose from" in task.wording.prompt
+    rows = task.load_table()
+    assert {*task.render(task.drop_empty(rows))["answer"]} == {"a", "c"}
+    # All labels would make a split that is alike in each of them: impossible with the rare one.
+    assert len(task.split(rows)) == 3
+    assert task.wording.question(rows[0], task.choices)["choices"] == ["c", "a"]
+
+    def write(*choices):
+        return lambda: write_task(tmp_path / "mine.yaml", path, **given, choices=choices)
+
+    refusal(TaskError, write("a", "d"), "labels of kind", "a, d", "values: a, b, c, rare")
+    refusal(TaskError, write("a"), "at least two")
+    refusal(TaskError, write(), "none", "at least two")
+
+
 def test_what_makes_no_task_is_refused_and_nothing_is_written(tmp_path):
     path, given = tmp_path / "mine.yaml", {"prompt": ["dialogue"], "instruction": "Sum it up."}
     good = write_task(path, DIALOGUES, answer="summary", **given)

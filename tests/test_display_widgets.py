@@ -410,7 +410,10 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path, screen):
     assert form.task is None and not path.exists()
     form._ipython_display_()
     stored = screen.shown[-1]["text/plain"]
-    assert stored.startswith("answer: topic, one of its values\nthe model reads: ☐ id, ☑ dialogue")
+    topics = form.labels.value
+    assert topics.startswith("family, food, friends") and topics.count(", ") == 9
+    assert stored.startswith(f"answer: topic, one of its values\nlabels: {topics}\n")
+    assert "\nthe model reads: ☐ id, ☑ dialogue" in stored
     assert "instruction: Name the topic." in stored
     assert (form.answer.value, form.choices.value) == ("topic", True)
     assert [name for name, box in form.prompt.items() if box.value] == ["dialogue"]
@@ -419,8 +422,13 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path, screen):
     assert form.task == load_task(path) and form.task.kind == "classification"
     assert form.task.group is None
     assert "name: mine" in form.result.value
+    assert form.task.choices == (*topics.split(", "),)
+    form.labels.value = "work,school ,"
+    form.button.click()
+    assert form.task.choices == ("work", "school")
     form.answer.value = "summary"
     assert form.choices.value is False  # follows the column
+    assert form.labels.value == "" and form.labels.disabled
     form.instruction.value, form.prompt["topic"].value = "Sum <it> up.", True
     form.button.click()
     assert form.task.wording.prompt_fields == {"dialogue", "topic"}
@@ -432,3 +440,19 @@ def test_a_form_says_what_is_wrong_and_keeps_the_file(tmp_path):
     form = TaskForm(describe(ROOT / "data" / "dialogues.csv"), path)
     form.button.click()
     assert "an instruction" in form.result.value and not path.exists() and form.task is None
+
+
+def test_a_form_takes_labels_with_commas_and_refuses_unknown_ones(tmp_path):
+    rows = "".join(f'text {i},"{("home, garden", "toys")[i % 2]}"\n' for i in range(12))
+    (tmp_path / "my.csv").write_text("text,kind\n" + rows, encoding="utf-8")
+    form = TaskForm(describe(tmp_path / "my.csv"), tmp_path / "mine.yaml", "Which?")
+    assert form.labels.value == '"home, garden", toys'
+    form.button.click()
+    assert form.task.choices == ("home, garden", "toys")
+    for labels in ("", "toys", "toys, tyos"):
+        form.labels.value = labels
+        form.button.click()
+        assert "at least two of its values: home, garden, toys" in form.result.value
+    form.choices.value = False
+    form.choices.value = True  # fills in all of them again
+    assert form.labels.value == '"home, garden", toys'

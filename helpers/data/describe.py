@@ -122,6 +122,15 @@ def _adds_up(number: str) -> bool:
 # From columns to a task
 
 
+def labels_of(column: Column) -> list[str]:
+    """The values of a column as labels, sorted; none where a choice has too few or too many."""
+    if not 1 < column.different <= MOST_LABELS:
+        return []
+    values = [value for value, _ in column.commonest]
+    values.sort(key=lambda value: (isinstance(value, str), value))
+    return [*dict.fromkeys(str(value).strip() for value in values)]
+
+
 def suggest(facts: TableFacts) -> dict[str, object]:
     """A first guess at what `write_task` wants: prompt, answer and group.
 
@@ -158,7 +167,7 @@ def write_task(
     prompt: Sequence[str],
     answer: str,
     instruction: str,
-    choices: bool | None = None,
+    choices: bool | Sequence[str] | None = None,
     group: str | None = None,
 ) -> Task:
     """Write the task file for a table, and return the task. The file's name becomes the task's.
@@ -166,7 +175,9 @@ def write_task(
     path: the file, *.yaml. table: a file, or "hub:owner/name". prompt: the columns that the model
     reads, in this order. answer: the column that it should write. instruction: the sentence that
     stands before them. choices: whether the answer is one of the column's values (then they become
-    the choices); by default if the column looks like labels. group: see Task.
+    the choices), or those of them that are; by default whether the column looks like labels. Rows
+    with a label that is left out count as rows without an answer, and the split does not heed
+    labels then: a rare one could make it impossible. group: see Task.
 
     The prompt comes in two wordings: "instruction", which is tuned, and "plain", without the
     sentence. A file that is there is replaced only when the new one makes an example.
@@ -184,35 +195,45 @@ def write_task(
             "A task needs a file name that ends in .yaml, at least one column for the prompt, and "
             "an instruction, such as 'Summarize the conversation in one sentence.'"
         )
-    column = facts.columns[answer]
-    choices = column.kind == "label" if choices is None else choices
-    if choices and not 1 < column.different <= MOST_LABELS:
-        raise TaskError(
-            f"The column {answer} has {column.different} different values. A choice needs from 2 "
-            f"to {MOST_LABELS}; with more, let the answer be free text."
-        )
+    column, completion = facts.columns[answer], f"{{{{ {answer} | string | trim }}}}"
+    known, labels = labels_of(column), []
+    if choices is None:
+        choices = column.kind == "label"
+    if choices is not False:
+        if not known:
+            raise TaskError(
+                f"The column {answer} has {column.different} different values. A choice needs from "
+                f"2 to {MOST_LABELS}; with more, let the answer be free text."
+            )
+        labels = known if choices is True else [*choices]
+        if len({*labels}) < 2 or not {*labels} <= {*known}:
+            raise TaskError(
+                f"The labels of {answer} are to be {format_names(labels) or 'none'}. Name at least "
+                f"two of its values: {format_names(known)}."
+            )
+        if {*labels} < {*known}:
+            condition = f"{answer} | string | trim in choices"
+            completion = f"{{% if {condition} %}}{completion}{{% endif %}}"
     here = str(table)
     if not here.startswith("hub:"):
         here = Path(os.path.relpath(table, path.parent or ".")).as_posix()
     reads = "\n".join(f"{name}: {{{{ {name} }}}}" for name in prompt)
     if len(prompt) == 1:
         reads = f"{{{{ {prompt[0]} }}}}"
-    listed = ' Choose from: {{ choices | join(", ") }}.' if choices else ""
+    listed = ' Choose from: {{ choices | join(", ") }}.' if labels else ""
     wordings = {
         "instruction": f"{instruction.strip()}{listed}\n\n{reads}\n\nAnswer:",
         "plain": f"{reads}\n{answer}:",
     }
-    completion = f"{{{{ {answer} | string | trim }}}}"
     content = {"name": path.stem, "title": instruction.strip(), "table": here}
     if group:
         content["group"] = group
-    if choices:
-        values = [value for value, _ in column.commonest]
-        values.sort(key=lambda value: (isinstance(value, str), value))
-        content |= {"stratify": [answer], "choices": [str(value) for value in values]}
+    if labels:
+        content |= {"stratify": [answer]} if {*labels} == {*known} else {}
+        content["choices"] = labels
     content |= {
         "required": [prompt[0]],
-        "metrics": ["accuracy", "macro_f1"] if choices else ["rouge"],
+        "metrics": ["accuracy", "macro_f1"] if labels else ["rouge"],
         "template": "instruction",
         "templates": [
             {"name": name, "prompt": text, "completion": completion}

@@ -6,6 +6,7 @@ or a table is escaped before it is shown as HTML. A callback that raises leaves 
 page, so widgets show every error in the place of their result.
 """
 
+import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from IPython.display import DisplayHandle, display
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.data.describe import TableFacts, suggest, write_task
+from helpers.data.describe import TableFacts, labels_of, suggest, write_task
 from helpers.display.charts import BLUE, ORANGE, RED, as_output, two_distributions
 from helpers.display.curves import history_summary, training_curve
 from helpers.display.tables import table_output
@@ -163,7 +164,7 @@ class TaskForm(_Still):
 
     Fill it in and press the button; or, from code, set `answer.value`, `prompt["text"].value` and
     so on, and call `button.click()`. `task` is then the task. The same without a form:
-    `write_task`.
+    `write_task`. labels: with commas in between; one that holds a comma stands in double quotes.
 
     facts: what `describe` found in the table. path: of the file to write. instruction: for the
     beginning; columns are filled in as `suggest` guesses.
@@ -183,6 +184,10 @@ class TaskForm(_Still):
         self.choices = ipywidgets.ToggleButtons(options=kinds, description="it is", style=style)
         follows = (self.answer, "value"), (self.choices, "value")
         ipywidgets.dlink(*follows, lambda name: facts.columns[name].kind == "label")
+        self.labels = ipywidgets.Text(description="labels", **typed)
+        for control in (self.answer, self.choices):
+            control.observe(self._list_labels, names="value")
+        self._list_labels()
         # Boxes to tick, since JupyterLab keeps the arrow keys of a list to itself.
         self.prompt = {
             name: ipywidgets.Checkbox(value=name in first["prompt"], description=name, indent=False)
@@ -200,28 +205,38 @@ class TaskForm(_Still):
         self.path = ipywidgets.Text(value=str(path), description="task file", **typed)
         self.button = ipywidgets.Button(description="Write the task file")
         self.button.on_click(self._draw)
-        asked, rest = [self.answer, self.choices], [self.group, self.instruction, self.path]
+        asked = [self.answer, self.choices, self.labels]
+        rest = [self.group, self.instruction, self.path]
         nothing = "No task file is written yet."
         super().__init__(*asked, *read, *rest, self.button, result=nothing)
+
+    def _list_labels(self, _: object = None) -> None:
+        """All labels of the answer column, where the answer is one of them."""
+        column = self._facts.columns[self.answer.value]
+        labels = labels_of(column) if self.choices.value else []
+        self.labels.value = ", ".join(f'"{one}"' if "," in one else one for one in labels)
+        self.labels.disabled = not labels
 
     def _fields(self) -> str:
         boxes = [f"{'☑' if box.value else '☐'} {name}" for name, box in self.prompt.items()]
         fields = {
             "answer": f"{self.answer.value}, {self.choices.label}",
+            "labels": self.labels.value,
             "the model reads": ", ".join(boxes),
             "belong together": self.group.label,
             "instruction": self.instruction.value,
         }
-        return "\n".join(f"{name}: {value}" for name, value in fields.items())
+        return "\n".join(f"{name}: {value}" for name, value in fields.items() if value)
 
     def _content(self) -> tuple[str, str]:
+        (labels,) = csv.reader([self.labels.value], skipinitialspace=True)
         self.task = write_task(
             self.path.value,
             self._facts.source,
             prompt=[name for name, box in self.prompt.items() if box.value],
             answer=self.answer.value,
             instruction=self.instruction.value,
-            choices=self.choices.value,
+            choices=self.choices.value and [one.strip() for one in labels if one.strip()],
             group=self.group.value or None,
         )
         text = self.task.path.read_text(encoding="utf-8").strip()
