@@ -5,6 +5,7 @@ in the versions that Colab has, for another task than the course's own. The cour
 to this working tree. The tasks that write go the road in one kernel each.
 """
 
+import json
 import re
 import subprocess
 from importlib.metadata import version
@@ -85,6 +86,29 @@ def test_the_first_cell_fetches_the_course_on_kaggle_too(
     assert "Drive" not in str(first.outputs)
 
 
+@pytest.fixture
+def run_alone(tmp_path, monkeypatch, course_at_its_address):
+    """A function that runs a notebook as Colab does, and returns the course's folder there."""
+    for name, value in course_at_its_address.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("COURSE_RUNS", raising=False)
+    colab = tmp_path / "installed" / "google" / "colab" / "__init__.py"
+    colab.parent.mkdir(parents=True)
+    colab.touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # all that Colab lacks is here already
+    here = tmp_path / "content"
+    here.mkdir()
+
+    def run(notebook: nbformat.NotebookNode) -> Path:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
+        resources = {"metadata": {"path": str(here)}}
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+        return here / "course"
+
+    return run
+
+
 @pytest.mark.parametrize("task", ["dialogue", "review", "headline"])
 def test_tasks_that_write_go_the_whole_road(task, tmp_path, monkeypatch):
     """In one kernel, emptied between the notebooks: to start another one takes longer than to run
@@ -102,20 +126,38 @@ def test_tasks_that_write_go_the_whole_road(task, tmp_path, monkeypatch):
 
 # A task that chooses; `make test` has the course's own.
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_notebook_runs_from_its_file_alone(path, tmp_path, monkeypatch, course_at_its_address):
+def test_notebook_runs_from_its_file_alone(path, monkeypatch, run_alone):
     monkeypatch.setenv("COURSE_TASK", "department")
-    for name, value in course_at_its_address.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("COURSE_RUNS", raising=False)
-    colab = tmp_path / "installed" / "google" / "colab" / "__init__.py"
-    colab.parent.mkdir(parents=True)
-    colab.touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")  # all that Colab lacks is here already
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
-    here = tmp_path / "content"
-    here.mkdir()
-    resources = {"metadata": {"path": str(here)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-    assert (here / "course" / "helpers").is_dir()
+    assert (run_alone(nbformat.read(path, as_version=4)) / "helpers").is_dir()
+
+
+# What a learner writes into the cells of 10: the answer, whether it is chosen, and what is read.
+OWN_TASKS = {
+    "accuracy": ("department", True, ["review_body"], "Which department is it?"),
+    "ROUGE-1": ("review_body", False, ["product_title", "star_rating"], "Write a review."),
+}
+
+
+@pytest.mark.parametrize("metric", OWN_TASKS)
+def test_another_table_goes_all_the_way_through_10(metric, run_alone):
+    answer, choices, prompt, instruction = OWN_TASKS[metric]
+    notebook = nbformat.read(ROOT / "notebooks" / "10_your_table.ipynb", as_version=4)
+    for old, new in {
+        "MY_TABLE = EXAMPLE": 'MY_TABLE = ROOT / "data" / "reviews.csv"',
+        '"Summarize the conversation in one sentence."': repr(instruction),
+        'answer="summary"': f"answer={answer!r}",
+        "choices=False": f"choices={choices}",
+        'prompt=["dialogue"]': f"prompt={prompt}",
+        "group=None": 'group="product_title"',
+        "OPEN_THE_TEST = MY_TABLE == EXAMPLE": "OPEN_THE_TEST = True",
+    }.items():
+        (cell,) = (c for c in notebook.cells if c.cell_type == "code" and old in c.source)
+        cell.source = cell.source.replace(old, new)
+    (folder,) = (run_alone(notebook) / "runs").glob("*/my_task/my_model")
+    boards = json.loads((folder / "scoreboard.json").read_text(encoding="utf-8"))
+    assert [(one["part"], one["metric"]) for one in boards] == [
+        ("validation", metric),
+        ("test", metric),
+    ]
+    described = next(str(c.outputs) for c in notebook.cells if "one.commonest" in c.source)
+    assert all(f"{label} (" in described for label in load_task("department").choices)
