@@ -3,13 +3,14 @@
     torchrun --nproc-per-node 2 -m tests.train_together RUNS
 
 RUNS is JSON, a list. Each run has a folder and may have: family (a name of tests/families.py, or
-"tiny"), die (number of the step after which the second process is killed), and fields of
-TrainSettings to change.
+"tiny"), die (number of the step after which the second process is killed, while a third one is
+busy and does not wait for it), and fields of TrainSettings to change.
 """
 
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -46,8 +47,10 @@ def main(runs: str) -> None:
         folder, die_at = Path(settings.pop("folder")), settings.pop("die", None)
 
         def watch(history, die_at=die_at):
-            if process_index() == 1 and len(history.steps) == die_at:
-                die()
+            if len(history.steps) == die_at:
+                if process_index() == 1:
+                    die()
+                time.sleep(60 * (process_index() == 2))
 
         history = one_run(settings.pop("family", "tiny"), settings, folder, watch)
         if process_index() == 0:

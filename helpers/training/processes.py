@@ -9,6 +9,8 @@ gradients are summed, so that the step is that of the whole batch.
 import atexit
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,10 +19,15 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from helpers.errors import CourseError
 from helpers.training.settings import TrainingError
 
 # How long a process waits for the others: one of them may be searching for a prompt meanwhile.
 PATIENCE = timedelta(hours=3)
+ENDED = (
+    "Another process has ended or no longer answers, so this one cannot go on. The same command, "
+    "with any number of processes, continues from the last checkpoint."
+)
 
 
 def join_processes() -> None:
@@ -44,6 +51,17 @@ def join_processes() -> None:
 
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)  # without it, a process may crash as it ends
+    # A launcher that sees one of its processes end sends this signal to the others.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
+
+
+@contextmanager
+def _communication() -> Iterator[None]:
+    """Inside, processes wait for each other. Raises CourseError when one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CourseError(ENDED) from error
 
 
 def process_count() -> int:
@@ -61,6 +79,7 @@ def share_of_process(items: list) -> list:
     return items[process_index() :: process_count()]
 
 
+@_communication()
 def total_of(*numbers: float) -> tuple[float, ...]:
     """Each number, summed over all processes; float64 in between, so counts stay exact."""
     if process_count() == 1:
@@ -71,6 +90,7 @@ def total_of(*numbers: float) -> tuple[float, ...]:
     return tuple(type(one)(total) for one, total in zip(numbers, sums.tolist(), strict=True))
 
 
+@_communication()
 def sum_gradient(parameter: torch.Tensor) -> None:
     """Make a parameter's gradient that of the whole batch: the sum over all processes, in place."""
     if process_count() > 1 and parameter.grad is not None:
@@ -87,6 +107,7 @@ def first_process_first() -> Iterator[None]:
         wait_for_all()
 
 
+@_communication()
 def wait_for_all() -> None:
     """Go on only when all processes have come here."""
     if process_count() > 1:
