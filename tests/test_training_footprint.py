@@ -88,9 +88,13 @@ def test_frozen_weights_have_neither_gradient_nor_optimizer_state():
     get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     assert trained < 0.2 * sum(p.nbytes for p in model.parameters())
+    expected = predicted(model, False, 8, 80, 0)
     found = measured(model, batch_with(0), False)
-    assert found["gradients"] == trained
+    assert found["weights"] == expected["weights"]
+    assert found["gradients"] == expected["gradients"] == trained
     assert found["optimizer state"] == pytest.approx(2 * trained, rel=0.05)
+    assert expected["optimizer state"] == 2 * trained
+    assert found["activations"] == pytest.approx(expected["activations"], rel=0.05)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no shell scripts")

@@ -48,16 +48,23 @@ def predicted(
     read once.
     The activations are those of a Llama-like layer, as transformers computes it: what the backward
     pass needs of its two norms, its attention and its MLP. Each row has its own copy of the keys
-    and values that it attends to, with those of the shared prefix.
+    and values that it attends to, with those of the shared prefix. With a LoRA adapter on all
+    matrices of the layers (without low_memory) only the adapter has gradients and optimizer state.
     """
     shapes = [parameter.shape for parameter in model.parameters()]
     count = sum(shape.numel() for shape in shapes)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = model.config
     positions = shared + rows * (length - shared)
     layer = (9 * config.hidden_size + 4 * config.intermediate_size) * positions
     layer += 2 * config.hidden_size * (rows * length + shared)
-    if not low_memory:  # a gradient and AdamW's two means for each weight
-        numbers = (count, count, 2 * count, config.num_hidden_layers * layer)
+    if not low_memory:  # a gradient and AdamW's two means for each weight that is trained
+        if trained < count:  # a frozen norm needs no input of its own for the backward pass
+            layer -= 2 * config.hidden_size * positions
+        # What the first of an adapter's two matrices gives to the second.
+        between = sum(len(p) for name, p in model.named_parameters() if "lora_A" in name)
+        kept = config.num_hidden_layers * layer + between * positions
+        numbers = (count, trained, 2 * trained, kept)
     else:
         # The table of embeddings, which waits for its second share, and the largest of the others.
         table = model.get_input_embeddings().weight.numel()
