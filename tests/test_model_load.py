@@ -155,6 +155,13 @@ def test_a_model_goes_to_the_best_device_unless_told_otherwise(monkeypatch):
 # A new version
 
 
+def test_who_may_read_a_folder_may_read_its_weights(tmp_path):
+    # One starting model serves all students of a server.
+    folder = save_model(tiny_model(), tiny_tokenizer(), tmp_path / "new", {"README.md": "# Shared"})
+    permissions = {path.name: oct(path.stat().st_mode) for path in folder.iterdir()}
+    assert set(permissions.values()) == {permissions["README.md"]}
+
+
 def test_saving_again_replaces_the_folder_and_a_failure_keeps_the_old_one(tmp_path, monkeypatch):
     save_model(tiny_model(0), tiny_tokenizer(), tmp_path / "new", {"note.txt": "first"})
     save_model(tiny_model(1), tiny_tokenizer(), tmp_path / "new", {})

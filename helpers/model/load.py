@@ -203,6 +203,8 @@ def save_model(
 def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights and tokenizer. Raises OSError or SafetensorError, and nothing else."""
     model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # made for their owner alone, unlike the rest
+        shutil.copymode(folder / "config.json", weights)
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the tokenizers library reports a full disk as a bare Exception
