@@ -411,7 +411,7 @@ def test_a_form_writes_the_task_file_that_its_fields_say(tmp_path, screen):
     form._ipython_display_()
     stored = screen.shown[-1]["text/plain"]
     topics = form.labels.value
-    assert topics.startswith("family, food, friends") and topics.count(", ") == 9
+    assert topics.startswith("family, food, health") and topics.count(", ") == 9
     assert stored.startswith(f"answer: topic, one of its values\nlabels: {topics}\n")
     assert "\nthe model reads: ☐ id, ☑ dialogue" in stored
     assert "instruction: Name the topic." in stored
