@@ -153,7 +153,7 @@ def test_another_table_goes_all_the_way_through_10(metric, run_alone):
     }.items():
         (cell,) = (c for c in notebook.cells if c.cell_type == "code" and old in c.source)
         cell.source = cell.source.replace(old, new)
-    (folder,) = (run_alone(notebook) / "runs").glob("*/my_task/my_model")
+    (folder,) = (run_alone(notebook) / "runs").glob("*/my_task/my_model-*")
     boards = json.loads((folder / "scoreboard.json").read_text(encoding="utf-8"))
     assert [(one["part"], one["metric"]) for one in boards] == [
         ("validation", metric),
