@@ -178,6 +178,7 @@ def test_collate_is_what_transformers_collator_makes(family, monkeypatch):
             assert torch.equal(mine[name], their[name])
 
 
+@pytest.mark.slow
 def test_the_harness_reads_the_task_file_of_notebook_11_and_gives_the_same_answers(tmp_path):
     pytest.importorskip("lm_eval")
     cells = {cell.id: cell.source for cell in nbformat.read(AT_WORK, as_version=4).cells}
