@@ -23,7 +23,7 @@ from helpers.training.shared_prefix import shared_length
 from tests.processes import another_process, how_it_ended
 from tests.tiny import tiny_model
 
-MOST = 1_600_000_000  # bytes; Binder gives two gigabytes, and JupyterLab needs its part
+MOST = 1_400_000_000  # bytes; Binder gives two gigabytes, and JupyterLab needs its part
 # A hard limit on data, kept by the system. What libraries reserve counts as data, used or not, and
 # so does a file of weights that is open: two of them can be open for a moment.
 LIMIT = 3_600_000_000

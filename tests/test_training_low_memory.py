@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -98,6 +99,34 @@ def test_adafactor_makes_the_same_steps_as_that_of_transformers_to_the_bit():
     assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
 
 
+def test_adafactor_makes_the_same_steps_of_a_matrix_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(5, 7), torch.randn(3, 5, 7)
+
+    def stepped(rows_at_once: int) -> torch.Tensor:
+        monkeypatch.setattr(low_memory, "ROWS_AT_ONCE", rows_at_once)
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = low_memory.Adafactor([{"params": [parameter]}], lr=0.01)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        return parameter.detach()
+
+    torch.testing.assert_close(stepped(2), stepped(5))
+
+
+def test_the_optimizer_sees_one_gradient_at_a_time_and_that_of_a_shared_table_last():
+    model, seen = tiny_model().train(), []
+    optimizer = make_optimizer(model, LOW)
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.append([n for n, p in model.named_parameters() if p.grad is not None])
+    )
+    with training_memory(model, low_memory=True):
+        low_memory_step(model, optimizer, BATCH)
+    assert sorted(seen) == sorted([name] for name, _ in model.named_parameters())
+    assert seen[-1] == ["model.embed_tokens.weight"]
+
+
 @BOTH
 def test_a_low_memory_step_moves_every_weight_and_keeps_a_number_for_a_row_and_a_column(make):
     model = make().train()
@@ -112,8 +141,9 @@ def test_a_low_memory_step_moves_every_weight_and_keeps_a_number_for_a_row_and_a
     assert hooks(model) == 0
 
 
+@pytest.mark.parametrize("arranged", [False, True])
 @pytest.mark.parametrize("broken", ["forward", "backward"])
-def test_a_low_memory_step_that_fails_leaves_no_hook(broken):
+def test_a_low_memory_step_that_fails_leaves_no_hook(broken, arranged):
     model = tiny_model().train()
 
     def stop(*_):
@@ -124,10 +154,12 @@ def test_a_low_memory_step_that_fails_leaves_no_hook(broken):
         own = layer.register_forward_hook(stop)
     else:
         own = layer.weight.register_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
-        low_memory_step(model, make_optimizer(model, LOW), BATCH)
+    with training_memory(model, True) if arranged else nullcontext():
+        with pytest.raises(KeyboardInterrupt):
+            low_memory_step(model, make_optimizer(model, LOW), BATCH)
     own.remove()
     assert hooks(model) == 0
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
     # As if nothing had been: the next step works.
     loss, norm = low_memory_step(model, make_optimizer(model, LOW), BATCH)

@@ -66,14 +66,11 @@ def predicted(
         kept = config.num_hidden_layers * layer + between * positions
         numbers = (count, trained, 2 * trained, kept)
     else:
-        # The table of embeddings, which waits for its second share, and the largest of the others.
-        table = model.get_input_embeddings().weight.numel()
-        others = max(shape.numel() for shape in shapes if shape.numel() < table)
         # A number for each row and column of a matrix; one for each weight of a vector.
         state = sum(shape.numel() if len(shape) < 2 else sum(shape) for shape in shapes)
         # What goes into each layer; one layer at a time is computed again.
         kept = config.num_hidden_layers * config.hidden_size * positions + layer
-        numbers = (count, table + others, state, kept)
+        numbers = (count, max(shape.numel() for shape in shapes), state, kept)
     return {part: 4 * number for part, number in zip(PARTS, numbers, strict=True)}
 
 
@@ -132,28 +129,19 @@ def measured(model: PreTrainedModel, batch: dict[str, Tensor], low_memory: bool)
     batch: as for `per_token_loss`.
     """
     settings = TrainSettings(low_memory=low_memory, precision="float32")
-    optimizer, table = make_optimizer(model, settings), model.get_input_embeddings().weight
-    gradients = []
+    optimizer, gradients = make_optimizer(model, settings), []
 
-    def count(parameter: Tensor) -> None:
-        there = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-        if low_memory and parameter is not table:
-            # The head's gradient, inside the backward pass: it waits for the look-up's, of the
-            # same weights, which comes last.
-            there += table.nbytes
-        gradients.append(there)
+    def count(*_: object) -> None:
+        gradients.append(sum(p.grad.nbytes for p in model.parameters() if p.grad is not None))
 
+    optimizer.register_step_pre_hook(count)
     model.train()
     activations = _activations(model, batch, low_memory)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hooks = [parameter.register_post_accumulate_grad_hook(count) for parameter in trained]
     with training_memory(model, low_memory):
         if low_memory:
             low_memory_step(model, optimizer, batch)
         else:
             training_step(model, optimizer, [batch], settings)
-    for hook in hooks:
-        hook.remove()
     kept = [value for state in optimizer.state.values() for value in state.values()]
     weights = sum(parameter.nbytes for parameter in model.parameters())
     states = sum(value.nbytes for value in kept if torch.is_tensor(value))

@@ -2,24 +2,29 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from helpers.machine import give_memory_back
 from helpers.training.loss import check_finite, labelled_tokens, loss_sum
 from helpers.training.processes import process_count, sum_gradient, total_of
 from helpers.training.settings import TrainingError
 
+# So many rows of a matrix are squared at once, so that no second matrix of its size is needed.
+ROWS_AT_ONCE = 4096
+
 
 class Adafactor(torch.optim.Optimizer):
     """Adafactor with steps as large as the learning rate says, without momentum: it keeps one
     number for each row and column of a matrix.
 
-    The same numbers as transformers' Adafactor(scale_parameter=False, relative_step=False), with
-    one temporary tensor of a parameter's size in the place of two.
+    The same numbers as transformers' Adafactor(scale_parameter=False, relative_step=False), but
+    without temporary tensors of a parameter's size: the update takes the gradient's place, so a
+    gradient can be used only once.
     Source: Shazeer and Stern, Adafactor, arXiv 1804.04235.
     """
 
@@ -28,14 +33,14 @@ class Adafactor(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, and overwrite the gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, group["lr"], group["weight_decay"])
 
     def _update(self, parameter: Tensor, rate: float, decay: float) -> None:
-        state = self.state[parameter]
+        state, update = self.state[parameter], parameter.grad
         state["step"] = state.get("step", 0) + 1
         kept = 1.0 - state["step"] ** -0.8  # 0 in the first step
 
@@ -43,15 +48,23 @@ class Adafactor(torch.optim.Optimizer):
             before = state.setdefault(name, torch.zeros_like(now))
             return before.mul_(kept).add_(now, alpha=1.0 - kept)
 
-        update = (parameter.grad**2).add_(1e-30)
         if parameter.ndim > 1:
-            row = running_mean("exp_avg_sq_row", update.mean(-1))
-            column = running_mean("exp_avg_sq_col", update.mean(-2))
+            some = torch.empty_like(update[..., :ROWS_AT_ONCE, :])
+            rows, columns = [], 0.0
+            for part in update.split(ROWS_AT_ONCE, -2):
+                squares = torch.pow(part, 2, out=some[..., : part.shape[-2], :]).add_(1e-30)
+                rows.append(squares.mean(-1))
+                columns += squares.sum(-2)
+            row = running_mean("exp_avg_sq_row", torch.cat(rows, -1))
+            column = running_mean("exp_avg_sq_col", columns / update.shape[-2])
             of_row = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-            torch.mul(of_row, column.unsqueeze(-2).rsqrt(), out=update)
+            of_column = column.unsqueeze(-2).rsqrt()
+            parts = update.split(ROWS_AT_ONCE, -2), of_row.split(ROWS_AT_ONCE, -2)
+            for part, of_rows in zip(*parts, strict=True):
+                factors = torch.mul(of_rows, of_column, out=some[..., : part.shape[-2], :])
+                part.mul_(factors)
         else:
-            torch.rsqrt(running_mean("exp_avg_sq", update), out=update)
-        update.mul_(parameter.grad)
+            update.mul_(running_mean("exp_avg_sq", (update**2).add_(1e-30)).rsqrt())
         root_mean_square = update.norm() / update.numel() ** 0.5
         update.div_(root_mean_square.clamp_(min=1.0)).mul_(rate)
         parameter.add_(parameter, alpha=-decay * rate)
@@ -88,13 +101,46 @@ def training_memory(model: PreTrainedModel, low_memory: bool) -> Iterator[None]:
             model.disable_input_require_grads()  # transformers leaves that hook behind
 
 
+@contextmanager
+def _table_last(model: PreTrainedModel) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Leave the gradient of a table that look-ups and head share out of a backward pass inside.
+
+    It would wait for its second share through the whole pass, as large as the table. Yields a list
+    to which the pass appends what went into the head and then what was looked up, each with the
+    gradient of what came out: see `_gradient_of_table`.
+    """
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    uses: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: torch.nn.Module, given: tuple[Tensor], found: Tensor) -> None:
+        found.requires_grad_().register_hook(lambda gradient: uses.append((given[0], gradient)))
+
+    hooks = [module.register_forward_hook(note) for module in (table, head)]
+    table.weight.requires_grad_(False)
+    try:
+        yield uses
+    finally:
+        table.weight.requires_grad_()
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _gradient_of_table(uses: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The gradient that `_table_last` left out: (vocabulary, hidden size)."""
+    (hidden, of_scores), (ids, of_embeddings) = uses
+    gradient = of_scores.flatten(0, -2).T @ hidden.flatten(0, -2)
+    return gradient.index_add_(0, ids.flatten(), of_embeddings.flatten(0, -2))
+
+
 def low_memory_step(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
 ) -> tuple[float, float]:
     """One optimizer step in little memory. Returns the same as `training_step`.
 
     A weight is updated within the backward pass, as soon as its gradient is there, and the gradient
-    is thrown away; so there are never more than a few gradients. The whole gradient's norm is known
+    is thrown away; so there is one gradient at a time. (Inside `training_memory`, a table that
+    look-ups and head share comes last, after the pass.) The whole gradient's norm is known
     only afterwards, so it cannot be clipped; Adafactor limits each update by itself.
     Source: Lv et al., Full Parameter Fine-tuning for Large Language Models with Limited Resources,
     arXiv 2306.09782.
@@ -102,7 +148,7 @@ def low_memory_step(
     Raises TrainingError as `training_step` does. (A gradient that is not finite in spite of a
     finite loss is found in the middle: the error then says that some weights have changed.)
     """
-    squares = 0.0
+    table, squares = model.get_input_embeddings(), 0.0
 
     def update(parameter: Tensor) -> None:
         nonlocal squares
@@ -121,12 +167,21 @@ def low_memory_step(
             give_memory_back()
 
     (count,) = total_of(int(labelled_tokens(model, batch["labels"]).sum()))
-    summed, _ = loss_sum(model, batch)  # forward
-    (total,) = total_of(summed.item())
-    check_finite(total, count)
-    hooks = [p.register_post_accumulate_grad_hook(update) for p in model.parameters()]
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    hooks = [layer.register_forward_hook(lambda *_: give_memory_back()) for layer in layers]
+    # Not a table that does more than to look up (Gemma's scales, too).
+    shared = table.sparse and type(table) is torch.nn.Embedding
     try:
-        (summed / count).backward()  # loss, backward; the steps happen within it, without clip
+        with _table_last(model) if shared else nullcontext() as uses:
+            summed, _ = loss_sum(model, batch)  # forward
+            (total,) = total_of(summed.item())
+            check_finite(total, count)
+            weights = (p for p in model.parameters() if p.requires_grad)
+            hooks += [p.register_post_accumulate_grad_hook(update) for p in weights]
+            (summed / count).backward()  # loss, backward; steps happen within it, without clip
+        if shared:
+            table.weight.grad = _gradient_of_table(uses)
+            update(table.weight)
     finally:
         for hook in hooks:
             hook.remove()
