@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 from helpers.data.task import Task
 from helpers.model.load import ModelError
 
+# The bound is for any task: the model ends its answer by itself.
 USE = """from transformers import pipeline
 
 pipe = pipeline("text-generation", model="path/to/this/folder")
-print(pipe(prompt, max_new_tokens=8, do_sample=False, return_full_text=False))"""
+print(pipe(prompt, max_new_tokens=128, do_sample=False, return_full_text=False))"""
 
 
 def model_card(
