@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from helpers.data.tokenize import IGNORE, check_tokenized, length_grouped_batches
+from helpers.machine import give_memory_back
 from helpers.training.checkpoint import RunFolder, fingerprint
 from helpers.training.loss import (
     Collate,
@@ -84,6 +85,8 @@ def train(
         loss = evaluate_loss(model, validation_set, collate, *sizes)
         with evaluation_mode(model, settings.precision):
             accuracy = score(model) if score else None
+        if settings.low_memory:
+            give_memory_back()
         seconds = time.perf_counter() - begin
         # Saved before it is noted: an interrupt never leaves a best step without weights.
         if not history.evaluations or loss < history.best.loss:
