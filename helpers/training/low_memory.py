@@ -113,7 +113,9 @@ def _table_last(model: PreTrainedModel) -> Iterator[list[tuple[Tensor, Tensor]]]
     uses: list[tuple[Tensor, Tensor]] = []
 
     def note(_: torch.nn.Module, given: tuple[Tensor], found: Tensor) -> None:
-        found.requires_grad_().register_hook(lambda gradient: uses.append((given[0], gradient)))
+        # Detached: the graph would lead back to this hook, and the step's tensors would never go.
+        into = given[0].detach()
+        found.requires_grad_().register_hook(lambda gradient: uses.append((into, gradient)))
 
     hooks = [module.register_forward_hook(note) for module in (table, head)]
     table.weight.requires_grad_(False)
