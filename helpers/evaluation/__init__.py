@@ -23,6 +23,7 @@ from helpers.evaluation.metrics import (
     rouge,
     row_scores,
     score_all,
+    table_cell,
 )
 from helpers.evaluation.prompt_search import (
     best_prompt,
