@@ -53,6 +53,7 @@ def join_processes() -> None:
     atexit.register(dist.destroy_process_group)  # without it, a process may crash as it ends
     # A launcher that sees one of its processes end sends this signal to the others.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_DFL)  # all has been said by then
 
 
 @contextmanager
