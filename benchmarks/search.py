@@ -10,7 +10,7 @@ runs also tell what the mean of the weights of their last quarter of steps would
 
 Each run's result is kept in the runs folder, so a search that was interrupted goes on. Those of the
 rates and epochs for the task `opinion` in the profile `laptop` also go into data/example_run.json,
-and notebook 05 shows them; docs/what_we_tried.md has the others.
+and notebook 05 shows them.
 """
 
 import json
@@ -20,9 +20,11 @@ from functools import partial
 from statistics import fmean
 
 import torch
+from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from helpers.data import Task, collate, load_examples, load_task, tokenize
+from helpers.evaluation import row_scores
 from helpers.files import write_whole
 from helpers.inference import predict_answers
 from helpers.model import load_model
@@ -51,17 +53,15 @@ class MeanOfLast:
 
 
 def tried(
-    task: Task, wording: str, rate: float, epochs: int, seed: int, averaged: bool = False
+    task: Task, examples: DatasetDict, wording: str, rate: float, epochs: int, seed: int
 ) -> dict:
-    """Loss and accuracy after the last step of one run, and its seconds, evaluations included.
+    """Loss and accuracy after the last step of one run, its seconds with evaluations, and loss and
+    accuracy of the mean of its last weights.
 
-    wording: a template of the task, or "chat": its own one as a chat. averaged: also loss and
-    accuracy of the mean of the last weights.
+    examples: rendered in this wording: a template of the task, or "chat", its own one as a chat.
     """
     settings = TrainSettings(learning_rate=rate, epochs=epochs, seed=seed, evaluations=1)
-    name = f"{task.name}/search_{rate:.0e}_{epochs}_{seed}" + f"_{wording}" * averaged
-    chat, examples = wording == "chat", load_examples(task)
-    examples = examples if chat else task.render(examples, wording)
+    name, chat = f"{task.name}/search_{wording}_{rate:.0e}_{epochs}_{seed}", wording == "chat"
 
     def trained() -> dict:
         model, tokenizer = load_model()
@@ -69,43 +69,41 @@ def tried(
         pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
 
         def score(model: PreTrainedModel) -> float:
-            answers = predict_answers(model, tokenizer, rows, chat=chat)
-            return fmean(said == right for said, right in zip(answers, rows["answer"], strict=True))
+            return fmean(row_scores(task, predict_answers(model, tokenizer, rows, chat=chat), rows))
 
-        mean = MeanOfLast(model) if averaged else None
-        folder, begin = runs_folder() / name, time.time()
+        folder, mean, begin = runs_folder() / name, MeanOfLast(model), time.time()
         shutil.rmtree(folder, ignore_errors=True)
         sees = score if task.choices else None, mean
         parts = model, sets["train"], sets["validation"], settings, pad, folder, *sees
         last = train(*parts).evaluations[-1]
         shutil.rmtree(folder, ignore_errors=True)
         found = {"loss": last.loss, "accuracy": last.accuracy, "seconds": time.time() - begin}
-        if averaged:
-            with torch.no_grad():
-                for parameter, of_last in zip(model.parameters(), mean.weights, strict=True):
-                    parameter.copy_(of_last)
-            loss = evaluate_loss(model, sets["validation"], pad, precision=settings.precision)
-            found["averaged"] = {"loss": loss, "accuracy": score(model) if task.choices else None}
+        with torch.no_grad():
+            for parameter, of_last in zip(model.parameters(), mean.weights, strict=True):
+                parameter.copy_(of_last)
+        loss = evaluate_loss(model, sets["validation"], pad, precision=settings.precision)
+        found["averaged"] = {"loss": loss, "accuracy": score(model) if task.choices else None}
         return found
 
-    key = [profile().model, examples["train"], examples["validation"], settings]
-    return cached(name, [*key, chat] if averaged else key, trained)
+    key = [profile().model, examples["train"], examples["validation"], settings, chat]
+    return cached(name, key, trained)
 
 
 def main() -> None:
     task = load_task()
-    n, m = (len(part) for part in load_examples(task).values())
+    examples, own = load_examples(task), task.wording.name
+    n, m = map(len, examples.values())
     print(f"{task.name}, profile {profile().name}: {n} training rows, {m} validation rows")
-    found = []
 
-    def of_seeds(rate: float, epochs: int) -> None:
-        runs = [tried(task, task.wording.name, rate, epochs, seed) for seed in SEEDS]
-        found.append({"rate": rate, "epochs": epochs, "runs": runs})
-        print(f"rate {rate:.0e}, epochs {epochs}: {in_words(runs)}")
+    def of_seeds(wording: str, rate: float, epochs: int) -> dict:
+        asked = examples if wording == "chat" else task.render(examples, wording)
+        runs = [tried(task, asked, wording, rate, epochs, seed) for seed in SEEDS]
+        print(f"{wording}, rate {rate:.0e}, epochs {epochs}: {in_words(runs)}")
+        print(f"  mean of the last weights: {in_words([one['averaged'] for one in runs])}")
+        return {"rate": rate, "epochs": epochs, "runs": runs}
 
-    for rate in RATES:
-        of_seeds(rate, 2)
-    of_seeds(min(found, key=mean_loss)["rate"], 1)
+    found = [of_seeds(own, rate, 2) for rate in RATES]
+    found.append(of_seeds(own, min(found, key=mean_loss)["rate"], 1))
     best = min(found, key=mean_loss)
     print(f"Best: rate {best['rate']:.0e}, epochs {best['epochs']}.")
     if (task.name, profile().name) == ("opinion", "laptop"):
@@ -113,11 +111,8 @@ def main() -> None:
         kept = json.loads(path.read_text(encoding="utf-8"))
         kept["search"] = {"profile": profile().name, "rows": n, "found": found}
         write_whole(path, json.dumps(kept, indent=1) + "\n")
-    for wording in (task.wording.name, *WORDINGS):
-        setting = task, wording, best["rate"], best["epochs"]
-        runs = [tried(*setting, seed, averaged=True) for seed in SEEDS]
-        print(f"{wording}: {in_words(runs)}")
-        print(f"{wording}, mean of the last weights: {in_words([one['averaged'] for one in runs])}")
+    for wording in WORDINGS:
+        of_seeds(wording, best["rate"], best["epochs"])
 
 
 def in_words(runs: list[dict]) -> str:
