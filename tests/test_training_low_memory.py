@@ -105,7 +105,7 @@ def test_adafactor_makes_the_same_steps_of_a_matrix_in_parts(monkeypatch):
     start, gradients = torch.randn(5, 7), torch.randn(3, 5, 7)
 
     def stepped(rows_at_once: int) -> torch.Tensor:
-        monkeypatch.setattr(low_memory, "ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(low_memory, "SQUARED_AT_ONCE", rows_at_once)
         parameter = torch.nn.Parameter(start.clone())
         optimizer = low_memory.Adafactor([{"params": [parameter]}], lr=0.01)
         for gradient in gradients:

@@ -15,7 +15,7 @@ from helpers.training.processes import process_count, sum_gradient, total_of
 from helpers.training.settings import TrainingError
 
 # So many rows of a matrix are squared at once, so that no second matrix of its size is needed.
-ROWS_AT_ONCE = 4096
+SQUARED_AT_ONCE = 4096
 
 
 class Adafactor(torch.optim.Optimizer):
@@ -49,9 +49,9 @@ class Adafactor(torch.optim.Optimizer):
             return before.mul_(kept).add_(now, alpha=1.0 - kept)
 
         if parameter.ndim > 1:
-            some = torch.empty_like(update[..., :ROWS_AT_ONCE, :])
+            some = torch.empty_like(update[..., :SQUARED_AT_ONCE, :])
             rows, columns = [], 0.0
-            for part in update.split(ROWS_AT_ONCE, -2):
+            for part in update.split(SQUARED_AT_ONCE, -2):
                 squares = torch.pow(part, 2, out=some[..., : part.shape[-2], :]).add_(1e-30)
                 rows.append(squares.mean(-1))
                 columns += squares.sum(-2)
@@ -59,7 +59,7 @@ class Adafactor(torch.optim.Optimizer):
             column = running_mean("exp_avg_sq_col", columns / update.shape[-2])
             of_row = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
             of_column = column.unsqueeze(-2).rsqrt()
-            parts = update.split(ROWS_AT_ONCE, -2), of_row.split(ROWS_AT_ONCE, -2)
+            parts = update.split(SQUARED_AT_ONCE, -2), of_row.split(SQUARED_AT_ONCE, -2)
             for part, of_rows in zip(*parts, strict=True):
                 factors = torch.mul(of_rows, of_column, out=some[..., : part.shape[-2], :])
                 part.mul_(factors)
