@@ -148,6 +148,8 @@ def test_constraints_hold_for_each_system():
 def test_one_version_of_torch_everywhere():
     assert str(requirements("constraints.txt")["torch"]) == make.TORCH
     assert make.TORCH in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"torch==[\d.]+", readme)) == {make.TORCH}
 
 
 def test_another_torch_can_be_asked_for():
@@ -407,8 +409,11 @@ def test_the_example_of_a_run_is_noted_when_both_of_its_results_are_kept(tmp_pat
     board = {"tuned": {"accuracy": accuracy["tuned"], "macro-F1": [0.4, 0.1, 0.7]}}
     test = {"version": "a", "rows": 4, "board": board, "against": against}
     cached("opinion/test", 1, lambda: test)
+    style = {"rows": 2, "accuracy": accuracy, "against": {}}
+    cached("opinion/shifted", 1, lambda: style)
     run_course.record_example(target)
     kept = {"profile": "smoke", "rows": 4, "accuracy": accuracy, "against": against}
+    kept["shifted"] = style
     expected = {"profile": "smoke", **row, "boards": {"opinion": kept}, "more_rows": {}}
     assert json.loads(target.read_text(encoding="utf-8")) == expected
     expected["boards"]["department"] = {"rows": 9}  # of an earlier run, with another profile

@@ -9,8 +9,8 @@
     python tools/make.py test-oldest    what must also pass with the oldest versions admitted
     python tools/make.py bench          compare the speed of training and answering
     python tools/make.py check          say what this machine can run and what is missing
-    python tools/make.py setup          nothing more than what all but check do first: make .venv,
-                                        install its packages and fetch the starting model
+    python tools/make.py setup          what most of the others do first, and nothing more: make
+                                        .venv, install its packages, fetch the starting model
     python tools/make.py constraints    write constraints.txt anew; with --upgrade, newest versions
 
 For a class (teaching/README.md):

@@ -252,8 +252,8 @@ def record_example(path: Path) -> None:
 
     Notebook 04 keeps one row of `opinion` with its answers before and after. Notebook 05 keeps the
     scores of its longest runs, if they were asked for. Notebook 06 keeps the scores on the test
-    rows; the boards of `opinion` and `department` are shown side by side. What this profile has not
-    made stays as it was, like the search of benchmarks/search.py.
+    rows and on those in another style; the boards of `opinion` and `department` are shown side by
+    side. What this profile has not made stays as it was, like the search of benchmarks/search.py.
     """
     row = load_result("opinion/before_after")
     tests = {task: load_result(f"{task}/test") for task in ("opinion", "department")}
@@ -265,7 +265,7 @@ def record_example(path: Path) -> None:
         if test is not None:
             accuracy = {who: scores["accuracy"] for who, scores in test["board"].items()}
             boards[task] = {"profile": name, "rows": test["rows"], "accuracy": accuracy}
-            boards[task]["against"] = test["against"]
+            boards[task] |= {"against": test["against"], "shifted": load_result(f"{task}/shifted")}
     more_rows = load_result("opinion/05_more_rows") or kept["more_rows"]
     example = kept | {"profile": name, **row, "boards": boards, "more_rows": more_rows}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")

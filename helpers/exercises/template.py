@@ -90,7 +90,7 @@ HAPPY_PROMPT = Exercise(
         "{{ review_body }} ({{ star_rating }} stars)\nIs this customer happy, yes or no?",
         "A model that sees the stars need not read the review.",
         "{{ review_body }}\nIs this customer happy, yes or no?\nAnswer: ",
-        "The space is the first character of the answer, not a part of the question.",
+        "The space is the first character of the completion, not a part of the question.",
         "{review_body}\nIs this customer happy, yes or no?",
         "Single braces are for f-strings. Jinja takes double braces.",
         "{{ review_text }}\nIs this customer happy, yes or no?",
