@@ -100,23 +100,6 @@ def split_by_group(
     return _select(table, parts)
 
 
-def split_at_random(table: Dataset, seed: int = 0) -> DatasetDict:
-    """Split row by row, whatever the group: the naive way, which leaks where groups repeat.
-
-    Raises SplitError: too few rows for three parts.
-    """
-    _check(table)
-    shuffled = list(range(len(table)))
-    random.Random(seed).shuffle(shuffled)
-    first, second = (round(share * len(table)) for share in (SHARES[0], SHARES[0] + SHARES[1]))
-    parts = [shuffled[:first], shuffled[first:second], shuffled[second:]]
-    if not all(parts):
-        raise SplitError(
-            f"{_number(len(table), 'row')} cannot be split without an empty part. Add rows."
-        )
-    return _select(table, parts)
-
-
 def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) -> list[dict]:
     """The test rows whose value in the column is also in train, in their order.
 

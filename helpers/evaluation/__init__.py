@@ -12,12 +12,10 @@ from helpers.evaluation.forgetting import (
 from helpers.evaluation.metrics import (
     ScoringError,
     accuracy,
-    confusion,
     holds_answer,
     load_metric,
     macro_f1,
     main_metric,
-    mean_absolute_error,
     read_answer,
     right_answers,
     rouge,

@@ -150,48 +150,6 @@ def macro_f1(
     )
 
 
-def confusion(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]
-) -> list[list[int]]:
-    """Counts of what was predicted for what was right.
-
-    Returns a square table: row = reference, column = prediction, both in the order of the labels.
-    Raises ScoringError: as macro_f1; a prediction outside the labels (left out, it would make the
-    table look better than the answers are).
-    """
-    predictions, references = _inside(predictions, references, labels)
-    counts = Counter(zip(references, predictions, strict=True))
-    return [[counts[reference, prediction] for prediction in labels] for reference in labels]
-
-
-def mean_absolute_error(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]
-) -> float:
-    """By how many steps an answer is off on average, for labels with an order; 0 is perfect.
-
-    Accuracy counts "excellent" for "good" as wrong as "terrible" for "good"; this tells them
-    apart: one step and three. Steps count as equally long.
-
-    labels: in their order, such as from worst to best.
-    Raises ScoringError: as confusion, since no step leads from "no answer" to a label.
-    """
-    pairs = zip(*_inside(predictions, references, labels), strict=True)
-    step = {label: number for number, label in enumerate(labels)}
-    return fmean(abs(step[prediction] - step[reference]) for prediction, reference in pairs)
-
-
-def _inside(predictions: Sequence, references: Sequence, labels: Sequence) -> tuple[list, list]:
-    predictions, references = _comparable(predictions, references, labels)
-    outside = [prediction for prediction in predictions if prediction not in labels]
-    if outside:
-        raise ScoringError(
-            f"{len(outside)} of {len(predictions)} predictions are none of the labels; the first "
-            f"is {outside[0]!r}. Replace them with a label of their own, such as 'no answer', and "
-            "add it to the labels, so that they stay visible; or leave their rows out, and say so."
-        )
-    return predictions, references
-
-
 def rouge(prediction: str, reference: str | Sequence[str]) -> dict[str, float]:
     """Overlap of two texts in words (rouge1), pairs of words (rouge2) and order (rougeL); 0 to 1.
 
