@@ -3,7 +3,7 @@
     python tools/make.py lab            open JupyterLab on the first notebook
     python tools/make.py course         run every notebook and write executed/index.html
     python tools/make.py book           build the course as a web site, in site/
-    python tools/make.py test           run the tests and the road's notebooks, 00 to 08
+    python tools/make.py test           run the tests, and notebooks 00 to 04, 06 and 07
     python tools/make.py test-rest      what must also pass and takes longer: the other notebooks,
                                         several processes, a class to grade, a browser
     python tools/make.py test-oldest    what must also pass with the oldest versions admitted
@@ -56,8 +56,10 @@ OLDEST_TESTS += [f"tests/test_exercises_{name}.py" for name in ("at_work", "muse
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
-# The others load what the first two make. The next three need nothing of it, and fill the time.
-BEGIN_WITH = ["04_fine_tune", "01_prompt", "03_split", "02_template", "00_start_here"]
+# The last two load what the first two make. The three between do not, and fill the time.
+ROAD = "04_fine_tune 01_prompt 03_split 02_template 00_start_here 06_test 07_instruct_model".split()
+# They train several models each, which takes as long as the rest of the road.
+LONGEST = ["05_validate", "08_forgetting"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
 TEST_ENVIRONMENT = {"COURSE_PROFILE": "quick", "COURSE_RUNS": str(RESULTS), "HF_HUB_OFFLINE": "1"}
@@ -158,32 +160,31 @@ def lab(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """What every change must pass: ruff, the unit tests, and every cell of the road's notebooks."""
+    """What every change must pass: ruff, the unit tests, and every cell of the road's notebooks but
+    the two longest."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
         or unit_tests("-m", "not slow", *arguments)
-        or notebook_tests(dict.fromkeys([*BEGIN_WITH, *notebooks("0[0-8]*")]))
+        or notebook_tests(ROAD)
     )
 
 
 def test_rest(arguments: list[str]) -> int:
-    """What takes longer: slow unit tests, the notebooks beside the road, a browser.
+    """What takes longer: slow unit tests, the other notebooks, a browser.
 
-    The notebooks run at `smoke`: with the real model they take as long as the whole road, and
-    weekly.yml runs them on a small machine.
+    05 and 08 go on from what `test` has trained, if it ran before. The notebooks beside the road
+    run at `smoke`: with the real model they take as long as the whole road, and weekly.yml runs
+    them on a small machine.
     """
-    others = sorted({*notebooks("*")} - {*notebooks("0[0-8]*")}, reverse=True)  # 09 is the shortest
+    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    others = sorted(found - {*ROAD, *LONGEST}, reverse=True)  # 09 is the shortest
     return (
         unit_tests("-m", "slow", *arguments)
+        or notebook_tests(LONGEST)
         or notebook_tests(others, COURSE_PROFILE="smoke")
         or browser_tests()
     )
-
-
-def notebooks(pattern: str) -> list[str]:
-    """Names of the notebooks that fit the pattern, in order."""
-    return sorted(path.stem for path in (ROOT / "notebooks").glob(f"{pattern}.ipynb"))
 
 
 def unit_tests(*arguments: str) -> int:
