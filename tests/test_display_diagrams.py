@@ -123,7 +123,7 @@ def place_of(element):
 
 def test_the_road_draws_and_says_each_stage_in_its_order(draw):
     svg, says, line = draw(show_road)
-    titles = [title for _, _, title, *_ in diagrams.STAGES.values()]
+    titles = [title for _, _, _, title, *_ in diagrams.STAGES.values()]
     assert set(titles) <= set(words_in(svg))
     places = [says.index(f" {title}: ") for title in titles]
     assert places == sorted(places)
@@ -135,7 +135,7 @@ def test_the_road_draws_and_says_each_stage_in_its_order(draw):
 @pytest.mark.parametrize("stage", diagrams.STAGES)
 def test_the_road_marks_the_stage_where_you_are(draw, stage):
     svg, says, line = draw(show_road, stage)
-    title = diagrams.STAGES[stage][2]
+    title = diagrams.STAGES[stage][3]
     assert says.count("(you are here)") == 1 and f"{title} (you are here):" in says
     assert line.endswith(f"You are here: {stage}.\n")
     marks = [e for e in svg.iter(f"{SVG}text") if e.text == "you are here"]

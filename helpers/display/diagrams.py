@@ -26,28 +26,30 @@ NOTE, TITLE = {**START, "fill": FAINT}, {"font_size": 15, **BOLD}
 
 STEP = "forward, loss, backward, clip, step, zero"
 
-# Stage → column and row of its box, its title, and what happens there, in two lines.
+# Stage → column and row of its box, the notebook that treats it first, its title, and what happens
+# there, in two lines.
 STAGES = {
-    "table": (0, 0, "Table", "rows and", "columns"),
-    "split": (1, 0, "Split", "train, validation,", "test"),
-    "template": (2, 0, "Template", "turns a row", "into text"),
-    "examples": (3, 0, "Example", "prompt +", "completion"),
-    "tokens": (4, 0, "Tokens", "ids, and labels", "to learn from"),
-    "model": (0, 1, "Model", "predicts each", "next token"),
+    "table": (0, 0, "02_template", "Table", "rows and", "columns"),
+    "split": (1, 0, "03_split", "Split", "train, validation,", "test"),
+    "template": (2, 0, "02_template", "Template", "turns a row", "into text"),
+    "examples": (3, 0, "02_template", "Example", "prompt +", "completion"),
+    "tokens": (4, 0, "04_fine_tune", "Tokens", "ids, and labels", "to learn from"),
+    "model": (0, 1, "00_start_here", "Model", "predicts each", "next token"),
     "two distributions": (
         1,
         1,
+        "04_fine_tune",
         "Two distributions",
         "what the model expects, and",
         "what the label says",
     ),
-    "loss": (2, 1, "Loss", "how far apart", "the two are"),
-    "gradient": (3, 1, "Gradient", "how each weight", "moves the loss"),
-    "weights": (4, 1, "Weights", "all change", "a little"),
-    "train": (0, 2, "Train", "its examples feed", "the loop above"),
-    "validation": (1, 2, "Validation", "chooses settings", "and when to stop"),
-    "test": (2, 2, "Test", "one score,", "at the very end"),
-    "new model": (3, 2, "New model", "saved, loaded", "and used"),
+    "loss": (2, 1, "04_fine_tune", "Loss", "how far apart", "the two are"),
+    "gradient": (3, 1, "04_fine_tune", "Gradient", "how each weight", "moves the loss"),
+    "weights": (4, 1, "04_fine_tune", "Weights", "all change", "a little"),
+    "train": (0, 2, "03_split", "Train", "its examples feed", "the loop above"),
+    "validation": (1, 2, "05_validate", "Validation", "chooses settings", "and when to stop"),
+    "test": (2, 2, "06_test", "Test", "one score,", "at the very end"),
+    "new model": (3, 2, "07_instruct_model", "New model", "saved, loaded", "and used"),
 }
 
 
@@ -142,13 +144,13 @@ def show_road(here: str | tuple[str, ...] = ()) -> None:
 
 
 def road_svg() -> str:
-    """The road as a file for the README, with nothing marked."""
-    drawing, says = _road(())
+    """The road as a file for README and the site, whose boxes lead to the notebooks of the site."""
+    drawing, says = _road((), linked=True)
     return drawing.svg("The road of the course", says)
 
 
-def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
-    """The road with some stages marked, and its text alternative."""
+def _road(here: tuple[str, ...], linked: bool = False) -> tuple[_Drawing, str]:
+    """The road with some stages marked, or with each box a link, and its text alternative."""
     pen = _Drawing(424)
     tops, says = (30, 174, 340), ["The road of the course."]
     for column in range(4):
@@ -163,15 +165,21 @@ def _road(here: tuple[str, ...]) -> tuple[_Drawing, str]:
     pen.text(26, 318, "the parts of the split, and what comes out", **NOTE)
     for x in (181, 356, 531):
         pen.arrow((x + 1, tops[2] + 34), (x + 19, tops[2] + 34))
-    for stage, (column, row, title, *lines) in STAGES.items():
+    for stage, (column, row, notebook, title, *lines) in STAGES.items():
         width = (120, 120, 155)[row]
         x, y = 26 + (width + 20) * column, tops[row]
         marked = stage in here
         fill = PALE_ORANGE if marked else PALE_BLUE
+        if linked:
+            # The label, since the lines in the box would be read as one word.
+            label = escape(f"{title}: {' '.join(lines)} (notebook {notebook[:2]})")
+            pen.parts.append(f'<a href="notebooks/{notebook}.html" aria-label="{label}">')
         if stage == "two distributions":
             _two_distributions(pen, x, y, title, fill)
         else:
             pen.box(x, y, width, title, *lines, fill=fill)
+        if linked:
+            pen.parts.append("</a>")
         if marked:
             pen.rect(x, y, width, 68, "none", stroke=MARK, stroke_width=3)
             pen.rect(x + width / 2 - 50, y - 16, 100, 19, MARK, stroke=MARK)
