@@ -34,6 +34,7 @@ HOLDS_ANSWER = Exercise(
         Case(("Eight legs, as far as I know", ["8", "eight"]), "One of the answers is enough."),
         Case(("That is in South America!", ["South America"]), "The answer has two words."),
         Case(("In North America", ["South America"]), "One of its two words is not enough."),
+        Case(("North America, not the South", ["South America"]), "Both words, but not in a row."),
     ),
     mistakes=wrong_answers(
         lambda text, answers: text in answers,
@@ -53,6 +54,11 @@ HOLDS_ANSWER = Exercise(
         lambda text, answers: holds_answer(text, " ".join(answers).split()),
         "Your function accepts one word of a longer answer: North America would pass for "
         "South America.",
+        lambda text, answers: any(
+            all(holds_answer(text, [word]) for word in answer.split()) for answer in answers
+        ),
+        "The words of a longer answer may stand anywhere in your text. They have to stand side by "
+        "side.",
         lambda text, answers: all(holds_answer(text, [answer]) for answer in answers),
         "Your function asks for all of the answers. They are different ways to say the same "
         "thing: one is enough.",

@@ -131,8 +131,8 @@ LEAKED_ROWS = Exercise(
     cases=_leak_cases(),
     mistakes=wrong_answers(
         lambda train, test, column: leaked_rows(train, test, "review_id"),
-        "You look for the same review in both parts. A split never has that; the leak is one "
-        "level higher.",
+        "You find no row in any case. If you look for whole reviews: none is in both parts. "
+        "Compare what group_key makes of row[column], on both sides.",
         _as_spelled,
         "Nearly. One product may be spelled in two ways; group_key(row[column]) makes them "
         "the same.",

@@ -69,8 +69,10 @@ def _judge_prompt(source: str) -> str | None:
         template.render(row)["prompt"]
         for row in (without, without | {"review_headline": _HEADLINE})
     )
-    # Without an `if`, a missing headline takes nothing with it: no label, no line break.
-    if _HEADLINE in with_headline and with_headline.replace(_HEADLINE, "") == prompt:
+    # Without an `if`, a missing headline takes nothing with it: no label, no line break. And a line
+    # break outside of the `if` stays behind, as an empty line.
+    alike = with_headline.replace(_HEADLINE, "") == prompt
+    if _HEADLINE in with_headline and (alike or prompt.startswith("\n") or "\n\n\n" in prompt):
         return (
             f"The prompt of a row without a headline is {prompt!r}. Where its headline would "
             "be, something is left over: an empty line, a space, or a label with nothing after "
@@ -102,6 +104,10 @@ HAPPY_PROMPT = Exercise(
         "{{ review_headline }}\n{{ review_body }}\nIs this customer happy, yes or no?",
         "Put the headline and its line break between {% if review_headline %} and {% endif %}, "
         "so that neither is there when a row has no headline.",
+        "{% if review_headline %}{{ review_headline }}\n{% endif %}\n{{ review_body }}\n"
+        "Is this customer happy, yes or no?",
+        "A line break after {% endif %} stays where there is no headline. Begin the next part "
+        "right after {% endif %}.",
     ),
     hints=(
         "Show the review, then ask, and name both answers. End where the answer should follow: "

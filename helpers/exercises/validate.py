@@ -16,6 +16,11 @@ def _rises_in_a_row(losses: list[float], patience: int) -> bool:
     return len(rises) == patience and all(rises)
 
 
+def _beats_the_one_before(losses: list[float], patience: int) -> bool:
+    recent = losses[-patience - 1 :]
+    return len(recent) > patience and min(recent[1:]) >= recent[0]
+
+
 def _equal_is_better(losses: list[float], patience: int) -> bool:
     last_best = max(i for i, loss in enumerate(losses) if loss == min(losses))
     return len(losses) - 1 - last_best >= patience
@@ -34,6 +39,7 @@ SHOULD_STOP_EARLY = Exercise(
         Case(([1.0, 2.0], 1), "One evaluation without a lower loss, and patience for one."),
         Case(([1.0, 2.0], 2), "One evaluation without a lower loss, but patience for two."),
         Case(([1.0, 1.0], 1), "A loss that is equal is not lower."),
+        Case(([1.0, 2.0, 1.5], 1), "The last loss beats the one before it, but not the best."),
         Case(([3.0, 1.0, 2.0, 1.5], 2), "It fell at the end, but not below the best."),
         Case(([3.0, 1.0, 2.0, 0.5], 2), "The last evaluation beats all before it."),
         Case(([2.0, 2.5, 1.0, 1.5, 0.5, 0.75], 2), "The last evaluation but one was the best."),
@@ -45,6 +51,9 @@ SHOULD_STOP_EARLY = Exercise(
         _rises_in_a_row,
         "You compare each loss with the one before. A loss that falls again, but not below "
         "the best, is no improvement either: compare with the best.",
+        _beats_the_one_before,
+        "You compare with the evaluation just before the last ones. Compare with the best of all "
+        "before them.",
         lambda losses, patience: len(losses) - 1 - losses.index(min(losses)) > patience,
         "You wait one evaluation too long: with patience 1, the first without a lower loss is "
         "enough.",

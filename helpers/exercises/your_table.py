@@ -23,6 +23,7 @@ REDACT = Exercise(
         Case(("Write to ann@example.org please",), "One address between words."),
         Case(("Write to ann@example.org.",), "The full stop after it ends the sentence."),
         Case(("ann@example.org or bob.lee+news@mail.example.com",), "Two addresses."),
+        Case(("Ann (ann@example.org) knows",), "The brackets belong to the text around it."),
         Case(("Two for 5 @ 3 each",), "This @ stands alone, so it belongs to no address."),
     ),
     mistakes=wrong_answers(
@@ -33,6 +34,8 @@ REDACT = Exercise(
         lambda text: re.sub(r"\S*@\S*", "[e-mail]", text),
         "You replace everything that touches the @: a full stop after an address goes with "
         "it, and an @ that stands alone is not an address.",
+        lambda text: re.sub(r"\S+@\S+\w", "[e-mail]", text),
+        "You take all that is no space for a part of the address, such as a bracket before it.",
         lambda text: re.sub(EMAIL, "", text),
         "The addresses are deleted. Put [e-mail] in their place, so that the sentence stays "
         "complete.",
