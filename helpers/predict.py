@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data import load_task
 from helpers.data.formats import read_raw, refused
-from helpers.data.table import is_empty
+from helpers.data.table import clean_column, is_empty
 from helpers.errors import CourseError, format_names
 from helpers.files import write_whole
 from helpers.inference import generate_answers, score_choices
@@ -74,7 +74,10 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     if taken := sorted({"predicted", "probability"} & {*raw.frame}):
         raise refused(table, f"has a column {taken[0]} already. Rename it, or delete it.")
     fields = sorted(task.wording.prompt_fields)
-    rows = {i: {**row, "row_id": f"{raw.unit} {i}"} for i, row in raw.frame.iterrows()}
+    clean = raw.frame.copy()  # as for training; the new table keeps its cells
+    for name in {*task.clean} & {*clean}:
+        list(clean_column(clean, name))
+    rows = {i: {**row, "row_id": f"{raw.unit} {i}"} for i, row in clean.iterrows()}
     # A column that is missing is no empty one: the template will say so.
     asked = {
         i: row

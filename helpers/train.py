@@ -39,7 +39,7 @@ from helpers.inference.generate import answer_form
 from helpers.machine import peak_memory
 from helpers.model import card_metadata, load_model, model_card, provenance, save_model
 from helpers.profiles import runs_folder
-from helpers.training import History, TrainSettings, predicted_cost, train_task
+from helpers.training import History, TrainSettings, load_finished, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -71,7 +71,7 @@ def untuned_answers(
     with the best prompt. The best prompt is looked for on validation rows."""
     answers = rival_answers(task, training, rows)
     answers["zero-shot"] = predict_answers(model, tokenizer, rows)
-    best = best_prompt(model, tokenizer, task)
+    best = best_prompt(model, tokenizer, task, training)
     answers["best prompt"] = predict_with(best, model, tokenizer, task, training, rows)
     return answers
 
@@ -85,6 +85,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     """
     first = process_index() == 0  # of several, it alone answers, scores and writes
     task = load_task(run.task)
+    task_text = task.path.read_text(encoding="utf-8")  # it may be edited while this runs
     examples = load_examples(task, run.rows)
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
     if folder.resolve() in (here := Path.cwd(), *here.parents):
@@ -105,7 +106,10 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         for part, rows in parts.items()
     }
     run_folder = runs_folder(task.name) / "command_line"
-    history = train_task(model, tokenizer, examples["validation"], sets, settings, run_folder, _say)
+    parts_of_run = model, sets["train"], sets["validation"], settings
+    history = load_finished(*parts_of_run, run_folder) or train_task(
+        model, tokenizer, examples["validation"], sets, settings, run_folder, _say
+    )
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     for part, rows in parts.items():
@@ -113,6 +117,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
     if first:
         extras = _extras(task, run, settings, examples["train"], history, boards)
+        extras["task.yaml"] = task_text
         extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
         older = None
         with suppress(OSError):  # nothing was there; or save_model will say what is wrong
@@ -179,7 +184,6 @@ def _extras(
     card = model_card(title, provenance(run.model), facts, training[0]["prompt"], limits, metadata)
     return {
         "README.md": card,
-        "task.yaml": task.path.read_text(encoding="utf-8"),
         "history.json": history.to_json(),
         "scoreboard.json": boards_json(boards),
         "scoreboard.html": boards_page(title, boards),

@@ -144,6 +144,11 @@ def test_the_next_run_keeps_the_model_of_the_last_one(smoke, monkeypatch, capsys
         assert ((older / "model.safetensors").read_bytes() == first) == (not number)
     assert (folder / "model.safetensors").read_bytes() != first
 
+    # The run on disk is finished: the same command only saves it again.
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_task", lambda *_: pytest.fail("trained again"))
+        assert run(train, *once, "--learning_rate", "2e-3") == 0
+
     def full(*_):
         raise CourseError("The disk is full.")
 
@@ -197,6 +202,18 @@ def test_answers_that_cannot_be_written_can_go_to_another_file(smoke, monkeypatc
     assert run(predict, *asked, smoke / "new.csv" / "answers.csv") == 2
     assert "another file with --output" in capsys.readouterr().err
     assert run(predict, *asked, smoke / "answers.csv") == 0
+
+
+def test_a_new_table_is_cleaned_as_the_training_rows_were(smoke, monkeypatch):
+    text = task_file(smoke).read_text("utf-8") + "clean: [review_body]\n"
+    (smoke / "task.yaml").write_text(text, encoding="utf-8")
+    (smoke / "new.csv").write_text("review_body\n It&#39;s good \n", encoding="utf-8")
+    monkeypatch.setattr(predict, "load_model", lambda _: (None, None))
+    asked = []
+    monkeypatch.setattr(predict, "answer_all", lambda *given: asked.append(given) or (["a"], [0.5]))
+    assert run(predict, "--model", smoke, "--table", smoke / "new.csv") == 0
+    assert "\n\nIt's good\n" in asked[0][2][0]["prompt"]
+    assert read_raw(smoke / "new_answered.csv").frame["review_body"].tolist() == [" It&#39;s good "]
 
 
 def test_an_answer_of_several_lines_comes_whole(smoke, monkeypatch):

@@ -1,5 +1,8 @@
 """What is in a table, and the task file that it leads to."""
 
+import os
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 
@@ -109,6 +112,16 @@ def test_a_task_file_for_free_text_and_what_suggest_proposes(tmp_path):
     task = write_task(tmp_path / "mine.yaml", DIALOGUES, **given)
     assert task.kind == "text" and task.metrics == ("rouge",) and not task.choices
     assert suggest(describe(REVIEWS))["group"] == "product_title"
+
+
+def test_a_table_on_another_drive_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    def relpath(*_):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    given = {"prompt": ["dialogue"], "answer": "summary", "instruction": "Summarize it."}
+    task = write_task(tmp_path / "mine.yaml", DIALOGUES, **given)
+    assert Path(task.table) == DIALOGUES.resolve()
 
 
 def test_numbers_and_booleans_can_be_choices(tmp_path):

@@ -256,6 +256,14 @@ def test_class_with_too_few_rows_or_groups():
     refused(lambda: by_product(some), "star_rating = 1", "8 rows with 2 values")
 
 
+def test_a_row_without_a_label_is_no_class():
+    toys = [row(n, f"Toy {n}") for n in range(40)]
+    some = table(*toys, row(40, "Novel", " "), row(41, "Pen", ""))
+    assert sum(split_by_group(some, None, ["department"]).num_rows.values()) == 42
+    spaced = table(*toys, row(40, "Toy", "pets "))
+    assert split_by_group(spaced, None, ["department"])
+
+
 def test_class_that_cannot_be_in_every_part():
     # Books needs products 1, 2, 3 in three parts, and pets 1, 2, 4; then 3 and 4 share a part,
     # which sports forbids.

@@ -286,6 +286,12 @@ def test_types_of_json(tmp_path):
     assert "mix" in report.notes[0]
 
 
+def test_whole_and_decimal_numbers_of_json_print_as_a_dataset_stores_them(tmp_path):
+    path = write(tmp_path, '{"t": "a", "n": 4}', '{"t": "b", "n": 4.5}', name="t.jsonl")
+    assert [str(n) for n in formats.read_raw(path).frame["n"]] == ["4.0", "4.5"]
+    assert [str(n) for n in load_table(path)[0]["n"]] == ["4.0", "4.5"]
+
+
 def test_lists_among_texts_are_dropped_where_the_column_is_in_use(tmp_path):
     lines = ['{"q": "a", "a": "x"}', '{"q": "b", "a": ["x", "y"]}', '{"q": null, "a": "z"}']
     path = write(tmp_path, *lines, name="t.jsonl")
@@ -438,6 +444,11 @@ def test_json_is_known_by_its_content(tmp_path, indent, name):
     for row in ({"q": "a", "n": 1}, {"q": "a", "n": [1, 2]}):
         path = write(tmp_path, json.dumps(row, indent=indent), name=name)
         assert load_table(path)[0].remove_columns("row_id").to_list() == [row]
+
+
+def test_a_csv_with_json_in_its_name_is_a_csv(tmp_path):
+    path = write(tmp_path, "q,n", "a,1", name="from_json.csv")
+    assert cells(load_table(path)[0], "q", "n") == [("a", 1)]
 
 
 def test_json_lines_of_chats_in_a_file_of_any_name(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score
 
@@ -19,11 +20,13 @@ from helpers.evaluation.prompt_search import (
     best_prompt,
     build_prompts,
     calibrate,
+    kept_prompts,
     label_bias,
     predict_with,
     search_prompts,
 )
 from helpers.inference import score_choices
+from helpers.inference.few_shot import draw_shots
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SMALL = replace(
@@ -188,6 +191,12 @@ def test_trials_are_kept_until_something_they_depend_on_changes(asked, quiz, mon
     assert best == next(t for t in first if t.score == max(t.score for t in first))
     with pytest.raises(RuntimeError):  # tuned meanwhile, under the same name
         search_prompts(tiny_model(seed=1, window=4096), tokenizer, quiz)
+    validation = load_examples(quiz)["validation"]
+    assert kept_prompts(quiz, validation) == first
+    assert kept_prompts(quiz, validation.select(range(5))) == []
+    some = load_examples(quiz)["train"].select(range(20))
+    with pytest.raises(RuntimeError):  # shots are drawn from other rows
+        best_prompt(model, tokenizer, quiz, some)
     two = quiz.templates["two"]
     reworded = {**quiz.templates, "two": replace(two, prompt="Hm. " + two.prompt)}
     with pytest.raises(RuntimeError):
@@ -223,6 +232,17 @@ def test_prompts_that_do_not_fit_are_left_out_with_a_word(asked, quiz, capsys) -
     assert "3 shots (draw 0): left out. Prompt number" in capsys.readouterr().out
     with pytest.raises(CourseError, match="No prompt of the task 'quiz' could be tried"):
         search_prompts(tiny_model(seed=1, window=4), tokenizer, quiz)
+
+
+def test_a_shot_with_the_text_of_a_question_is_not_shown_to_it(asked) -> None:
+    *_, task, examples = asked
+    choice, train = PromptChoice("instruction", shots=3, seed=1), examples["train"]
+    shot = draw_shots(task.render(train, "instruction"), 3, 1)[0]
+    twin = train.filter(lambda row: row["row_id"] == shot["row_id"]).to_list()[0]
+    other = examples["validation"].to_list()[0]
+    pair = Dataset.from_list([{**twin, "row_id": "twin"}, other])
+    alike, usual = build_prompts(choice, task, train, pair)["prompt"][:]
+    assert alike.count("One word:") == 3 and usual.count("One word:") == 4
 
 
 def test_a_choice_says_what_it_is_in_words() -> None:

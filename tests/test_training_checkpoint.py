@@ -545,6 +545,17 @@ def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
     assert untouched(model)
 
 
+def test_a_run_that_goes_on_needs_no_room_for_what_it_has_written(tmp_path, monkeypatch):
+    first = checkpoint.RunFolder(tmp_path, "run")
+    for path in (first.best, first.checkpoint):
+        path.write_bytes(b"x" * 50)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("U", (), {"free": 10}))
+    with first.opened(110):
+        pass
+    with pytest.raises(TrainingError, match="GB free"), first.opened(111):
+        pass
+
+
 def test_a_folder_without_permission_is_refused_before_training(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("a file where a folder should be")

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from helpers.data.tokenize import IGNORE
-from helpers.training import shared_prefix
+from helpers.training import loss, shared_prefix
 from helpers.training.loss import (
     LABELLED_AT_ONCE,
     TOKENS_AT_ONCE,
@@ -117,6 +117,14 @@ def test_the_loss_of_a_set_counts_tokens_and_not_batches(name):
     alone = [model(**COLLATE([row])).loss.item() for row in rows]
     assert each == pytest.approx(alone, rel=1e-4)
     assert max(alone) > min(alone)
+
+
+def test_a_process_without_rows_adds_a_loss_of_zero_and_keeps_the_sum_exact(monkeypatch):
+    monkeypatch.setattr(loss, "share_of_process", lambda rows: [])
+    others = (37.93, 4)
+    summed = lambda *own: tuple(type(a)(b) for a, b in zip(own, others, strict=True))  # noqa: E731
+    monkeypatch.setattr(loss, "total_of", summed)
+    assert evaluate_loss(tiny_model(), VALIDATION, COLLATE) == pytest.approx(37.93 / 4)
 
 
 def test_nothing_is_dropped_in_an_evaluation_and_the_model_stays_in_its_mode():

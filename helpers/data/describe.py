@@ -216,7 +216,10 @@ def write_task(
             completion = f"{{% if {condition} %}}{completion}{{% endif %}}"
     here = str(table)
     if not here.startswith("hub:"):
-        here = Path(os.path.relpath(table, path.parent or ".")).as_posix()
+        try:
+            here = Path(os.path.relpath(table, path.parent or ".")).as_posix()
+        except ValueError:  # on Windows, a path on another drive has no relative form
+            here = Path(table).resolve().as_posix()
     reads = "\n".join(f"{name}: {{{{ {name} }}}}" for name in prompt)
     if len(prompt) == 1:
         reads = f"{{{{ {prompt[0]} }}}}"

@@ -24,6 +24,7 @@ from helpers.errors import CourseError, format_names
 # What pandas calls the index when it saves it with a table, and columns without a name.
 _INDEX = re.compile(r"\s*|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
 _DECIMAL = re.compile(r"-?[0-9]{1,9}\.[0-9]{1,6}")
+_JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$")
 _JSON = re.compile(r'\s*(\{\s*"|\[\s*\{)')  # how a table in JSON begins
 _WHOLE = re.compile(r"-?[1-9][0-9]{0,17}|0")  # as Python prints it, so no leading zeros; fits int64
 
@@ -69,7 +70,7 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             raw = _read_parquet(path, data)
         else:
             text, notes = _decode(path, data)
-            is_json = "json" in path.name.lower() or _JSON.match(text)
+            is_json = _JSON_NAME.search(path.name.lower()) or _JSON.match(text)
             raw = _read_json(path, text) if is_json else _read_separated(path, text, names)
             raw.notes[:0] = notes
     if raw.frame.empty:
@@ -100,7 +101,9 @@ def _settle(name: str, cells: list, notes: list[str]) -> list:
     """
     cells = [None if cell != cell else cell for cell in cells]  # NaN
     types = {type(cell) for cell in cells} - {type(None)}
-    if types & {list, dict} or types == {int, float} or (len(types) == 1 and types != {str}):
+    if types == {int, float}:  # as a Dataset stores them, so that they print alike everywhere
+        return [None if cell is None else float(cell) for cell in cells]
+    if types & {list, dict} or (len(types) == 1 and types != {str}):
         return cells
     if types - {str}:
         notes.append(f"The column {name} mixes types and is read as text.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from helpers.data.table import KnownTexts, group_key
+from helpers.data.table import KnownTexts, group_key, is_empty
 from helpers.errors import CourseError
 from helpers.files import write_whole
 
@@ -69,7 +69,7 @@ def split_by_group(
     """
     _check(table, group, *stratify)
     values = {
-        column: [str(cell) if isinstance(cell, list | dict) else cell for cell in table[column]]
+        column: [str(c).strip() if isinstance(c, str | list | dict) else c for c in table[column]]
         for column in stratify
     }
     groups: dict[str, list[int]] = defaultdict(list)
@@ -291,6 +291,8 @@ def _check_parts(
     for column, cells in values.items():
         classes = [{cells[i] for i in part} for part in parts]
         for value in dict.fromkeys(cells):  # each value once, in the order of the table
+            if is_empty(value):  # no class: such a row has no answer and is left out later
+                continue
             lacking = [name for name, here in zip(PARTS, classes, strict=True) if value not in here]
             if lacking:
                 size = _number(cells.count(value), "row")

@@ -133,7 +133,7 @@ def load_table(
         frame = frame.drop(index={one.line for one in found if ACTIONS[one.kind] == "dropped"})
 
     for name in clean:
-        note(_clean(frame, name))
+        note(clean_column(frame, name))
     note(_unusable(frame, used, required, numbers, prompt))
     note(_empty_cells(frame, compare))
     note(_equal_rows(frame, compare))
@@ -209,7 +209,7 @@ def _fit(cells: list) -> bool:
 _Remark = tuple[int, str, str, str]  # line, column, kind, detail
 
 
-def _clean(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
+def clean_column(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
     """Clean the cells of a column; space inside a cell stays as it is."""
     for line, cell in frame[name].items():
         if not isinstance(cell, str):

@@ -27,6 +27,7 @@ from helpers.evaluation.prompt_search import (
     best_prompt,
     build_prompts,
     calibrate,
+    kept_prompts,
     label_bias,
     predict_with,
     search_prompts,

@@ -18,7 +18,7 @@ from helpers.inference.few_shot import draw_shots, few_shot_prompt
 from helpers.inference.generate import answer_length
 from helpers.inference.score import pick_choices, predict_answers, score_choices
 from helpers.profiles import profile
-from helpers.results import cached
+from helpers.results import cached, load_result
 
 
 def label_bias(scores: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class PromptChoice:
     template: name of the wording. chat: whether the whole prompt is a message in the chat template.
     shots, seed: how many shots, and which draw of them. offsets: for each choice, what is taken off
     its log-probability before the largest is picked; empty when it is not calibrated.
-    scores: metrics.row_scores on the validation rows.
+    scores: metrics.row_scores on the validation rows. rows: tells these rows apart from others.
     """
 
     template: str
@@ -55,6 +55,7 @@ class PromptChoice:
     seed: int = 0
     offsets: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
+    rows: str = ""
 
     @property
     def score(self) -> float:
@@ -79,7 +80,8 @@ def build_prompts(
     """The examples in the wording of the choice, with its shots, drawn from the training examples.
 
     The chat template is not in these prompts: predict_with adds it.
-    Raises CourseError when a row is among its own shots, or there are too few to draw.
+    A shot with the prompt of a row is not shown to that row. Raises CourseError when a row is among
+    its own shots, or there are too few to draw.
     """
     parts = (task.render(part, choice.template) for part in (train_examples, examples))
     return Dataset.from_list(_with_shots(choice, *parts))
@@ -89,7 +91,15 @@ def _with_shots(
     choice: PromptChoice, train: Iterable[dict], examples: Iterable[dict]
 ) -> list[dict[str, Any]]:
     shots = draw_shots(train, choice.shots, choice.seed)
-    return [few_shot_prompt(shots, example) for example in examples]
+    # A shot with the text of the question would tell its answer: that row goes without it.
+    return [
+        few_shot_prompt([one for one in shots if not _repeats(one, example)], example)
+        for example in examples
+    ]
+
+
+def _repeats(shot: dict, example: dict) -> bool:
+    return shot["prompt"] == example["prompt"] and shot["row_id"] != example["row_id"]
 
 
 def predict_with(
@@ -110,7 +120,10 @@ def predict_with(
 
 
 def search_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    train_examples: Dataset | None = None,
 ) -> list[PromptChoice]:
     """All the ways to ask that the course tries, scored on validation rows; kept on disk.
 
@@ -121,9 +134,12 @@ def search_prompts(
 
     To be fair, wordings that show or ask for other columns than the tuned one are left out. So is,
     with a line that says why, what cannot be made of all the rows or does not fit into the window.
+
+    train_examples: from which shots are drawn; by default all training rows of the profile.
     """
     examples = load_examples(task)
-    train, validation = examples["train"], scored_rows(task, examples["validation"])
+    train, validation = train_examples or examples["train"], examples["validation"]
+    validation = scored_rows(task, validation)
     rendered = _render_all(task, train, validation)
 
     def try_all() -> list[dict]:
@@ -142,7 +158,7 @@ def search_prompts(
             for shots in profile().shots:
                 for seed in range(profile().draws):
                     trials += attempt(PromptChoice(name, chat, shots, seed))
-        return [asdict(trial) for trial in trials]
+        return [asdict(trial) | {"rows": _rows_key(validation)} for trial in trials]
 
     key = {
         "rows": {
@@ -153,18 +169,37 @@ def search_prompts(
         "model": [model.name_or_path, _fingerprint(model), tokenizer.chat_template],
         "fields": [field.name for field in fields(PromptChoice)],
     }
-    kept = cached(f"{task.name}/prompts", key, try_all)  # JSON has lists in place of tuples
+    return _choices(cached(f"{task.name}/prompts", key, try_all))
+
+
+def kept_prompts(task: Task, validation: Dataset) -> list[PromptChoice]:
+    """What search_prompts has kept for this task: nothing where it scored other validation rows."""
+    kept, rows = load_result(f"{task.name}/prompts"), _rows_key(scored_rows(task, validation))
+    return [choice for choice in _choices(kept or []) if choice.rows == rows]
+
+
+def _choices(kept: list[dict]) -> list[PromptChoice]:
+    # JSON has lists in place of tuples.
     return [
         PromptChoice(**{k: tuple(v) if isinstance(v, list) else v for k, v in trial.items()})
         for trial in kept
     ]
 
 
+def _rows_key(rows: Iterable[dict]) -> str:
+    known = repr([(row["row_id"], row["answer"]) for row in rows])
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
 def best_prompt(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    train_examples: Dataset | None = None,
 ) -> PromptChoice:
     """The best of search_prompts: of equals the first tried one, which has fewer shots."""
-    return max(search_prompts(model, tokenizer, task), key=lambda trial: trial.score)
+    tried = search_prompts(model, tokenizer, task, train_examples)
+    return max(tried, key=lambda trial: trial.score)
 
 
 def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:

@@ -89,11 +89,14 @@ class RunFolder:
             ) from error
         with held:
             self._move_aside()
+            # A run that goes on needs no room for the files that it has.
+            own = [f for path in (self.best, self.checkpoint) for f in (path, _previous(path))]
+            needed -= sum(path.stat().st_size for path in own if path.exists())
             free = shutil.disk_usage(self.folder).free
             if free < needed:
                 raise TrainingError(
-                    f"The disk of {self.folder} has {free / 1e9:.1f} GB free, and a run needs up "
-                    f"to {needed / 1e9:.1f} GB for its checkpoints. Free some space, or set "
+                    f"The disk of {self.folder} has {free / 1e9:.1f} GB free, and this run needs "
+                    f"up to {needed / 1e9:.1f} GB for its checkpoints. Free some space, or set "
                     "COURSE_RUNS to a folder on another disk. Nothing was trained."
                 )
             yield

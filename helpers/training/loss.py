@@ -137,7 +137,7 @@ def evaluate_loss(
     """
     rows = share_of_process(list(dataset))
     sums, counts = _row_sums(model, rows, collate, batch_size, precision)
-    total, count = total_of(sum(sums), sum(counts))
+    total, count = total_of(sum(sums, 0.0), sum(counts))  # 0.0: a process may have no row
     if not count:
         raise TrainingError("The set has no labelled token, so it has no loss.")
     return total / count

@@ -95,7 +95,12 @@ def total_of(*numbers: float) -> tuple[float, ...]:
 def sum_gradient(parameter: torch.Tensor) -> None:
     """Make a parameter's gradient that of the whole batch: the sum over all processes, in place."""
     if process_count() > 1 and parameter.grad is not None:
-        dist.all_reduce(parameter.grad)
+        # gloo knows no tensors on Apple's GPU.
+        apple = parameter.grad.device.type == "mps"
+        total = parameter.grad.cpu() if apple else parameter.grad
+        dist.all_reduce(total)
+        if apple:
+            parameter.grad.copy_(total)
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def task_form(notebook: Notebook) -> None:
     instruction.click(click_count=3)  # selects all that stands there
     notebook.page.keyboard.type("Say it in five words.")
     path.click()
-    path.fill(path.input_value().replace("my_task", "by_mouse"))
+    path.fill(path.input_value().replace("example.yaml", "by_mouse.yaml"))
     write()
     expect(written).to_contain_text("Say it in five words.")
     expect(written).to_contain_text("name: by_mouse")
