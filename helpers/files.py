@@ -37,6 +37,14 @@ def write_whole(path: Path, text: str) -> None:
     flush_to_disk(path.parent)
 
 
+def relative_path(path: str | Path, folder: str | Path = ".") -> Path:
+    """The path from a folder. On Windows, one on another drive has none: then it is whole."""
+    try:
+        return Path(os.path.relpath(path, folder))
+    except ValueError:
+        return Path(path).resolve()
+
+
 def flush_to_disk(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk now.
 

@@ -1,6 +1,5 @@
 """What is in a table that nobody has described yet, and the task file that it leads to."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from helpers.data.table import is_empty
 from helpers.data.task import Task, TaskError, load_task
 from helpers.data.templates import TemplateError
 from helpers.errors import format_names
+from helpers.files import relative_path
 
 # A column with at most so many different values may hold the labels of a classification.
 MOST_LABELS = 30
@@ -216,10 +216,7 @@ def write_task(
             completion = f"{{% if {condition} %}}{completion}{{% endif %}}"
     here = str(table)
     if not here.startswith("hub:"):
-        try:
-            here = Path(os.path.relpath(table, path.parent or ".")).as_posix()
-        except ValueError:  # on Windows, a path on another drive has no relative form
-            here = Path(table).resolve().as_posix()
+        here = relative_path(table, path.parent).as_posix()
     reads = "\n".join(f"{name}: {{{{ {name} }}}}" for name in prompt)
     if len(prompt) == 1:
         reads = f"{{{{ {prompt[0]} }}}}"

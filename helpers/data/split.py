@@ -97,7 +97,7 @@ def split_by_group(
     _check_parts(parts, values, groups, group)
     for part in parts:
         rng.shuffle(part)
-    return _select(table, parts)
+    return DatasetDict({name: table.select(rows) for name, rows in zip(PARTS, parts, strict=True)})
 
 
 def leaked_rows(train: Iterable[Mapping], test: Iterable[Mapping], column: str) -> list[dict]:
@@ -261,10 +261,6 @@ def _assign(names: list[str], counts: dict[str, Counter[Stratum]]) -> dict[str, 
                 moved = True
             have[part_of[name]].update(counts[name])
     return part_of
-
-
-def _select(table: Dataset, parts: list[list[int]]) -> DatasetDict:
-    return DatasetDict({name: table.select(rows) for name, rows in zip(PARTS, parts, strict=True)})
 
 
 # Checks

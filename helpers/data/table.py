@@ -210,7 +210,8 @@ _Remark = tuple[int, str, str, str]  # line, column, kind, detail
 
 
 def clean_column(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
-    """Clean the cells of a column; space inside a cell stays as it is."""
+    """Clean the cells of a column in place, while what was done is asked for; space inside a cell
+    stays as it is."""
     for line, cell in frame[name].items():
         if not isinstance(cell, str):
             continue

@@ -31,6 +31,7 @@ from helpers.data.templates import (
     read_yaml,
 )
 from helpers.errors import CourseError, format_names
+from helpers.files import relative_path
 from helpers.profiles import ROOT, profile, runs_folder
 
 TASKS = ROOT / "data" / "tasks"
@@ -99,10 +100,7 @@ class Task:
         """The table, as a path from the working folder, or as "hub:owner/name"."""
         if self.table.startswith("hub:"):
             return self.table
-        path = self.path.parent / self.table
-        with suppress(ValueError):  # on Windows, a path on another drive has no relative form
-            return Path(os.path.relpath(path))
-        return path
+        return relative_path(self.path.parent / self.table)
 
     def load_table(self) -> Dataset:
         """The cleaned rows, in the order of the file.

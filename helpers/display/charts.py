@@ -16,6 +16,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
+from numpy.typing import ArrayLike
 
 from helpers.evaluation.uncertainty import (
     expected_calibration_error,
@@ -145,7 +146,7 @@ def interval_chart(
     return chart
 
 
-def confusion_figure(tables: Mapping[str, list[list[int]]], labels: Sequence[str]) -> Figure:
+def confusion_figure(tables: Mapping[str, ArrayLike], labels: Sequence[str]) -> Figure:
     """Confusion matrices side by side: counts as numbers, their share of the row as shade.
 
     tables: method → counts; row = right answer, column = answer given, in the order of the labels.

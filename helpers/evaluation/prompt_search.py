@@ -158,7 +158,8 @@ def search_prompts(
             for shots in profile().shots:
                 for seed in range(profile().draws):
                     trials += attempt(PromptChoice(name, chat, shots, seed))
-        return [asdict(trial) | {"rows": _rows_key(validation)} for trial in trials]
+        rows = _rows_key(validation)
+        return [asdict(trial) | {"rows": rows} for trial in trials]
 
     key = {
         "rows": {

@@ -52,6 +52,9 @@ _BACKWARD, _STEP, _ZERO = "loss.backward()", "optimizer.step()", "optimizer.zero
 _CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
 # In both exercises.
 _LINE_MISSING = (
+    altered(train_loop, {_BACKWARD: ""}),
+    "No gradient is ever computed, so the optimizer has nothing to follow: backward is missing, or "
+    "its parentheses are.",
     altered(train_loop, {_STEP: ""}),
     "The gradients are thrown away before a step uses them: step is missing, or it comes after "
     "zero.",
@@ -69,9 +72,6 @@ TRAIN_LOOP = Exercise(
     judge=_judge_loop,
     answer="import torch\n\n\n" + inspect.getsource(train_loop),
     mistakes=wrong_answers(
-        altered(train_loop, {_BACKWARD: ""}),
-        "No gradient is ever computed, so the optimizer has nothing to follow: backward is "
-        "missing.",
         *_LINE_MISSING,
         altered(train_loop, {_CLIP: ""}),
         "clip is missing or in the wrong place: the step uses a gradient that is not clipped. "
@@ -105,8 +105,6 @@ LOOP_WITH_GAPS = Exercise(
     answer="import torch\n\n\n"
     + inspect.getsource(train_loop).replace("def train_loop", "def loop_with_gaps"),
     mistakes=wrong_answers(
-        altered(train_loop, {_BACKWARD: ""}),
-        "No gradient is ever computed: backward is missing, or its parentheses are.",
         *_LINE_MISSING,
         altered(train_loop, {_CLIP: "", _ZERO: f"{_ZERO}; {_CLIP}"}),
         "The clipping was in the right place: between backward and step.",
