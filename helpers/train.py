@@ -85,7 +85,6 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     """
     first = process_index() == 0  # of several, it alone answers, scores and writes
     task = load_task(run.task)
-    task_text = task.path.read_text(encoding="utf-8")  # it may be edited while this runs
     examples = load_examples(task, run.rows)
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
     if folder.resolve() in (here := Path.cwd(), *here.parents):
@@ -117,7 +116,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
     if first:
         extras = _extras(task, run, settings, examples["train"], history, boards)
-        extras["task.yaml"] = task_text
+        extras |= task.files
         extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
         older = None
         with suppress(OSError):  # nothing was there; or save_model will say what is wrong

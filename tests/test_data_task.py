@@ -288,6 +288,25 @@ def test_choices_of_the_tuned_template_are_the_tasks_where_they_are_the_same_for
     refused(lambda: named("choices: [a, b]\ntemplate: own\n"), "others: {{ text }} ||| b")
 
 
+def test_the_files_of_a_task_ask_the_same_from_the_folder_of_a_saved_model(tmp_path):
+    (tmp_path / "words").mkdir()
+    own = tmp_path / "words" / "public.yaml"
+    own.write_text(BESIDE, encoding="utf-8")
+    table = "text,label\na,1\n"
+    task = task_of(tmp_path, table, templates="\ntemplates: words/public.yaml\n")
+    asked = task.render(task.load_table())["prompt"][:]
+    own.write_text("edited later", encoding="utf-8")
+    task.path.write_text("edited later", encoding="utf-8")
+    saved = tmp_path / "runs" / "model"
+    saved.mkdir(parents=True)
+    for name, text in task.files.items():
+        (saved / name).write_text(text, encoding="utf-8")
+    again = load_task(saved / "task.yaml")
+    assert again.render(task.load_table())["prompt"][:] == asked and again.files == task.files
+    shipped = load_task("opinion")
+    assert shipped.files == {"task.yaml": shipped.path.read_text(encoding="utf-8")}
+
+
 # From a table to examples, and the test set
 
 

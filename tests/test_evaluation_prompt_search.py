@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score
 
 from helpers import profiles
 from helpers.data.task import load_examples, load_task
+from helpers.data.tokenize import prompt_ids
 from helpers.errors import CourseError
 from helpers.evaluation import prompt_search
 from helpers.evaluation.metrics import row_scores
@@ -25,8 +26,8 @@ from helpers.evaluation.prompt_search import (
     predict_with,
     search_prompts,
 )
-from helpers.inference import score_choices
-from helpers.inference.few_shot import draw_shots
+from helpers.inference import answer_length, score_choices
+from helpers.inference.few_shot import draw_shots, shots_prefix
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SMALL = replace(
@@ -75,16 +76,16 @@ def trials(asked):
 
 
 def test_a_full_prompt_holds_training_shots_then_the_question(asked) -> None:
-    *_, task, examples = asked
-    train, validation = examples["train"], examples["validation"]
+    *given, examples = asked
+    task, train, validation = given[-1], examples["train"], examples["validation"]
     alone = task.render(validation, "plain")
     shown = {row["prompt"] + row["completion"] for row in task.render(train, "plain")}
-    full = build_prompts(PromptChoice("plain", shots=3, seed=1), task, train, validation)
+    full = build_prompts(PromptChoice("plain", shots=3, seed=1), *given, train, validation)
     assert full["answer"][:] == alone["answer"][:] and full["row_id"][:] == alone["row_id"][:]
     for prompt, question in zip(full["prompt"], alone["prompt"], strict=True):
         *shots, last = prompt.split("\n\n")
         assert last == question and len(set(shots)) == 3 and set(shots) <= shown
-    bare = build_prompts(PromptChoice("plain"), task, train, validation)
+    bare = build_prompts(PromptChoice("plain"), *given, train, validation)
     assert bare["prompt"][:] == alone["prompt"][:]
 
 
@@ -119,7 +120,7 @@ def test_offsets_are_the_label_bias_and_are_taken_off(asked, trials) -> None:
     model, tokenizer, task, examples = asked
     choices, train, validation = list(task.choices), examples["train"], examples["validation"]
     for trial in [t for t in trials if t.calibrated][::4]:
-        prompts = build_prompts(trial, task, train, validation)["prompt"][:]
+        prompts = build_prompts(trial, *asked[:3], train, validation)["prompt"][:]
         scores = score_choices(model, tokenizer, prompts, choices, chat=trial.chat)
         torch.testing.assert_close(torch.tensor(trial.offsets), label_bias(scores))
         expected = [choices[i] for i in (scores - scores.mean(0)).argmax(1)]
@@ -235,14 +236,35 @@ def test_prompts_that_do_not_fit_are_left_out_with_a_word(asked, quiz, capsys) -
 
 
 def test_a_shot_with_the_text_of_a_question_is_not_shown_to_it(asked) -> None:
-    *_, task, examples = asked
+    *given, examples = asked
     choice, train = PromptChoice("instruction", shots=3, seed=1), examples["train"]
-    shot = draw_shots(task.render(train, "instruction"), 3, 1)[0]
+    shot = draw_shots(given[-1].render(train, "instruction"), 3, 1)[0]
     twin = train.filter(lambda row: row["row_id"] == shot["row_id"]).to_list()[0]
     other = examples["validation"].to_list()[0]
     pair = Dataset.from_list([{**twin, "row_id": "twin"}, other])
-    alike, usual = build_prompts(choice, task, train, pair)["prompt"][:]
+    alike, usual = build_prompts(choice, *given, train, pair)["prompt"][:]
     assert alike.count("One word:") == 3 and usual.count("One word:") == 4
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_long_row_has_the_last_shots_that_fit(asked, chat) -> None:
+    _, tokenizer, task, examples = asked
+    choice, train = PromptChoice("instruction", chat, shots=3, seed=1), examples["train"]
+    short = examples["validation"].to_list()[0]
+    long = {**short, "row_id": "long", "review_body": "fine " * 600}
+    rows = Dataset.from_list([short, long])
+    wide, *_ = asked
+    whole = build_prompts(choice, wide, tokenizer, task, train, rows)["prompt"][:]
+    shots = draw_shots(task.render(train, "instruction"), 3, 1)
+    last = shots_prefix(shots[-1:])
+    alone = task.render(rows, "instruction")["prompt"][1]
+    most = answer_length(train, tokenizer)
+    length = len(prompt_ids(last + alone, tokenizer, wide.config, chat=chat))
+    for window, kept in ((length + most, last), (length + most - 1, "")):
+        narrow = tiny_model(window=window)
+        fitting = build_prompts(choice, narrow, tokenizer, task, train, rows)
+        assert fitting["prompt"][:] == [whole[0], kept + alone] != whole
+        assert len(predict_with(choice, narrow, tokenizer, task, train, rows)) == 2
 
 
 def test_a_choice_says_what_it_is_in_words() -> None:

@@ -66,6 +66,8 @@ class Task:
     clean, required, numbers, id: see table.load_table.
     columns: names of the columns, for a CSV or TSV without a header.
     references: columns with further right answers. title: the task in a few words, for people.
+    files: name → text of what a saved model needs to ask as it was trained: the task file, as it
+        was read, and the file of templates that it names.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Task:
     references: tuple[str, ...] = ()
     title: str = ""
     path: Path = Path()
+    files: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def wording(self) -> Template:
@@ -246,7 +249,8 @@ def _make_task(path: Path, content: object) -> Task:
             f"{where} has the unknown key {format_names(sorted(unknown))}. The known ones are: "
             f"{format_names([*_TEXTS, *_LISTS, 'numbers', 'templates'])}."
         )
-    facts: dict[str, object] = {"path": path}
+    files = {"task.yaml": path.read_text(encoding="utf-8-sig")}
+    facts: dict[str, object] = {"path": path, "files": files}
     for key in _TEXTS:
         value = content.get(key, "")
         if not isinstance(value, str):
@@ -280,7 +284,11 @@ def _make_task(path: Path, content: object) -> Task:
     templates = content["templates"]
     if isinstance(templates, str):
         own = path.parent / templates
+        if own.suffix and not own.exists():  # a saved model has it beside its task file
+            own = path.with_name(own.name)
         facts["templates"] = load_templates(own if own.suffix else templates)
+        if own.suffix:
+            files[own.name] = own.read_text(encoding="utf-8-sig")
     else:
         facts["templates"] = read_templates(templates, where)
     facts["template"] = facts["template"] or next(iter(facts["templates"]))

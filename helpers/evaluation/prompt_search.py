@@ -1,7 +1,7 @@
 """Which prompt gets most out of a model that nobody has tuned? Tried on validation rows."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from statistics import fmean
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task, load_examples, scored_rows
+from helpers.data.tokenize import beyond_window, prompt_ids
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
@@ -75,27 +76,44 @@ class PromptChoice:
 
 
 def build_prompts(
-    choice: PromptChoice, task: Task, train_examples: Dataset, examples: Dataset
+    choice: PromptChoice,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    train_examples: Dataset,
+    examples: Dataset,
 ) -> Dataset:
     """The examples in the wording of the choice, with its shots, drawn from the training examples.
 
     The chat template is not in these prompts: predict_with adds it.
-    A shot with the prompt of a row is not shown to that row. Raises CourseError when a row is among
-    its own shots, or there are too few to draw.
+    A shot with the prompt of a row is not shown to that row; a row that is too long for all of them
+    has the last ones, as many as the model's window has room for. Raises CourseError when a row is
+    among its own shots, or there are too few to draw.
     """
     parts = (task.render(part, choice.template) for part in (train_examples, examples))
-    return Dataset.from_list(_with_shots(choice, *parts))
+    room = answer_length(train_examples, tokenizer)
+
+    def fits(prompt: str) -> bool:
+        tokens = len(prompt_ids(prompt, tokenizer, model.config, chat=choice.chat))
+        return not beyond_window(tokens, room, model.config)
+
+    return Dataset.from_list(_with_shots(choice, *parts, fits))
 
 
 def _with_shots(
-    choice: PromptChoice, train: Iterable[dict], examples: Iterable[dict]
+    choice: PromptChoice,
+    train: Iterable[dict],
+    examples: Iterable[dict],
+    fits: Callable[[str], bool] = lambda prompt: True,
 ) -> list[dict[str, Any]]:
-    shots = draw_shots(train, choice.shots, choice.seed)
-    # A shot with the text of the question would tell its answer: that row goes without it.
-    return [
-        few_shot_prompt([one for one in shots if not _repeats(one, example)], example)
-        for example in examples
-    ]
+    shots, asked = draw_shots(train, choice.shots, choice.seed), []
+    for example in examples:
+        # A shot with the text of the question would tell its answer: that row goes without it.
+        own = [one for one in shots if not _repeats(one, example)]
+        while own and not fits(few_shot_prompt(own, example)["prompt"]):
+            del own[0]
+        asked.append(few_shot_prompt(own, example))
+    return asked
 
 
 def _repeats(shot: dict, example: dict) -> bool:
@@ -114,7 +132,7 @@ def predict_with(
 
     A free answer may have as many tokens as the longest training answer.
     """
-    prompts = build_prompts(choice, task, train_examples, examples)
+    prompts = build_prompts(choice, model, tokenizer, task, train_examples, examples)
     most = answer_length(train_examples, tokenizer)
     return predict_answers(model, tokenizer, prompts, most, choice.offsets or None, choice.chat)
 
