@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data import load_task
 from helpers.data.formats import read_raw, refused
-from helpers.data.table import clean_column, is_empty
+from helpers.data.table import clean_column, is_empty, whole_number
 from helpers.errors import CourseError, format_names
 from helpers.files import write_whole
 from helpers.inference import generate_answers, score_choices
@@ -77,6 +77,10 @@ def predict_table(model: str, table: str, output: str | None = None) -> Path:
     clean = raw.frame.copy()  # as for training; the new table keeps its cells
     for name in {*task.clean} & {*clean}:
         list(clean_column(clean, name))
+    for name in {*task.numbers} & {*clean}:
+        numbers = [(whole_number(cell), cell) for cell in clean[name]]
+        whole = [cell if number is None else number for number, cell in numbers]
+        clean[name] = pd.Series(whole, index=clean.index, dtype=object)
     rows = {i: {**row, "row_id": f"{raw.unit} {i}"} for i, row in clean.iterrows()}
     # A column that is missing is no empty one: the template will say so.
     asked = {

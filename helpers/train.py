@@ -106,9 +106,11 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     }
     run_folder = runs_folder(task.name) / "command_line"
     parts_of_run = model, sets["train"], sets["validation"], settings
-    history = load_finished(*parts_of_run, run_folder) or train_task(
-        model, tokenizer, examples["validation"], sets, settings, run_folder, _say
-    )
+    if history := load_finished(*parts_of_run, run_folder):
+        print("This run was finished before: it is loaded from disk, and nothing is trained.")
+    else:
+        validation = examples["validation"]
+        history = train_task(model, tokenizer, validation, sets, settings, run_folder, _say)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     for part, rows in parts.items():

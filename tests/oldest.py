@@ -124,7 +124,7 @@ def test_tasks_that_write_go_the_whole_road(task, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.json"))
 
 
-# A task that chooses; the newest versions run the course's own, at `quick`.
+# A task that chooses; `make test` and `make test-rest` have the course's own.
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_notebook_runs_from_its_file_alone(path, monkeypatch, run_alone):
     monkeypatch.setenv("COURSE_TASK", "department")

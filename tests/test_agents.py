@@ -16,7 +16,7 @@ def test_the_files_functions_and_commands_in_it_exist():
     called = set(re.findall(r"`(\w+)\(", TEXT))
     assert {"check", "hint", "solution", "predict", "progress"} <= called
     assert [name for name in called if not hasattr(exercises, name)] == []
-    assert set(re.findall(r"`make (\w+)", TEXT)) <= set(make.TARGETS)
+    assert set(re.findall(r"`make ([\w-]+)", TEXT)) <= set(make.TARGETS)
     for name in re.findall(r"(?:tools|tests)/\w+\.py", TEXT):
         assert (ROOT / name).exists()
 

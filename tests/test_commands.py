@@ -205,15 +205,20 @@ def test_answers_that_cannot_be_written_can_go_to_another_file(smoke, monkeypatc
 
 
 def test_a_new_table_is_cleaned_as_the_training_rows_were(smoke, monkeypatch):
-    text = task_file(smoke).read_text("utf-8") + "clean: [review_body]\n"
+    text = task_file(smoke, prompt=["review_body", "star_rating"]).read_text("utf-8")
+    text += "clean: [review_body]\nnumbers: {star_rating: [1, 5]}\n"
     (smoke / "task.yaml").write_text(text, encoding="utf-8")
-    (smoke / "new.csv").write_text("review_body\n It&#39;s good \n", encoding="utf-8")
+    table = "review_body,star_rating\n It&#39;s good ,4.0\nbad,none\n"
+    (smoke / "new.csv").write_text(table, encoding="utf-8")
     monkeypatch.setattr(predict, "load_model", lambda _: (None, None))
-    asked = []
-    monkeypatch.setattr(predict, "answer_all", lambda *given: asked.append(given) or (["a"], [0.5]))
+    asked, said = [], ("ab", [0.5, 0.5])
+    monkeypatch.setattr(predict, "answer_all", lambda *given: asked.append(given) or said)
     assert run(predict, "--model", smoke, "--table", smoke / "new.csv") == 0
-    assert "\n\nIt's good\n" in asked[0][2][0]["prompt"]
-    assert read_raw(smoke / "new_answered.csv").frame["review_body"].tolist() == [" It&#39;s good "]
+    first, second = (one["prompt"] for one in asked[0][2])
+    assert ": It's good\n" in first and ": 4\n" in first
+    assert ": none\n" in second
+    frame = read_raw(smoke / "new_answered.csv").frame
+    assert frame["review_body"][2] == " It&#39;s good " and frame["star_rating"][2] == "4.0"
 
 
 def test_an_answer_of_several_lines_comes_whole(smoke, monkeypatch):

@@ -293,7 +293,7 @@ def test_the_files_of_a_task_ask_the_same_from_the_folder_of_a_saved_model(tmp_p
     own = tmp_path / "words" / "public.yaml"
     own.write_text(BESIDE, encoding="utf-8")
     table = "text,label\na,1\n"
-    task = task_of(tmp_path, table, templates="\ntemplates: words/public.yaml\n")
+    task = task_of(tmp_path, table, templates="\ntemplates: words/public.yaml # mine\n")
     asked = task.render(task.load_table())["prompt"][:]
     own.write_text("edited later", encoding="utf-8")
     task.path.write_text("edited later", encoding="utf-8")
@@ -303,6 +303,7 @@ def test_the_files_of_a_task_ask_the_same_from_the_folder_of_a_saved_model(tmp_p
         (saved / name).write_text(text, encoding="utf-8")
     again = load_task(saved / "task.yaml")
     assert again.render(task.load_table())["prompt"][:] == asked and again.files == task.files
+    assert again.choices == ("no", "yes")  # and not False and True
     shipped = load_task("opinion")
     assert shipped.files == {"task.yaml": shipped.path.read_text(encoding="utf-8")}
 

@@ -193,8 +193,11 @@ def test_trials_are_kept_until_something_they_depend_on_changes(asked, quiz, mon
     with pytest.raises(RuntimeError):  # tuned meanwhile, under the same name
         search_prompts(tiny_model(seed=1, window=4096), tokenizer, quiz)
     validation = load_examples(quiz)["validation"]
-    assert kept_prompts(quiz, validation) == first
-    assert kept_prompts(quiz, validation.select(range(5))) == []
+    assert kept_prompts(quiz, validation, tokenizer) == first
+    assert kept_prompts(quiz, validation.select(range(5)), tokenizer) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer, "name_or_path", "another/model")
+        assert kept_prompts(quiz, validation, tokenizer) == []
     some = load_examples(quiz)["train"].select(range(20))
     with pytest.raises(RuntimeError):  # shots are drawn from other rows
         best_prompt(model, tokenizer, quiz, some)

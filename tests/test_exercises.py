@@ -21,6 +21,7 @@ from helpers.exercises import (
     check,
     commands,
     hint,
+    loops,
     progress,
     quiz,
     quizzes,
@@ -652,6 +653,23 @@ def test_a_mistake_is_known_however_it_was_written(capsys):
         return kept
 
     assert "You count only the shots' prompts." in said(capsys, "fit_shots", only_the_prompts)
+
+
+def test_the_loop_is_not_tried_until_a_gap_is_filled(capsys):
+    first, second, third = "loss.backward()", "optimizer.step()", "optimizer.zero_grad()"
+    gaps = {first: "...", second: "...", third: "..."}
+
+    def judged(**filled) -> str:
+        names = {"a": first, "b": second, "c": third}
+        changed = gaps | {names[gap]: text for gap, text in filled.items()}
+        return said(capsys, "loop_with_gaps", altered(loops.train_loop, changed))
+
+    assert judged().startswith("not tried yet")
+    assert "no attribute 'backwards'" in judged(a="loss.backwards()")
+    assert "0 times" in judged(a="loss.backward", b=second, c=third)
+    assert judged(a=first, b=second, c=third).startswith("right")
+    numbers = altered(loops.train_loop, {"loss.item()": "loss.item"})
+    assert "with its parentheses" in said(capsys, "loop_with_gaps", numbers)
 
 
 @each_exercise

@@ -1,5 +1,6 @@
 """The check of `hold_out`: what depends on the order of a set is no split that can be repeated."""
 
+import hashlib
 import os
 import random
 import subprocess
@@ -71,7 +72,15 @@ def spelled_by_hand(rows, share, seed):
     return cut(names, rows, share, seed, lambda row: row["product_title"].upper())
 
 
-@pytest.mark.parametrize("attempt", [in_order_of_appearance, spelled_by_hand])
+def by_digest(rows, share, seed):
+    names = {group_key(row["product_title"]) for row in rows}
+    names = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    out = set(names[: round(share * len(names))])
+    sides = [[r for r in rows if (group_key(r["product_title"]) in out) == o] for o in (0, 1)]
+    return sides[0], sides[1]
+
+
+@pytest.mark.parametrize("attempt", [in_order_of_appearance, spelled_by_hand, by_digest])
 def test_every_split_that_can_be_repeated_is_right(attempt):
     assert verdict.assess(split.HOLD_OUT, attempt).text == verdict.RIGHT
 

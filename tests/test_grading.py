@@ -128,12 +128,16 @@ def test_handed_out_notebooks_hold_no_output_and_no_solution(tmp_path, monkeypat
     assert classroom.handout([]) == 0
     names = {"00_start_here", "03_split", "exercises"}
     assert {path.stem for path in (tmp_path / "handout").iterdir()} == names
-    text = (tmp_path / "handout" / "03_split.ipynb").read_text(encoding="utf-8")
-    assert classroom.solution_that_runs(registry.find("rows_needed"))[-80:] not in text
     for name in names:
         notebook = nbformat.read(tmp_path / "handout" / f"{name}.ipynb", as_version=4)
         nbformat.validate(notebook)
         assert not any(cell.get("outputs") for cell in notebook.cells)
+        stubs = [cell.source for cell in notebook.cells if classroom.is_stub(cell)]
+        own = ALL[name].cells
+        assert stubs == [cell.source for cell in own if classroom.is_stub(cell)]
+        text = "\n".join(cell.source for cell in notebook.cells)
+        for one in registry.exercises().values():
+            assert classroom.solution_that_runs(one) not in text
 
 
 def test_the_notebook_of_all_exercises_has_each_with_its_text():

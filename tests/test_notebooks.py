@@ -138,7 +138,7 @@ def test_a_task_s_answers_are_written_to_their_last_line(path):
 def test_a_model_is_saved_with_all_that_predict_reads(name):
     sources = [cell.source for cell in cells(ROOT / "notebooks" / f"{name}.ipynb", "code")]
     (saving,) = (source for source in sources if "save_model(" in source)
-    assert "task.yaml" in saving and "answers.json" in saving
+    assert "task.files" in saving and "answers.json" in saving
 
 
 @each_notebook

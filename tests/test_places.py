@@ -19,7 +19,9 @@ def read(name: str) -> str:
 def test_container_and_codespace_use_a_python_that_is_admitted_and_our_set_up():
     image = json.loads(read(".devcontainer/devcontainer.json"))
     assert image["postCreateCommand"] == "python tools/make.py setup"
-    for version in re.findall(r"python:3\.(\d+)", read("Dockerfile") + image["image"]):
+    versions = re.findall(r"python:3\.(\d+)", read("Dockerfile") + image["image"])
+    assert len(versions) == 2
+    for version in versions:
         assert make.OLDEST[1] <= int(version) <= make.NEWEST_TESTED[1]
     assert "RUN python tools/make.py setup" in read("Dockerfile")
 
@@ -59,6 +61,9 @@ def test_hooks_call_programs_of_this_repository():
 
 
 def test_issue_templates_are_valid_yaml_with_a_question():
-    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+    paths = [*(ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")]
+    assert paths
+    for path in paths:
         template = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert {"name", "description", "body"} <= template.keys()
+        assert any(one["type"] == "textarea" for one in template["body"])

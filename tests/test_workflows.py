@@ -43,6 +43,9 @@ def test_no_workflow_skips_the_browser_and_what_it_showed_is_kept():
 
 
 def test_what_takes_too_long_for_each_change_is_done_weekly():
+    text = (ROOT / ".github" / "workflows" / "weekly.yml").read_text(encoding="utf-8")
+    weekly = yaml.safe_load(text)["jobs"]
+    assert "cron:" in text and {"newest", "binder", "offline", "whole", "links"} <= weekly.keys()
     assert "--no-browser" in str(jobs()["offline"]) and "/api/status" in str(jobs()["offline"])
     steps = jobs()["whole"]["steps"]
     assert {"make solutions", "make grade"} < {step.get("run") for step in steps}
@@ -61,7 +64,7 @@ def test_binder_is_tried_with_what_it_is_built_from():
 def test_links_are_looked_at_in_every_text():
     checked = str(jobs()["links"])
     texts = [path.relative_to(ROOT) for path in ROOT.glob("[!.]*/*.md")]
-    assert texts
+    assert texts and '"./*.md"' in checked and '"./notebooks/*.ipynb"' in checked
     for path in texts:
         assert f"./{path.parent}/*.md" in checked
 
@@ -69,5 +72,8 @@ def test_links_are_looked_at_in_every_text():
 def test_set_up_and_tests_run_on_the_systems_of_learners():
     text = (ROOT / ".github" / "workflows" / "systems.yml").read_text(encoding="utf-8")
     job = yaml.safe_load(text)["jobs"]["systems"]
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    for command in ("tools/make.py setup", "-m pytest", "tools/run_course.py 00"):
+        assert command in runs
     systems = {name.partition("-")[0] for name in job["strategy"]["matrix"]["system"]}
     assert systems == {"ubuntu", "windows", "macos"}

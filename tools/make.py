@@ -58,7 +58,7 @@ AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
 # The last two load what the first two make. The three between do not, and fill the time.
 ROAD = "04_fine_tune 01_prompt 03_split 02_template 00_start_here 06_test 07_instruct_model".split()
-# They train several models each, which takes as long as the rest of the road.
+# They train several models each.
 LONGEST = ["05_validate", "08_forgetting"]
 # The results of tests: a learner's own must not help the notebooks through.
 RESULTS = ROOT / "runs" / "test"
@@ -173,9 +173,8 @@ def test(arguments: list[str]) -> int:
 def test_rest(arguments: list[str]) -> int:
     """What takes longer: slow unit tests, the other notebooks, a browser.
 
-    05 and 08 go on from what `test` has trained, if it ran before. The notebooks beside the road
-    run at `smoke`: with the real model they take as long as the whole road, and weekly.yml runs
-    them on a small machine.
+    05 goes on from what `test` has trained, if it ran before. The notebooks beside the road
+    run at `smoke`; weekly.yml runs them with the real model, on a small machine.
     """
     found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     others = sorted(found - {*ROAD, *LONGEST}, reverse=True)  # 09 is the shortest

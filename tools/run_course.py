@@ -264,8 +264,9 @@ def record_example(path: Path) -> None:
     for task, test in tests.items():
         if test is not None:
             accuracy = {who: scores["accuracy"] for who, scores in test["board"].items()}
+            style = load_result(f"{task}/shifted") or boards.get(task, {}).get("shifted")
             boards[task] = {"profile": name, "rows": test["rows"], "accuracy": accuracy}
-            boards[task] |= {"against": test["against"], "shifted": load_result(f"{task}/shifted")}
+            boards[task] |= {"against": test["against"], "shifted": style}
     more_rows = load_result("opinion/05_more_rows") or kept["more_rows"]
     example = kept | {"profile": name, **row, "boards": boards, "more_rows": more_rows}
     path.write_text(json.dumps(example, indent=1) + "\n", encoding="utf-8")

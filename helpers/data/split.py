@@ -287,7 +287,7 @@ def _check_parts(
     for column, cells in values.items():
         classes = [{cells[i] for i in part} for part in parts]
         for value in dict.fromkeys(cells):  # each value once, in the order of the table
-            if is_empty(value):  # no class: such a row has no answer and is left out later
+            if is_empty(value):  # no class, so it need not be in every part
                 continue
             lacking = [name for name, here in zip(PARTS, classes, strict=True) if value not in here]
             if lacking:

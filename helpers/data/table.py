@@ -227,6 +227,12 @@ def clean_column(frame: pandas.DataFrame, name: str) -> Iterator[_Remark]:
         frame.at[line, name] = plain.strip()
 
 
+def whole_number(cell: object) -> int | None:
+    """The whole number that stands in a cell, also as 5.0; None if it is none."""
+    found = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0+)?", str(cell).strip())
+    return int(found[1]) if found else None
+
+
 def _unusable(
     frame: pandas.DataFrame,
     used: Sequence[str],
@@ -248,11 +254,11 @@ def _unusable(
             detail = "there is nothing for the prompt"
             yield line, format_names(prompt), "missing_value", detail
         for name, (low, high) in numbers.items():
-            text = str("" if row[name] is None else row[name]).strip()
-            whole = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0+)?", text)
-            if whole and low <= int(whole[1]) <= high:
-                frame.at[line, name] = int(whole[1])
+            number = whole_number(row[name])
+            if number is not None and low <= number <= high:
+                frame.at[line, name] = number
             else:
+                text = str("" if row[name] is None else row[name]).strip()
                 detail = f"{_short(text)} is not a whole number from {low} to {high}"
                 yield line, name, "bad_number", detail
     for name in mixed:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 
 from helpers.data.split import leaks, lock_test_set, open_test_set, split_by_group
@@ -67,7 +68,7 @@ class Task:
     columns: names of the columns, for a CSV or TSV without a header.
     references: columns with further right answers. title: the task in a few words, for people.
     files: name → text of what a saved model needs to ask as it was trained: the task file, as it
-        was read, and the file of templates that it names.
+        was read, and the file of templates that it names, if it does.
     """
 
     name: str
@@ -284,11 +285,11 @@ def _make_task(path: Path, content: object) -> Task:
     templates = content["templates"]
     if isinstance(templates, str):
         own = path.parent / templates
-        if own.suffix and not own.exists():  # a saved model has it beside its task file
-            own = path.with_name(own.name)
         facts["templates"] = load_templates(own if own.suffix else templates)
-        if own.suffix:
-            files[own.name] = own.read_text(encoding="utf-8-sig")
+        if own.suffix:  # beside a saved model it has one name, wherever it came from
+            files["templates.yaml"] = own.read_text(encoding="utf-8-sig")
+            moved = {**content, "templates": "templates.yaml"}
+            files["task.yaml"] = yaml.safe_dump(moved, allow_unicode=True, sort_keys=False)
     else:
         facts["templates"] = read_templates(templates, where)
     facts["template"] = facts["template"] or next(iter(facts["templates"]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.data.task import Task, load_examples, scored_rows
-from helpers.data.tokenize import beyond_window, prompt_ids
+from helpers.data.tokenize import beyond_window, completion_ids, prompt_ids
 from helpers.errors import CourseError
 from helpers.evaluation.metrics import main_metric, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
@@ -47,7 +47,8 @@ class PromptChoice:
     template: name of the wording. chat: whether the whole prompt is a message in the chat template.
     shots, seed: how many shots, and which draw of them. offsets: for each choice, what is taken off
     its log-probability before the largest is picked; empty when it is not calibrated.
-    scores: metrics.row_scores on the validation rows. rows: tells these rows apart from others.
+    scores: metrics.row_scores on the validation rows. rows: tells these rows and the tokenizer
+    apart from others.
     """
 
     template: str
@@ -90,14 +91,16 @@ def build_prompts(
     has the last ones, as many as the model's window has room for. Raises CourseError when a row is
     among its own shots, or there are too few to draw.
     """
-    parts = (task.render(part, choice.template) for part in (train_examples, examples))
-    room = answer_length(train_examples, tokenizer)
+    train, rows = (task.render(part, choice.template) for part in (train_examples, examples))
+    choices = {one for row in rows for one in row.get("choices", ())}
+    lengths = [len(completion_ids(f" {one}", tokenizer)) for one in choices]
+    room = max([answer_length(train, tokenizer), *lengths])
 
     def fits(prompt: str) -> bool:
         tokens = len(prompt_ids(prompt, tokenizer, model.config, chat=choice.chat))
         return not beyond_window(tokens, room, model.config)
 
-    return Dataset.from_list(_with_shots(choice, *parts, fits))
+    return Dataset.from_list(_with_shots(choice, train, rows, fits))
 
 
 def _with_shots(
@@ -158,7 +161,7 @@ def search_prompts(
     examples = load_examples(task)
     train, validation = train_examples or examples["train"], examples["validation"]
     validation = scored_rows(task, validation)
-    rendered = _render_all(task, train, validation)
+    rendered, scored = _render_all(task, train, validation), _rows_key(validation, tokenizer)
 
     def try_all() -> list[dict]:
         most = answer_length(train, tokenizer)
@@ -176,10 +179,10 @@ def search_prompts(
             for shots in profile().shots:
                 for seed in range(profile().draws):
                     trials += attempt(PromptChoice(name, chat, shots, seed))
-        rows = _rows_key(validation)
-        return [asdict(trial) | {"rows": rows} for trial in trials]
+        return [asdict(trial) | {"rows": scored} for trial in trials]
 
     key = {
+        "scored": scored,
         "rows": {
             name: [[(r["row_id"], r["prompt"], r["completion"]) for r in rows] for rows in parts]
             for name, parts in rendered.items()
@@ -191,9 +194,13 @@ def search_prompts(
     return _choices(cached(f"{task.name}/prompts", key, try_all))
 
 
-def kept_prompts(task: Task, validation: Dataset) -> list[PromptChoice]:
-    """What search_prompts has kept for this task: nothing where it scored other validation rows."""
-    kept, rows = load_result(f"{task.name}/prompts"), _rows_key(scored_rows(task, validation))
+def kept_prompts(
+    task: Task, validation: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> list[PromptChoice]:
+    """What search_prompts has kept for this task: nothing where it scored other validation rows, or
+    asked a model with another tokenizer."""
+    kept = load_result(f"{task.name}/prompts")
+    rows = _rows_key(scored_rows(task, validation), tokenizer)
     return [choice for choice in _choices(kept or []) if choice.rows == rows]
 
 
@@ -205,9 +212,9 @@ def _choices(kept: list[dict]) -> list[PromptChoice]:
     ]
 
 
-def _rows_key(rows: Iterable[dict]) -> str:
-    known = repr([(row["row_id"], row["answer"]) for row in rows])
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
+def _rows_key(rows: Iterable[dict], tokenizer: PreTrainedTokenizerBase) -> str:
+    known = [str(tokenizer.name_or_path), *((row["row_id"], row["answer"]) for row in rows)]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
 def best_prompt(

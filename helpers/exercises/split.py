@@ -5,6 +5,7 @@ import inspect
 import math
 import random
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from helpers.data.split import leaked_rows
@@ -196,9 +197,14 @@ def _judge_hold_out(attempt) -> str | None:
 def _depends_on_hashes(attempt: Callable) -> bool:
     """Whether titles in the same order, but with other hashes, are split in another way.
 
+    An attempt that computes a digest of the titles itself is not tried: that stays the same.
+
     The hashes of texts, and so the order of a set, stay the same within a process and differ
     between processes. A letter before each title changes its hash and no order by name or place.
     """
+    code = getattr(attempt, "__code__", None)
+    if code and _names(code) & {"hashlib", "zlib", "sha256", "sha1", "md5", "crc32"}:
+        return False
     titles = "Kettle Rake Kettle Lamp Mug Pan Jug Vase Rake Fork Cup Bowl Pot".split()
     splits = []
     for letter in "abcde":
@@ -206,6 +212,12 @@ def _depends_on_hashes(attempt: Callable) -> bool:
         held = [attempt(copy.deepcopy(rows), 0.5, seed)[1] for seed in range(3)]
         splits.append([[row["review_id"] for row in part] for part in held])
     return any(split != splits[0] for split in splits)
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function uses, and those of the functions inside of it."""
+    inner = [_names(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return {*code.co_names}.union(*inner)
 
 
 def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:

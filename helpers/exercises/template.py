@@ -71,8 +71,10 @@ def _judge_prompt(source: str) -> str | None:
     )
     # Without an `if`, a missing headline takes nothing with it: no label, no line break. And a line
     # break outside of the `if` stays behind, as an empty line.
-    alike = with_headline.replace(_HEADLINE, "") == prompt
-    if _HEADLINE in with_headline and (alike or prompt.startswith("\n") or "\n\n\n" in prompt):
+    left_over = with_headline.replace(_HEADLINE, "") == prompt
+    left_over |= prompt.startswith("\n") and not with_headline.startswith("\n")
+    left_over |= prompt.count("\n\n\n") > with_headline.count("\n\n\n")
+    if _HEADLINE in with_headline and left_over:
         return (
             f"The prompt of a row without a headline is {prompt!r}. Where its headline would "
             "be, something is left over: an empty line, a space, or a label with nothing after "
