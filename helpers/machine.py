@@ -86,13 +86,14 @@ def memory_is_short() -> bool:
 
 def _control_groups() -> list[Path]:
     """Where limits on memory stand: a container shows its own at the top, a service or a job its
-    own in a folder below."""
+    own in a folder below, or in one between."""
     folders = [CGROUPS, CGROUPS / "memory"]
     own = OWN_GROUPS.read_text(encoding="utf-8") if OWN_GROUPS.exists() else ""
     for line in own.splitlines():
         _, kind, path = line.split(":", 2)
         if kind in ("", "memory"):  # of version 2, of version 1
-            folders.append(CGROUPS / kind / path.lstrip("/"))
+            own = CGROUPS / kind / path.lstrip("/")  # a limit above it counts as well
+            folders += [own, *(one for one in own.parents if one.is_relative_to(CGROUPS))]
     return folders
 
 

@@ -38,7 +38,7 @@ from helpers.inference import predict_answers
 from helpers.inference.generate import answer_form
 from helpers.machine import peak_memory
 from helpers.model import card_metadata, load_model, model_card, provenance, save_model
-from helpers.profiles import runs_folder
+from helpers.profiles import ROOT, runs_folder
 from helpers.training import History, TrainSettings, load_finished, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
 
@@ -87,16 +87,20 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     task = load_task(run.task)
     examples = load_examples(task, run.rows)
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
-    if folder.resolve() in (here := Path.cwd(), *here.parents):
-        raise CourseError(f"--output {folder} is the folder in which you are. Name a new one.")
+    kept = [Path.cwd(), runs_folder(task.name), task.path, Path(task.source), ROOT / "data"]
+    if any(one.resolve().is_relative_to(folder.resolve()) for one in kept):
+        raise CourseError(
+            f"--output {folder} has other things in it: the folder in which you are, your results, "
+            "the task or its table. Name a new one."
+        )
     print(task.report())
     for sentence in too_little(task, examples["train"]):
         print(sentence)
+    model, tokenizer = load_model(run.model)
+    sets = tokenize(examples, tokenizer, model.config)
     parts = {"validation": scored_rows(task, examples["validation"])} if first else {}
     if run.test and first:
         parts["test"] = scored_rows(task, test_examples(task))
-    model, tokenizer = load_model(run.model)
-    sets = tokenize(examples, tokenizer, model.config)
     lengths = [[len(row["input_ids"]) for row in sets[part]] for part in ("train", "validation")]
     print(f"{len(sets['train'])} training rows. Training will take", end=" ")
     print(f"{predicted_cost(model, *lengths, settings, bool(task.choices))}.", flush=True)
@@ -104,6 +108,9 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         part: untuned_answers(task, examples["train"], rows, model, tokenizer)
         for part, rows in parts.items()
     }
+    for part, rows in parts.items():  # what cannot be scored is refused now and not after training
+        if said := answers[part].get("zero-shot"):
+            scoreboard(task, part, rows, {**answers[part], "tuned": said})
     run_folder = runs_folder(task.name) / "command_line"
     parts_of_run = model, sets["train"], sets["validation"], settings
     if history := load_finished(*parts_of_run, run_folder):
@@ -117,7 +124,8 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         answers[part]["tuned"] = predict_answers(model, tokenizer, rows)
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
     if first:
-        extras = _extras(task, run, settings, examples["train"], history, boards)
+        is_pair = model.config.is_encoder_decoder
+        extras = _extras(task, run, settings, examples["train"], history, boards, is_pair)
         extras |= task.files
         extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
         older = None
@@ -158,6 +166,7 @@ def _extras(
     training: Dataset,
     history: History,
     boards: Sequence[Scoreboard],
+    encoder_decoder: bool,
 ) -> dict[str, str]:
     """What stands beside the weights: file → text."""
     facts = {
@@ -182,7 +191,8 @@ def _extras(
     ]
     title = f"A model tuned on the task {task.name}"
     metadata = card_metadata(task, title, tuned)
-    card = model_card(title, provenance(run.model), facts, training[0]["prompt"], limits, metadata)
+    asked = training[0]["prompt"], limits, metadata, encoder_decoder
+    card = model_card(title, provenance(run.model), facts, *asked)
     return {
         "README.md": card,
         "history.json": history.to_json(),
@@ -198,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         join_processes()
+        # The parser knows no default that depends on the machine for what is True or False.
+        parser.set_defaults(low_memory=TrainSettings().low_memory)
         run, settings, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True
         )

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from helpers import predict, train
+from helpers import machine, predict, train
 from helpers.data import load_examples, load_task, write_task
 from helpers.data.formats import read_raw
 from helpers.data.tokenize import completion_ids
@@ -172,7 +172,11 @@ def test_bad_input_ends_with_one_sentence_and_status_2(smoke, capsys):
     refused(train, "--task", path, "--rows", 0, words="--rows is 0")
     refused(train, "--task", path, "--epoch_s", 1, words="unrecognized arguments")
     refused(train, "--task", path, "--model", smoke / "none", words="No model could be loaded")
-    refused(train, "--task", path, "--output", "..", words="is the folder in which you are")
+    refused(train, "--task", path, "--output", "..", words="the folder in which you are")
+    results = runs_folder("mine")
+    refused(train, "--task", path, "--output", results, words="your results")
+    refused(train, "--task", path, "--output", results.parent, words="your results")
+    refused(train, "--task", path, "--output", DATA, words="or its table")
     refused(predict, "--model", smoke, "--table", "x.csv", words="has no task.yaml")
     refused(predict, "--table", "x.csv", words="--model")
     assert not (runs_folder("mine") / "tuned").exists()
@@ -263,3 +267,23 @@ def test_a_free_answer_is_as_likely_as_its_whole_text():
     assert answers == generate_answers(model, tokenizer, asked, 64)
     for prompt, answer, share in zip(asked, answers, sure, strict=True):
         assert share == score_choices(model, tokenizer, [prompt], [answer]).exp().item() < 1
+
+
+@pytest.mark.parametrize(("given", "low"), [([], True), (["--low_memory", "False"], False)])
+def test_little_memory_is_seen_on_the_command_line_too(smoke, monkeypatch, given, low):
+    monkeypatch.setattr(machine, "usable_memory", lambda: 2**31)
+    seen = []
+    monkeypatch.setattr(train, "fine_tune", lambda _, settings: seen.append(settings))
+    assert run(train, "--task", task_file(smoke), *given) == 0
+    assert seen[0].low_memory is low
+
+
+def test_what_cannot_be_scored_is_refused_before_the_training(smoke, monkeypatch, capsys):
+    monkeypatch.setattr(train, "untuned_answers", lambda *_: {"zero-shot": ["a"]})
+    monkeypatch.setattr(train, "train_task", lambda *_: pytest.fail("it trains"))
+    rows = "".join(f"text {n},label {n % 2}\n" for n in range(5))
+    (smoke / "five.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    given = {"prompt": ["text"], "answer": "label", "instruction": "Which?", "choices": False}
+    task = write_task(smoke / "five.yaml", smoke / "five.csv", **given)
+    assert run(train, "--task", task.path) == 2
+    assert "at least two" in capsys.readouterr().err

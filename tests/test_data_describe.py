@@ -1,8 +1,11 @@
 """What is in a table, and the task file that it leads to."""
 
+import datetime
+import decimal
 import os
 from pathlib import Path
 
+import pandas
 import pytest
 from datasets import Dataset
 
@@ -112,6 +115,31 @@ def test_a_task_file_for_free_text_and_what_suggest_proposes(tmp_path):
     task = write_task(tmp_path / "mine.yaml", DIALOGUES, **given)
     assert task.kind == "text" and task.metrics == ("rouge",) and not task.choices
     assert suggest(describe(REVIEWS))["group"] == "product_title"
+
+
+def test_dates_and_decimals_are_no_texts(tmp_path):
+    days = [datetime.date(2026, 1, 1) + datetime.timedelta(n) for n in range(9)]
+    columns = {"day": days, "price": [decimal.Decimal(n) for n in range(9)]}
+    columns["text"] = [f"a text of its own {n}" for n in range(9)]
+    pandas.DataFrame(columns).to_parquet(tmp_path / "t.parquet")
+    assert describe(tmp_path / "t.parquet").columns["text"].kind == "text"
+
+
+def test_an_empty_cell_among_numbers_is_shown_as_nothing(tmp_path):
+    rows = "".join(f"row {n},{n % 7 or ''},{'ab'[n % 2]}\n" for n in range(40))
+    path = table(tmp_path, "text,age,label\n" + rows)
+    given = {"prompt": ["text", "age"], "answer": "label", "instruction": "Which?"}
+    task = write_task(tmp_path / "mine.yaml", path, **given)
+    prompts = task.render(task.load_table())["prompt"][:]
+    assert "\nage: \n" in prompts[0] and "\nage: 3\n" in prompts[3]
+
+
+def test_a_table_is_found_from_a_folder_behind_a_link(tmp_path):
+    (tmp_path / "far" / "away" / "runs").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "far" / "away" / "runs")
+    path = table(tmp_path, "text,label\n" + "".join(f"row {n},{n % 2}\n" for n in range(12)))
+    given = {"prompt": ["text"], "answer": "label", "instruction": "Which?"}
+    assert len(write_task(tmp_path / "runs" / "mine.yaml", path, **given).load_table()) == 12
 
 
 def test_a_table_on_another_drive_is_named_by_its_whole_path(tmp_path, monkeypatch):

@@ -350,3 +350,8 @@ def test_other_refusals_of_the_lock(tmp_path, rows):
     (tmp_path / "file").write_text("x")
     path = tmp_path / "file" / "test.json"
     refusal(CourseError, lambda: lock_test_set(rows, path), "could not be written", "folder")
+
+
+def test_a_part_with_a_single_group_is_refused():
+    some = Dataset.from_list([row(n, f"Toy {n // 30}") for n in range(150)])
+    refused(lambda: split_by_group(some, GROUP), "one value of product_title", "another column")

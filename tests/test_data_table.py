@@ -594,3 +594,19 @@ def test_any_cells_come_back_or_are_refused(tmp_path_factory, rows):
     assert report.rows_read == len(rows) and len(read) + len(lost) == len(rows)
     written = {re.sub("\r\n?", "\n", row[0]) for row in rows}
     assert {str(cell) for cell in read["t"] if cell is not None} <= written | {"None"}
+
+
+def test_what_excel_and_cut_texts_leave_behind_is_read_or_refused(tmp_path):
+    path = write(tmp_path, ";;", "text;label;n", "a;b;1")
+    assert list(formats.read_raw(path).frame) == ["text", "label", "n"]
+    nameless = write(tmp_path, '[{"Unnamed: 0": 1}, {"Unnamed: 0": 2}]', name="t.json")
+    refused(lambda: formats.read_raw(nameless), "no column with a name")
+    half = write(tmp_path, '[{"text": "nice \\ud83d"}, {"text": "\\ud83d\\ude00"}]', name="t.json")
+    assert formats.read_raw(half).frame["text"].tolist() == ["nice ?", "\U0001f600"]
+    for line in ("null", "5", "[1, 2]"):
+        stray = write(tmp_path, '{"text": "a"}', line, name="t.jsonl")
+        refused(lambda path=stray: formats.read_raw(path), "holds no table")
+    packed = gzip.compress(b"text,label\n" + b"a,b\n" * 50)
+    damaged = tmp_path / "t.csv.gz"
+    damaged.write_bytes(packed[:14] + b"\xff\xff" + packed[16:])
+    refused(lambda: formats.read_raw(damaged), "cannot be read")

@@ -328,6 +328,18 @@ def test_from_any_table_to_examples_and_the_locked_test_set(tmp_path, capsys):
     assert capsys.readouterr().out == "The locked test set has now been opened 2 times.\n"
 
 
+def test_a_test_set_that_cannot_be_asked_is_not_opened(tmp_path, capsys):
+    task = task_of(tmp_path, {"text": texts(60), "label": ["a", "b"] * 30})
+    last = task.split(task.load_table())["test"][0]["text"]
+    asked = f"{{{{ text }}}}{{% if text == {last!r} %}}{{{{ none }}}}{{% endif %}}?"
+    template = Template("odd", asked, " {{ label }}")
+    broken = dataclasses.replace(task, templates={"odd": template}, template="odd")
+    with pytest.raises(CourseError):
+        test_examples(broken)
+    assert not (runs_folder(task.name) / "test.sealed.json").exists()
+    assert "opened" not in capsys.readouterr().out
+
+
 def test_a_foreign_test_set_is_not_opened(tmp_path):
     """Before, the rows of whatever set was sealed came back, training rows included."""
     task = task_of(tmp_path, {"text": texts(100), "label": ["a", "b"] * 50})

@@ -305,6 +305,14 @@ def test_a_text_scores_rouge_with_the_best_of_its_references() -> None:
     assert score_all(task, predictions, rows)["rouge1"] == pytest.approx(fmean(theirs))
 
 
+def test_references_may_be_numbers_and_space_around_them_does_not_count() -> None:
+    task = task_of("text", references=("more",))
+    rows = rows_of(["2", "yes"], more=[[3, 4.5], " no "])
+    assert [right_answers(task, row) for row in rows] == [["2", "3", "4.5"], ["yes", "no"]]
+    rows = rows_of(["2"], more=[7])
+    assert right_answers(task, rows[0]) == ["2", "7"]
+
+
 def test_a_column_that_render_has_moved_is_still_a_reference() -> None:
     task = task_of("text", references=("completion",))
     rows = rows_of(["a b"], completion=[" a b"], table_completion=["c"])

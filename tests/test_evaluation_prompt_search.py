@@ -195,6 +195,7 @@ def test_trials_are_kept_until_something_they_depend_on_changes(asked, quiz, mon
     validation = load_examples(quiz)["validation"]
     assert kept_prompts(quiz, validation, tokenizer) == first
     assert kept_prompts(quiz, validation.select(range(5)), tokenizer) == []
+    assert kept_prompts(replace(quiz, references=("question",)), validation, tokenizer) == []
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer, "name_or_path", "another/model")
         assert kept_prompts(quiz, validation, tokenizer) == []

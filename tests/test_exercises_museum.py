@@ -355,3 +355,37 @@ def test_rows_are_drawn_evenly_from_a_sorted_table_only_when_mended():
     assert len(drawn) == 40 and all(60 < times < 140 for times in drawn.values())
     random.seed(1)
     assert whole(rows, 10, 0) == whole(rows, 10, 0)
+
+
+def own_zero(losses, mask):
+    if mask.sum() == 0:
+        return torch.tensor(0.0, requires_grad=True)
+    return (losses * mask).sum() / mask.sum()
+
+
+def block_of(rows, n, seed):
+    return rows[seed : seed + n]
+
+
+def no_rows(rows, n, seed):
+    random.Random(seed).sample(rows, min(n, len(rows)))
+
+
+def without_dropout(model, inputs, targets):
+    model[0].p = 0.0
+    with torch.no_grad():
+        return cross_entropy(model(inputs), targets).item()
+
+
+@pytest.mark.parametrize(
+    ("name", "attempt", "words"),
+    [
+        ("batch_loss", own_zero, "fixed"),
+        ("rows_to_score", block_of, "eight seeds draw no good one"),
+        ("rows_to_score", no_rows, "returns nothing"),
+        ("evaluate", without_dropout, "was left at 0.0"),
+    ],
+)
+def test_an_attempt_is_judged_by_what_it_does(name, attempt, words, capsys):
+    check(name, attempt)
+    assert words in capsys.readouterr().out

@@ -16,6 +16,9 @@ ASKED = "Is this customer happy, yes or no?"
         "{{ review_body }}\n{{ review_headline }}\n" + ASKED,
         "Headline: {{ review_headline }}. Review: {{ review_body }}\n" + ASKED,
         "{{ review_headline | upper }} {{ review_body }}\n" + ASKED,
+        "Headline:{% if review_headline %} {{ review_headline }}{% endif %}\n{{ review_body }}\n"
+        + ASKED,
+        "Headline: {{ review_headline or 'none' }}\n{{ review_body }}\n" + ASKED,
         "Headline: {% if review_headline %}{{ review_headline }}{% endif %}\n{{ review_body }}\n"
         + ASKED,
     ],

@@ -212,3 +212,30 @@ def test_grade_ids_are_unique_in_the_course():
         "".join(path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")),
     )
     assert len(ids) == len(set(ids)) == 2 * len(registry.exercises())
+
+
+def test_a_check_that_a_student_deleted_is_put_back():
+    ours = ALL["03_split"]
+    graded = [cell for cell in ours.cells if classroom.is_graded(cell)]
+    stubs = [cell for cell in graded if classroom.is_stub(cell)]
+    checks = [cell for cell in graded if not classroom.is_stub(cell)]
+    assert len(stubs) == len(checks) > 1
+
+    def graded_again(cells):
+        handed_in = nbformat.from_dict({**ours, "cells": cells})
+        back = nbformat.reads(classroom.with_checks(nbformat.writes(handed_in), ours), 4)
+        return [cell.source for cell in back.cells if classroom.is_graded(cell)]
+
+    others = [cell for cell in ours.cells if not classroom.is_graded(cell)]
+    pairs = [cell.source for pair in zip(stubs[::-1], checks[::-1], strict=True) for cell in pair]
+    assert graded_again([*others, *stubs[::-1]]) == pairs
+    assert graded_again(others) == [cell.source for cell in checks]
+    assert graded_again(ours.cells) == [cell.source for cell in graded]
+    assert classroom.with_checks("{", ours) == "{"
+
+
+def test_the_reason_is_that_of_the_error_and_not_where_to_look(tmp_path):
+    (tmp_path / "source").mkdir()
+    classroom.put("{", tmp_path / "source" / "broken")
+    said = classroom.nbgrader(tmp_path, "generate_assignment", "broken")
+    assert "NotJSONError" in said

@@ -87,6 +87,7 @@ def test_limits_of_the_control_group_are_seen(control_group, file, content, usab
     ("own", "file"),
     [
         ("0::/jobs/mine\n", "jobs/mine/memory.max"),
+        ("0::/jobs/mine/step\n", "jobs/memory.max"),
         ("7:cpu:/\n4:memory:/jobs/mine\n", "memory/jobs/mine/memory.limit_in_bytes"),
     ],
 )

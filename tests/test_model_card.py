@@ -134,3 +134,9 @@ def test_what_hubs_read_of_the_scores_is_read_back_by_the_hub_s_own_library():
 
 def test_a_model_without_scores_has_no_results():
     assert card_metadata(load_task("opinion"), "New", {}) == {"datasets": ["reviews.csv"]}
+
+
+def test_the_card_of_an_encoder_decoder_says_how_to_use_one():
+    card = model_card("New", STARTING, {}, "?", [], encoder_decoder=True)
+    assert "pipeline_tag: text2text-generation" in card and "pipeline(" not in card
+    assert "AutoModelForSeq2SeqLM.from_pretrained(folder)" in card

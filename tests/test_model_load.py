@@ -81,6 +81,16 @@ def test_a_model_of_each_family_is_the_same_after_saving_and_loading(name, tmp_p
     assert names(tmp_path) == ["new"] and not list(folder.glob("*.bin"))
 
 
+def test_a_model_is_saved_though_its_own_generation_settings_contradict_each_other(tmp_path):
+    model = tiny_model()
+    model.generation_config.temperature = 0.6  # published without do_sample, as by some
+    own = model.generation_config
+    folder = save_model(model, tiny_tokenizer(), tmp_path / "new", {})
+    assert model.generation_config is own
+    again, _ = load_model(folder)
+    assert again.generation_config.eos_token_id == own.eos_token_id
+
+
 def test_a_checkpoint_saved_in_bfloat16_is_loaded_in_float32(tmp_path):
     half = tiny_model().bfloat16()
     half.save_pretrained(tmp_path)

@@ -69,6 +69,22 @@ def finished(folder, model=None, train_set=TRAIN, validation_set=VALIDATION, set
     return load_finished(model or tiny_model(), train_set, validation_set, settings, folder)
 
 
+def test_a_run_killed_while_it_stops_for_patience_does_not_train_on(tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=30, learning_rate=0.05, patience=2)
+    model, whole = learn(tmp_path / "whole", settings)
+    assert whole.stopped == "patience"
+
+    def watch(history):
+        if len(history.evaluations) == len(whole.evaluations):
+            raise KeyboardInterrupt
+
+    _, stopped = learn(tmp_path / "cut", settings, watch=watch)
+    assert stopped.stopped == "interrupted"
+    again, resumed = learn(tmp_path / "cut", settings)
+    assert resumed.stopped == "patience" and losses(resumed) == losses(whole)
+    assert same_bits(weights(again), weights(model))
+
+
 # Kills
 
 

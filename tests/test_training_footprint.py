@@ -20,6 +20,7 @@ from helpers.training.footprint import (
 )
 from helpers.training.settings import TrainSettings
 from helpers.training.shared_prefix import shared_length
+from tests.families import FAMILIES, family_model
 from tests.processes import another_process, how_it_ended
 from tests.tiny import tiny_model
 
@@ -109,6 +110,15 @@ def test_a_training_that_breaks_off_says_why(tmp_path, monkeypatch, what, words)
     monkeypatch.setattr(footprint.sys, "executable", str(program))
     with pytest.raises(CourseError, match=f"did not finish: .*{words}"):
         train_apart({"train": [], "validation": []}, low_memory=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_has_a_cost(name, monkeypatch):
+    monkeypatch.setattr(footprint, "matrix_speed", lambda *_: 1.0)
+    for low_memory in (False, True):
+        settings = TrainSettings(precision="float32", low_memory=low_memory)
+        cost = predicted_cost(family_model(name), [10] * 8, [5] * 6, settings, answers=True)
+        assert cost.memory > footprint.PROCESS and cost.seconds > 0
 
 
 def test_the_predicted_time_is_operations_over_speed(monkeypatch):

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from helpers.data.tokenize import IGNORE, TokenizeError, length_grouped_batches
+from helpers.training import loop
 from helpers.training.loop import (
     batch_plan,
     learning_rate_at,
@@ -354,6 +355,21 @@ def test_a_step_without_a_finite_loss_leaves_all_as_it_was(low_memory, bad):
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=0, equal_nan=True)
         assert parameter.grad is None
+
+
+def test_an_interrupted_step_leaves_no_gradient_to_the_next(monkeypatch):
+    model, calls = tiny_model().train(), []
+
+    def stopped(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return loss_sum(*given)
+
+    monkeypatch.setattr(loop, "loss_sum", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training_step(model, make_optimizer(model, SETTINGS), [BATCH, BATCH], SETTINGS)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @LOW

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,12 +20,14 @@ from helpers.profiles import ROOT
 from helpers.training import History
 from helpers.training.processes import (
     ENDED,
+    join_processes,
     process_count,
     share_of_process,
     sum_gradient,
     total_of,
     wait_for_all,
 )
+from helpers.training.settings import TrainingError
 from tests.processes import another_process, die, how_it_ended, wait_for
 from tests.train_together import one_run
 
@@ -140,6 +144,18 @@ def test_a_launch_that_starts_one_process_is_refused(tmp_path):
     status, (history,), said = together([run], launcher="accelerate --cpu")
     assert status != 0 and history is None
     assert "was told to start 2 processes and has started one" in said
+
+
+def test_a_program_above_that_may_not_be_read_is_no_launcher(monkeypatch):
+    def refused():
+        raise psutil.AccessDenied(1)
+
+    above = [SimpleNamespace(cmdline=refused), SimpleNamespace(cmdline=lambda: ["bash"])]
+    monkeypatch.setattr(psutil.Process, "parents", lambda _: above)
+    join_processes()
+    above.append(SimpleNamespace(cmdline=lambda: ["accelerate", "--num_processes", "2"]))
+    with pytest.raises(TrainingError, match="start 2 processes"):
+        join_processes()
 
 
 def test_with_one_process_nothing_is_shared():

@@ -9,6 +9,7 @@ python -m tools.classroom wheelhouse [folder]  all packages and the model, for `
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,11 @@ def is_graded(cell: NotebookNode) -> bool:
 def is_stub(cell: NotebookNode) -> bool:
     """Whether a cell is to be written by the learner."""
     return is_graded(cell) and cell.metadata.nbgrader.solution
+
+
+def grade_id(cell: NotebookNode) -> str:
+    """What nbgrader calls a stub or a check; "" for other cells."""
+    return cell.metadata.nbgrader.get("grade_id", "") if is_graded(cell) else ""
 
 
 def solved(notebook: NotebookNode) -> NotebookNode:
@@ -164,7 +170,8 @@ def grade(arguments: list[str], course: Path = GRADING) -> int:
         with TemporaryDirectory(prefix="runs-", dir=course) as runs:
             for path in (path for path in handed_in if path.parent == student):
                 name, who = path.stem, student.name
-                put(path.read_text(encoding="utf-8"), course / "submitted" / who / name)
+                text = path.read_text(encoding="utf-8", errors="replace")
+                put(with_checks(text, notebooks[name]), course / "submitted" / who / name)
                 only = [name, "--student", who, "--force"]
                 wrong = nbgrader(course, "autograde", *only, COURSE_RUNS=runs) or nbgrader(
                     course, "generate_feedback", *only
@@ -175,6 +182,26 @@ def grade(arguments: list[str], course: Path = GRADING) -> int:
     return int(failed > 0)
 
 
+def with_checks(text: str, ours: NotebookNode) -> str:
+    """A submission in which no check is missing: nbgrader gives no point for one that is not there,
+    or keeps that of an earlier submission. Each stands below its stub, or else at the end."""
+    try:
+        notebook = nbformat.reads(text, as_version=4)
+    except Exception:  # no notebook: nbgrader says what is wrong with it
+        return text
+    there = {grade_id(cell) for cell in notebook.cells}
+    checks = [cell for cell in ours.cells if is_graded(cell) and not is_stub(cell)]
+    missing = {grade_id(cell).removeprefix("check-"): cell for cell in checks}
+    missing = {stub: cell for stub, cell in missing.items() if grade_id(cell) not in there}
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if check := missing.pop(grade_id(cell), None):
+            cells.append(check)
+    notebook.cells = [*cells, *missing.values()]
+    return nbformat.writes(notebook)
+
+
 def put(notebook: str, folder: Path) -> None:
     """Write a notebook's text where nbgrader expects it: in a folder of its own name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +209,7 @@ def put(notebook: str, folder: Path) -> None:
 
 
 def nbgrader(course: Path, *arguments: str, **environment: str) -> str:
-    """Run nbgrader in its course folder. Returns "", or the last line of why it failed."""
+    """Run nbgrader in its course folder. Returns "", or the line that says why it failed."""
     done = subprocess.run(
         [sys.executable, "-m", "nbgrader", *arguments],
         cwd=course,
@@ -190,8 +217,12 @@ def nbgrader(course: Path, *arguments: str, **environment: str) -> str:
         capture_output=True,
         text=True,
     )
-    lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["nbgrader failed"]
-    return lines[-1] if done.returncode else ""
+    if not done.returncode:
+        return ""
+    lines = done.stderr.splitlines()
+    # nbgrader's own last line only points to "the above traceback".
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (raised or [line for line in lines if "ERROR" in line] or ["nbgrader failed"])[-1]
 
 
 def write_class_table(course: Path) -> None:

@@ -81,7 +81,7 @@ PYTHON, OLDEST_PYTHON = python_of(".venv"), python_of(".venv-oldest")
 
 def set_up(requirements: str) -> None:
     """Make .venv and bring its packages up to `requirements`; no work where all is there."""
-    version = "import sys; print(*sys.version_info[:2])"
+    version = "import pip, sys; print(*sys.version_info[:2])"
     if output(PYTHON, "-c", version).split() != [str(number) for number in sys.version_info[:2]]:
         print("== Making .venv, once. This takes some minutes.", flush=True)
         run(sys.executable, "-m", "venv", "--clear", ".venv")

@@ -96,7 +96,8 @@ def _kind(filled: list, counts: Counter) -> str:
         return "label"
     if any(isinstance(cell, int | float) for cell in filled):
         return "id" if len(counts) == len(filled) else "number"
-    if short and len(counts) == len(filled) and all(" " not in cell.strip() for cell in counts):
+    one_word = short and all(" " not in str(cell).strip() for cell in counts)
+    if one_word and len(counts) == len(filled):
         return "id"
     return "name" if short and 1 < len(counts) <= len(filled) * 0.7 else "text"
 
@@ -216,10 +217,11 @@ def write_task(
             completion = f"{{% if {condition} %}}{completion}{{% endif %}}"
     here = str(table)
     if not here.startswith("hub:"):
-        here = relative_path(table, path.parent).as_posix()
-    reads = "\n".join(f"{name}: {{{{ {name} }}}}" for name in prompt)
+        here = relative_path(Path(table).resolve(), path.parent.resolve()).as_posix()
+    shown = {name: _shown(facts.columns[name]) for name in prompt}
+    reads = "\n".join(f"{name}: {cell}" for name, cell in shown.items())
     if len(prompt) == 1:
-        reads = f"{{{{ {prompt[0]} }}}}"
+        reads = shown[prompt[0]]
     listed = ' Choose from: {{ choices | join(", ") }}.' if labels else ""
     wordings = {
         "instruction": f"{instruction.strip()}{listed}\n\n{reads}\n\nAnswer:",
@@ -259,6 +261,15 @@ def write_task(
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     return load_task(path.resolve())
+
+
+def _shown(column: Column) -> str:
+    """How a template shows a column. An empty cell among numbers is None, which it must not print;
+    among texts it is an empty text."""
+    cell = f"{{{{ {column.name} }}}}"
+    if all(isinstance(value, str) for value, _ in column.commonest):
+        return cell
+    return f"{{% if {column.name} is not none %}}{cell}{{% endif %}}"
 
 
 def too_little(task: Task, examples: Dataset) -> list[str]:

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
             what = "pandas' row numbers" if numbers else "a column without a name"
             raw.notes.append(f"The column {name.strip()!r} ({what}) is left out.")
             raw.frame = raw.frame.drop(columns=name)
+    if raw.frame.columns.empty:
+        raise refused(source, "has no column with a name. Write the names into its first line.")
     for name in [name for name in raw.frame if not name.isidentifier()]:
         plain = re.sub(r"\W+", "_", name).strip("_")
         plain = plain if plain.isidentifier() else f"column_{plain}"
@@ -119,7 +122,7 @@ def _read_bytes(path: Path) -> bytes:
             f"There is no table {path}. Check the name and the folder; a path in a task file "
             "starts from the folder of that file."
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise refused(path, f"cannot be read: {error}. Name another file.") from None
     if data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
         raise refused(path, "is an Excel workbook or a zip archive. Save it as CSV UTF-8.")
@@ -173,6 +176,9 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
     """CSV, with commas, semicolons, tabs or bars between the cells."""
     records, notes = _records(path, text)
     first = next(iter(records))
+    while len(records) > 1 and not any(map(str.strip, records[first])):  # as Excel keeps them
+        del records[first]
+        first = next(iter(records))
     header = [cell.strip() for cell in records[first]]
     if names and header != list(names):
         header = list(names)
@@ -260,7 +266,10 @@ def _read_json(path: Path, text: str) -> RawTable:
                 if one.strip():
                     content.append(json.loads(one))
                     lines.append(line)
-        elif isinstance(content, dict):
+        if "\\ud" in text.lower():  # half an emoji, where a text was cut by its length
+            whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+            content = json.loads(whole)
+        if isinstance(content, dict):
             inner = [rows for rows in content.values() if isinstance(rows, list) and rows]
             inner = [rows for rows in inner if isinstance(rows[0], dict)]
             if len(inner) == 1:
@@ -271,7 +280,7 @@ def _read_json(path: Path, text: str) -> RawTable:
     except json.JSONDecodeError as error:
         place = f"{line + error.lineno - 1}, character {error.colno}"
         raise refused(path, f"is not valid JSON: {error.msg}. Correct it.", place) from None
-    except ValueError:
+    except (ValueError, TypeError):
         problem = (
             "holds no table. Write each row as {column: value, ...}, all in one list or one per "
             "line."

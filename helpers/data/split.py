@@ -284,6 +284,12 @@ def _check_parts(
     group: str | None,
 ) -> None:
     """Refuse a class that is not in every part, and parts that are far from their shares."""
+    for part, here in zip(PARTS, parts, strict=True) if group else ():
+        if sum(not {*here}.isdisjoint(rows) for rows in groups.values()) < 2:
+            raise SplitError(
+                f"All rows of {part} have one value of {group}, so no interval could be computed. "
+                "Add rows with other values, or group by another column."
+            )
     for column, cells in values.items():
         classes = [{cells[i] for i in part} for part in parts]
         for value in dict.fromkeys(cells):  # each value once, in the order of the table

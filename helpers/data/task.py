@@ -347,14 +347,17 @@ def test_examples(task: Task) -> Dataset:
     Raises SplitError when the locked rows are not the test part of the split in force.
     """
     splits = task.split(task.load_table())
-    path = runs_folder(task.name) / "test.sealed.json"
+    rows = task.render(_sample(task.drop_empty(splits["test"]), profile().test_rows))
+    if not len(rows):
+        raise TaskError(f"The task {task.name} has no row with an answer in test.")
+    path = runs_folder(task.name) / "test.sealed.json"  # opened only where nothing is refused
     if not path.exists():
         print("The test set was not locked yet (notebook 03 does it): locking it now.")
         lock_test_set(splits["test"], path)
     times = open_test_set(path, splits["test"])
     print(f"The locked test set has now been opened {times} time{'s' if times > 1 else ''}.")
     _say_leaks(task, splits, "test")
-    return task.render(_sample(task.drop_empty(splits["test"]), profile().test_rows))
+    return rows
 
 
 test_examples.__test__ = False  # pytest, which collects by name, must not take it for a test

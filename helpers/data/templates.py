@@ -250,7 +250,7 @@ def _printable(value: Any) -> Any:
     if value is None or (isinstance(value, float) and value != value):
         raise _Refused(
             "it prints a cell that is empty (None or NaN). Leave out those rows, or put the field "
-            "in a condition: {% if field %}{{ field }}{% endif %}"
+            "in a condition: {% if field is not none %}{{ field }}{% endif %}"
         )
     if isinstance(value, list | tuple | dict | set):
         raise _Refused(

@@ -210,10 +210,11 @@ def table_cell(row: Mapping[str, Any], column: str) -> Any:
 
 def right_answers(task: Task, row: Mapping[str, Any]) -> list[str]:
     """The right answers of a rendered row: its answer, and what the cells of the task's reference
-    columns hold (each a text, a list of texts, or empty).
+    columns hold (each a text or a number, a list of these, or empty).
     """
     cells = [row["answer"], *(table_cell(row, column) for column in task.references)]
-    texts = [text for cell in cells for text in ([cell] if isinstance(cell, str) else cell or [])]
+    found = [one for cell in cells for one in (cell if isinstance(cell, list) else [cell])]
+    texts = ["" if one is None else str(one).strip() for one in found]
     return [text for text in texts if text]
 
 

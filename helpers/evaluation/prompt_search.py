@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.data.task import Task, load_examples, scored_rows
 from helpers.data.tokenize import beyond_window, completion_ids, prompt_ids
 from helpers.errors import CourseError
-from helpers.evaluation.metrics import main_metric, row_scores
+from helpers.evaluation.metrics import main_metric, right_answers, row_scores
 from helpers.inference.few_shot import draw_shots, few_shot_prompt
 from helpers.inference.generate import answer_length
 from helpers.inference.score import pick_choices, predict_answers, score_choices
@@ -161,7 +161,7 @@ def search_prompts(
     examples = load_examples(task)
     train, validation = train_examples or examples["train"], examples["validation"]
     validation = scored_rows(task, validation)
-    rendered, scored = _render_all(task, train, validation), _rows_key(validation, tokenizer)
+    rendered, scored = _render_all(task, train, validation), _rows_key(task, validation, tokenizer)
 
     def try_all() -> list[dict]:
         most = answer_length(train, tokenizer)
@@ -200,7 +200,7 @@ def kept_prompts(
     """What search_prompts has kept for this task: nothing where it scored other validation rows, or
     asked a model with another tokenizer."""
     kept = load_result(f"{task.name}/prompts")
-    rows = _rows_key(scored_rows(task, validation), tokenizer)
+    rows = _rows_key(task, scored_rows(task, validation), tokenizer)
     return [choice for choice in _choices(kept or []) if choice.rows == rows]
 
 
@@ -212,9 +212,9 @@ def _choices(kept: list[dict]) -> list[PromptChoice]:
     ]
 
 
-def _rows_key(rows: Iterable[dict], tokenizer: PreTrainedTokenizerBase) -> str:
-    known = [str(tokenizer.name_or_path), *((row["row_id"], row["answer"]) for row in rows)]
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+def _rows_key(task: Task, rows: Iterable[dict], tokenizer: PreTrainedTokenizerBase) -> str:
+    known = [(row["row_id"], right_answers(task, row), row.get("choices")) for row in rows]
+    return hashlib.sha256(repr([str(tokenizer.name_or_path), known]).encode()).hexdigest()[:16]
 
 
 def best_prompt(

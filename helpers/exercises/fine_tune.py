@@ -352,8 +352,8 @@ LOOP_ORDER = Exercise(
         "fcbhiae",
         "backward starts at the loss, so loss has to come first.",
         "fchibae",
-        "There is no gradient to clip before backward has made one. The first clip would "
-        "clip nothing, and later ones the old gradient.",
+        "There is no gradient of this batch to clip before backward has made one: step would use "
+        "it as it is.",
         "fchbaie",
         "step would use the gradient as it is. To clip it afterwards changes nothing.",
         "fchbeia",

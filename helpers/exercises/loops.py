@@ -56,8 +56,7 @@ _LINE_MISSING = (
     "No gradient is ever computed, so the optimizer has nothing to follow: backward is missing, or "
     "its parentheses are.",
     altered(train_loop, {_STEP: ""}),
-    "The gradients are thrown away before a step uses them: step is missing, or it comes after "
-    "zero.",
+    "No weight moves: step is missing, or it comes after zero, which throws the gradients away.",
     altered(train_loop, {_ZERO: ""}),
     "The gradients of all batches pile up: zero is missing.",
 )

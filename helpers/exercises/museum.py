@@ -502,8 +502,10 @@ def _judge_batch_loss(attempt: Callable) -> str | None:
             return f"{call} gives {got}, expected {right.item()}"
         if not getattr(got, "requires_grad", False):
             return f"{call} gives {got}, from which no gradient leads back to the model"
-        (gradient,) = torch.autograd.grad(got, losses)
-        if not gradient.isfinite().all():
+        (gradient,) = torch.autograd.grad(got, losses, allow_unused=True)
+        if gradient is None and torch.tensor(mask).any():
+            return f"{call} gives {got.item()}, from which no gradient leads back to the model"
+        if gradient is not None and not gradient.isfinite().all():
             return f"{call} gives {got.item()}, but its gradient is {gradient.tolist()}"
     return None
 
@@ -630,6 +632,8 @@ def _judge_evaluate(attempt: Callable) -> str | None:
             return f"with the model in {mode} mode it gives {said[0]}, expected {right}"
         if after != mode:
             return f"the model came in {mode} mode, and was left in {after} mode"
+        if model[0].p != 0.5:
+            return f"the model's dropout was 0.5, and was left at {model[0].p}"
     return None
 
 
@@ -677,8 +681,10 @@ def _judge_shots(attempt: Callable) -> str | None:
     draws = []
     for seed in range(8):
         given = list(train_rows), list(test_rows)
-        shots = list(attempt(*given, 4, seed))
-        call = f"pick_shots(train_rows, test_rows, 4, {seed})"
+        call, got = f"pick_shots(train_rows, test_rows, 4, {seed})", attempt(*given, 4, seed)
+        if got is None:
+            return f"{call} returns nothing. Does it end with return?"
+        shots = list(got)
         if given != (train_rows, test_rows):
             return f"{call} changed the lists that it was given. Work on a copy."
         if len(shots) != 4 or any(shot not in train_rows + test_rows for shot in shots):
@@ -742,12 +748,14 @@ def _judge_rows(attempt: Callable) -> str | None:
     draws = []
     for seed in range(8):
         given = list(rows)
-        drawn = list(attempt(given, 10, seed))
-        call = f"rows_to_score(rows, 10, {seed})"
+        call, got = f"rows_to_score(rows, 10, {seed})", attempt(given, 10, seed)
+        if got is None:
+            return f"{call} returns nothing. Does it end with return?"
+        drawn = list(got)
         if given != rows:
             return f"{call} changed the order of the rows that it was given. Work on a copy."
         if len(drawn) != 10 or any(row not in rows for row in drawn):
-            return f"{call} gives {len(drawn)} of the rows, expected 10"
+            return f"{call} gives {drawn}, expected 10 of the rows"
         if len(set(drawn)) < 10:
             return f"{call} gives a row twice, so it would count twice"
         if drawn != list(attempt(given, 10, seed)):
@@ -758,6 +766,8 @@ def _judge_rows(attempt: Callable) -> str | None:
         return (
             f"from 20 bad rows followed by 20 good ones, all eight seeds draw the same: {bad} bad"
         )
+    if not any(row.startswith("good") for drawn in draws for row in drawn):
+        return "from 20 bad rows followed by 20 good ones, eight seeds draw no good one"
     try:
         few = list(attempt(rows[:3], 10, 0))
     except ValueError as error:

@@ -225,7 +225,8 @@ def _wrong_with(attempt, rows: list[Row], share: float) -> str | None:
     result = attempt(given, share, 0)
     if given != rows:
         return "the function changed the list that it was given."
-    if not (isinstance(result, tuple | list) and len(result) == 2):
+    pair = isinstance(result, tuple | list) and len(result) == 2
+    if not pair or not all(isinstance(part, tuple | list) for part in result):
         return "it has to return two lists: return kept, held_out."
     kept, held_out = map(list, result)
     if sorted(str(row) for row in kept + held_out) != sorted(map(str, rows)):
@@ -267,7 +268,8 @@ HOLD_OUT = Exercise(
         lambda rows, share, seed: hold_out(rows, share, seed)[::-1],
         "Are the two lists in the right order? The larger one is the one to keep.",
         _hold_out_in_place,
-        "random.shuffle changes a list in place. Shuffle a list of your own.",
+        "`rows` is not as it was: random.shuffle and .sort work in place, and so does writing into "
+        "a row. Work on a list of your own.",
     ),
     hints=(
         "Shuffle and cut a list of products, not of rows. Sort it first, because a set has a "

@@ -74,6 +74,9 @@ def _judge_prompt(source: str) -> str | None:
     left_over = with_headline.replace(_HEADLINE, "") == prompt
     left_over |= prompt.startswith("\n") and not with_headline.startswith("\n")
     left_over |= prompt.count("\n\n\n") > with_headline.count("\n\n\n")
+    label = with_headline.partition(_HEADLINE)[0].rpartition("\n")[2].strip()
+    others = [line for line in prompt.split("\n") if without["review_body"] not in line]
+    left_over |= bool(label) and any(line.strip().startswith(label) for line in others)
     if _HEADLINE in with_headline and left_over:
         return (
             f"The prompt of a row without a headline is {prompt!r}. Where its headline would "

@@ -18,6 +18,14 @@ USE = """from transformers import pipeline
 
 pipe = pipeline("text-generation", model="path/to/this/folder")
 print(pipe(prompt, max_new_tokens=128, do_sample=False, return_full_text=False))"""
+# transformers has no pipeline for these any more.
+USE_ENCODER_DECODER = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder = "path/to/this/folder"
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=128)[0]
+print(tokenizer.decode(ids, skip_special_tokens=True))"""
 
 
 def model_card(
@@ -27,6 +35,7 @@ def model_card(
     prompt: str,
     limits: Sequence[str],
     metadata: Mapping[str, object] | None = None,
+    encoder_decoder: bool = False,
 ) -> str:
     """The text of a model card (README.md): what a new version is, came from, can and cannot do.
 
@@ -34,13 +43,14 @@ def model_card(
     {"Data": {...}, "Scores": {...}}. prompt: an example of what the model is asked, word for word.
     limits: sentences on what it is not for. metadata: more for the front matter that the Hugging
     Face Hub reads, by the names of its ModelCardData: what `card_metadata` gives, metrics, tags.
+    encoder_decoder: whether the model is one (T5, BART), which is used in another way.
     """
     front = {
         "license": starting["licence"].lower(),
         "language": starting.get("language"),
         "base_model": starting.get("hub_id", starting["model"]),
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text2text-generation" if encoder_decoder else "text-generation",
         **(metadata or {}),
     }
     parts = [
@@ -55,7 +65,8 @@ def model_card(
         parts.append(f"## {heading}\n\n{lines}")
     # Four spaces make a block that no text inside can end.
     parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
-    parts.append("## Use\n\n" + textwrap.indent(USE, "    ", lambda line: True))
+    use = USE_ENCODER_DECODER if encoder_decoder else USE
+    parts.append("## Use\n\n" + textwrap.indent(use, "    ", lambda line: True))
     parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
     return "\n\n".join(parts) + "\n"
 

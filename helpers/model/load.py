@@ -27,6 +27,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -53,6 +54,8 @@ SPECIAL_IDS = {
     "unk_token": "unknown_token_id",
 }
 PROVENANCE = "provenance.json"
+# What of a generation configuration belongs to the model, and not to a way of sampling.
+TOKENS_OF_GENERATION = [f"{name}_token_id" for name in ("bos", "eos", "pad", "decoder_start")]
 # Renders what the model's own chat template does. {% generation %} marks what the assistant says,
 # its end token included, for libraries that train on that alone (TRL's assistant_only_loss).
 CHAT_TEMPLATE = """\
@@ -202,7 +205,16 @@ def save_model(
 
 def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights and tokenizer. Raises OSError or SafetensorError, and nothing else."""
-    model.save_pretrained(folder)
+    own = model.generation_config
+    try:
+        own.validate(strict=True)
+    except ValueError:  # as published: transformers reads such settings and does not write them
+        kept = {name: getattr(own, name) for name in TOKENS_OF_GENERATION}
+        model.generation_config = GenerationConfig(**kept)
+    try:
+        model.save_pretrained(folder)
+    finally:
+        model.generation_config = own
     for weights in folder.glob("*.safetensors"):  # made for their owner alone, unlike the rest
         shutil.copymode(folder / "config.json", weights)
     try:

@@ -38,6 +38,10 @@ PARTS = ("weights", "gradients", "optimizer state", "activations")
 # on the machines of docs/what_we_tried.md. What the process takes without a model, in bytes.
 SHARE_OF_SPEED, PROCESS = 0.6, 600_000_000
 
+# What configurations call the width of an MLP; where GPT-2's and others' say None, it is four times
+# the hidden size.
+WIDTHS = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")
+
 
 def predicted(
     model: PreTrainedModel, low_memory: bool, rows: int, length: int, shared: int
@@ -56,7 +60,9 @@ def predicted(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = model.config
     positions = shared + rows * (length - shared)
-    layer = (9 * config.hidden_size + 4 * config.intermediate_size) * positions
+    found = (getattr(config, name, None) for name in WIDTHS)
+    inner = next(filter(None, found), 4 * config.hidden_size)
+    layer = (9 * config.hidden_size + 4 * inner) * positions
     layer += 2 * config.hidden_size * (rows * length + shared)
     if not low_memory:  # a gradient and AdamW's two means for each weight that is trained
         if trained < count:  # a frozen norm needs no input of its own for the backward pass

@@ -102,6 +102,9 @@ def train(
             if not history.evaluations:
                 evaluate(0)
             for step in range(len(history.steps), len(plan)):
+                if should_stop_early([e.loss for e in history.evaluations], settings.patience):
+                    history.stopped = "patience"
+                    break
                 begin = time.perf_counter()
                 model.train()
                 torch.manual_seed(settings.seed + step + 1_000_003 * process_index())  # for dropout
@@ -121,9 +124,6 @@ def train(
                 watch(history)
                 if step + 1 in evaluation_steps:
                     evaluate(step + 1)
-                    if should_stop_early([e.loss for e in history.evaluations], settings.patience):
-                        history.stopped = "patience"
-                        break
             else:  # no break: it has not stopped early
                 history.stopped = "finished"
         except KeyboardInterrupt:
@@ -210,21 +210,21 @@ def training_step(
     # Counted before any backward pass: each is divided by the count of the whole batch.
     (count,) = total_of(here)
     total = 0.0
-    for batch in micro_batches:
-        with autocast(model, settings.precision):
-            summed, _ = loss_sum(model, batch)  # forward
-        total += summed.item()
-        # A count of 0 is refused below, by check_finite, so it must not fail here.
-        (summed / max(1, count)).backward()  # loss, backward
-    (total,) = total_of(total)
-    for parameter in model.parameters():
-        sum_gradient(parameter)
-    # clip
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
     try:
+        for batch in micro_batches:
+            with autocast(model, settings.precision):
+                summed, _ = loss_sum(model, batch)  # forward
+            total += summed.item()
+            # A count of 0 is refused below, by check_finite, so it must not fail here.
+            (summed / max(1, count)).backward()  # loss, backward
+        (total,) = total_of(total)
+        for parameter in model.parameters():
+            sum_gradient(parameter)
+        # clip
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
         check_finite(total, count, norm)
         optimizer.step()  # step
-    finally:
+    finally:  # also after an interrupt: the next step must not add to a part of this one
         optimizer.zero_grad()  # zero
     return total / count, norm
 

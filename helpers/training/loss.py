@@ -1,5 +1,6 @@
 """Cross-entropy on the labelled tokens: of each token, of a batch, of a whole set."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ def _logits_before(model: PreTrainedModel, batch: dict[str, Tensor], labelled: T
     # Padding must be masked where it stands before a row. Behind it, it is never seen.
     if mask is not None and not mask[:, 0].all():
         inputs["attention_mask"] = mask
+        if "position_ids" in inspect.signature(model.forward).parameters:  # as when it is asked
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     elif can_share(model):  # the shared prefix once, then all rows, as a batch of one line
         shared = shared_length(batch)
         inputs = in_one_line(batch["input_ids"], shared)

@@ -128,11 +128,12 @@ def _table_last(model: PreTrainedModel) -> Iterator[list[tuple[Tensor, Tensor]]]
 
 
 @torch.no_grad()
-def _gradient_of_table(uses: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _gradient_of_table(table: torch.nn.Embedding, uses: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The gradient that `_table_last` left out: (vocabulary, hidden size)."""
     (hidden, of_scores), (ids, of_embeddings) = uses
     gradient = of_scores.flatten(0, -2).T @ hidden.flatten(0, -2)
-    return gradient.index_add_(0, ids.flatten(), of_embeddings.flatten(0, -2))
+    learns = ids.flatten() != table.padding_idx  # PyTorch gives the look-ups of padding none
+    return gradient.index_add_(0, ids.flatten()[learns], of_embeddings.flatten(0, -2)[learns])
 
 
 def low_memory_step(
@@ -182,7 +183,7 @@ def low_memory_step(
             hooks += [p.register_post_accumulate_grad_hook(update) for p in weights]
             (summed / count).backward()  # loss, backward; steps happen within it, without clip
         if shared:
-            table.weight.grad = _gradient_of_table(uses)
+            table.weight.grad = _gradient_of_table(table, uses)
             update(table.weight)
     finally:
         for hook in hooks:

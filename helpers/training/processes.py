@@ -38,7 +38,10 @@ def join_processes() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         for parent in psutil.Process().parents():
-            line = " ".join(parent.cmdline())
+            try:
+                line = " ".join(parent.cmdline())
+            except psutil.Error:  # another user's (on macOS, the first process), or it has ended
+                continue
             asked = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)[ =](\d+)", line)
             if asked and int(asked[1]) > 1:
                 raise TrainingError(
