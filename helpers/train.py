@@ -34,8 +34,7 @@ from helpers.evaluation import (
     scoreboard,
 )
 from helpers.files import set_aside
-from helpers.inference import predict_answers
-from helpers.inference.generate import answer_form
+from helpers.inference import answer_form, answer_length, predict_answers
 from helpers.machine import peak_memory
 from helpers.model import card_metadata, load_model, model_card, provenance, save_model
 from helpers.profiles import ROOT, runs_folder
@@ -70,7 +69,8 @@ def untuned_answers(
     """What everything simpler answers: the rivals, and the model before tuning, asked zero-shot and
     with the best prompt. The best prompt is looked for on validation rows."""
     answers = rival_answers(task, training, rows)
-    answers["zero-shot"] = predict_answers(model, tokenizer, rows)
+    most = answer_length(training, tokenizer)  # the same for all, and not from the scored rows
+    answers["zero-shot"] = predict_answers(model, tokenizer, rows, most)
     best = best_prompt(model, tokenizer, task, training)
     answers["best prompt"] = predict_with(best, model, tokenizer, task, training, rows)
     return answers
@@ -121,7 +121,8 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     for part, rows in parts.items():
-        answers[part]["tuned"] = predict_answers(model, tokenizer, rows)
+        most = answer_length(examples["train"], tokenizer)
+        answers[part]["tuned"] = predict_answers(model, tokenizer, rows, most)
     boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
     if first:
         is_pair = model.config.is_encoder_decoder

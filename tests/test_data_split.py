@@ -221,6 +221,7 @@ def test_leaks_are_counted_and_told():
     found = leaks(splits, GROUP, ["review_body"])
     assert found == Leaks(5, GROUP, 2, (("R3", "R1"), ("R5", "R1")))
     assert "Of 5 test rows, 2 have a product_title" in str(found) and "2 repeat" in str(found)
+    assert str(found).endswith("word for word, or nearly within one product_title.")
     found = leaks(splits, None, ["review_body"])
     assert found.copies == (("R3", "R1"), ("R5", "R1"), ("R6", "R1"))
     assert str(found).startswith("Of 5 test rows, 3 repeat the text")

@@ -16,7 +16,7 @@ from helpers.data.split import SplitError, lock_test_set
 from helpers.data.task import TASKS, TaskError, load_examples, load_task, test_examples
 from helpers.data.templates import Template, TemplateError
 from helpers.errors import CourseError
-from helpers.evaluation.baselines import baseline_predictions
+from helpers.evaluation.baselines import _prompt_texts, baseline_predictions
 from helpers.evaluation.metrics import row_scores
 from helpers.evaluation.uncertainty import groups_of
 from helpers.profiles import profile, runs_folder
@@ -286,6 +286,24 @@ def test_choices_of_the_tuned_template_are_the_tasks_where_they_are_the_same_for
     words = "the choices yes, no", "its template good has others: no, yes", "Delete one"
     refused(lambda: named("choices: [yes, no]\n"), "mine.yaml", *words)
     refused(lambda: named("choices: [a, b]\ntemplate: own\n"), "others: {{ text }} ||| b")
+
+
+def test_a_condition_around_both_halves_shows_no_rival_the_answer(tmp_path):
+    whole = """
+templates:
+  one: !Template
+    name: good
+    answer_choices: no ||| yes
+    jinja: "{% if label != -1 %}{{ text }} {% if more %}{{ more }}{% endif %}? |||
+      {{ answer_choices[label] }}{% endif %}"
+"""
+    (tmp_path / "public.yaml").write_text(whole, encoding="utf-8")
+    named = "\ntemplates: public.yaml\n"
+    task = task_of(tmp_path, "text,label,more\na,1,x\nb,0,y\nc,-1,z\n", templates=named)
+    assert task.wording.prompt_fields == {"text", "label", "more"}
+    assert task.wording.shown_fields == {"text", "more"}
+    rows = task.render(task.drop_empty(task.load_table()))
+    assert _prompt_texts(task, rows) == ["x\na", "y\nb"]
 
 
 def test_the_files_of_a_task_ask_the_same_from_the_folder_of_a_saved_model(tmp_path):

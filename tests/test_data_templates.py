@@ -500,6 +500,21 @@ def test_messages_ask_for_the_last_turn():
         assert rendered["prompt"] == "\n".join([*before, "Assistant:"])
         assert rendered["answer"] == expected
     refusal(NoExample, lambda: one.render({"messages": talk[:4], "row_id": "R2"}), "row R2")
+    silent = [*talk[:2], {"role": "assistant", "content": None}]  # it only called a tool
+    refusal(NoExample, lambda: one.render({"messages": silent, "row_id": "R3"}), "row R3")
+    assert "None" not in one.render({"messages": [*silent, *talk[1:3]], "row_id": "R4"})["prompt"]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    ["x | trim", "x | lower", "x | title", "z ~ ' ' ~ x", "[z, x] | join(', ')", "[z] | trim"],
+)
+def test_an_empty_cell_is_refused_behind_a_filter_too(asks):
+    template = Template("t", f"{{{{ {asks} }}}}?", "{{ answer }}")
+    row = {"x": "b", "z": "a", "answer": "yes", "row_id": "R1"}
+    if "[z] | trim" not in asks:
+        assert template.render(row)["answer"] == "yes"
+    refused(lambda: template.render(row | {"x": None}), "row R1", "it prints a")
 
 
 # PromptSource

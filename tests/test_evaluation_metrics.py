@@ -371,7 +371,7 @@ def test_the_baseline_of_choices_is_the_commonest_training_answer_that_a_row_all
 
 def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     task = task_of("text")
-    task.wording = SimpleNamespace(prompt_fields={"title", "body", "stars", "note"})
+    task.wording = SimpleNamespace(shown_fields={"title", "body", "stars", "note"})
     train = rows_of(
         ["one two", "one two three four five"],  # 3.5 words on average
         title=["short", "t"],
@@ -381,10 +381,10 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
     )
     rows = rows_of(["a b c", "d"], title=["t", "t"], body=["w1 w2 w3 w4 w5", None], stars=[1, 2])
     assert baseline_predictions(task, train, rows) == ["w1 w2 w3 w4", ""]
-    task.wording.prompt_fields = {"prompt"}  # a column of the table, which render has moved
+    task.wording.shown_fields = {"prompt"}  # a column of the table, which render has moved
     asked = rows_of(["a b"], prompt=["In two words: the lid"], table_prompt=["the lid sticks"])
     assert baseline_predictions(task, asked, asked) == ["the lid"]
-    task.wording.prompt_fields = {"stars"}
+    task.wording.shown_fields = {"stars"}
     assert baseline_predictions(task, train, rows) == ["one two"] * 2
     with pytest.raises(ScoringError, match="the list of labels is empty"):
         baseline_predictions(task, [], rows)
@@ -393,7 +393,7 @@ def test_the_baseline_of_texts_is_the_lead_of_the_longest_column() -> None:
 def seen_task(kind: str = "classification") -> SimpleNamespace:
     """A task whose prompt shows the column body, with groups in the column product."""
     task = task_of(kind)
-    task.wording = SimpleNamespace(prompt_fields={"body"})
+    task.wording = SimpleNamespace(shown_fields={"body"})
     task.group = "product"
     return task
 
@@ -411,6 +411,8 @@ def shop(bodies: list[str], answers: list[str], choices: list[str]) -> list[dict
 def test_rivals_see_what_the_prompt_shows_and_nothing_else() -> None:
     rows = shop(["nice lid", ""], ["good", "poor"], ["good", "poor"])
     assert _prompt_texts(seen_task(), rows) == ["nice lid", ""]
+    rows = rows_of(["good"] * 3, body=[0, False, None])
+    assert _prompt_texts(seen_task(), rows) == ["0", "False", ""]
 
 
 def test_nearest_neighbour_repeats_the_most_similar_allowed_answer() -> None:

@@ -212,6 +212,18 @@ def test_trials_are_kept_until_something_they_depend_on_changes(asked, quiz, mon
             search_prompts(model, tokenizer, quiz)
 
 
+def test_wordings_with_other_words_as_answers_are_left_out(asked, quiz, capsys) -> None:
+    model, tokenizer, *_ = asked
+    one = quiz.templates["one"]
+    other = replace(one, name="other", choices=("{{ a }}!", "{{ b }}!"))
+    more = replace(quiz, templates=quiz.templates | {"other": other})
+    found = search_prompts(model, tokenizer, more)
+    assert "other" not in {trial.template for trial in found}
+    assert (
+        "other: left out. Its answers are other words than those of one" in capsys.readouterr().out
+    )
+
+
 def test_rows_with_choices_of_their_own_are_not_calibrated(asked, quiz, capsys) -> None:
     model, tokenizer, *_ = asked
     found = search_prompts(model, tokenizer, quiz)

@@ -234,8 +234,7 @@ def test_a_check_that_a_student_deleted_is_put_back():
     assert classroom.with_checks("{", ours) == "{"
 
 
-def test_the_reason_is_that_of_the_error_and_not_where_to_look(tmp_path):
-    (tmp_path / "source").mkdir()
-    classroom.put("{", tmp_path / "source" / "broken")
-    said = classroom.nbgrader(tmp_path, "generate_assignment", "broken")
+def test_the_reason_is_that_of_the_error_and_not_where_to_look(course):
+    classroom.put("{", course / "source" / "broken")
+    said = classroom.nbgrader(course, "generate_assignment", "broken")
     assert "NotJSONError" in said

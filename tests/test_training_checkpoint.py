@@ -75,7 +75,7 @@ def test_a_run_killed_while_it_stops_for_patience_does_not_train_on(tmp_path):
     assert whole.stopped == "patience"
 
     def watch(history):
-        if len(history.evaluations) == len(whole.evaluations):
+        if len(history.evaluations) == len(whole.evaluations) and history.stopped != "interrupted":
             raise KeyboardInterrupt
 
     _, stopped = learn(tmp_path / "cut", settings, watch=watch)

@@ -221,7 +221,7 @@ def nbgrader(course: Path, *arguments: str, **environment: str) -> str:
         return ""
     lines = done.stderr.splitlines()
     # nbgrader's own last line only points to "the above traceback".
-    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    raised = [one.strip() for one in lines if re.match(r"\s*[\w.]+(Error|Exception)\b", one)]
     return (raised or [line for line in lines if "ERROR" in line] or ["nbgrader failed"])[-1]
 
 

@@ -42,9 +42,10 @@ class Leaks:
 
     def __str__(self) -> str:
         about = f"{self.same_group} have a {self.group} that is also in train, and "
+        nearly = f", or nearly within one {self.group}" if self.group else " or nearly"
         return (
             f"Of {self.test_rows} {self.part} rows, {about * bool(self.group)}{len(self.copies)} "
-            f"repeat the text of a train row, word for word or nearly. {self.note}".strip()
+            f"repeat the text of a train row, word for word{nearly}. {self.note}".strip()
         )
 
 
@@ -284,12 +285,6 @@ def _check_parts(
     group: str | None,
 ) -> None:
     """Refuse a class that is not in every part, and parts that are far from their shares."""
-    for part, here in zip(PARTS, parts, strict=True) if group else ():
-        if sum(not {*here}.isdisjoint(rows) for rows in groups.values()) < 2:
-            raise SplitError(
-                f"All rows of {part} have one value of {group}, so no interval could be computed. "
-                "Add rows with other values, or group by another column."
-            )
     for column, cells in values.items():
         classes = [{cells[i] for i in part} for part in parts]
         for value in dict.fromkeys(cells):  # each value once, in the order of the table
@@ -318,6 +313,13 @@ def _check_parts(
             raise SplitError(
                 f"These {total} rows cannot be split into {shares}: {name} would have {len(part)} "
                 f"of them, because {why}. Add rows, or group them by another column."
+            )
+    found = {row: name for name, rows in groups.items() for row in rows}
+    for name, part in zip(PARTS, parts, strict=True) if group else ():
+        if len({found[row] for row in part}) < 2:
+            raise SplitError(
+                f"All rows of {name} have one value of {group}, so no interval could be computed. "
+                "Add rows with other values, or group by another column."
             )
 
 

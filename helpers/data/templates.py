@@ -73,6 +73,15 @@ class Template:
         names = self._names("prompt", self.prompt)
         return names & _names_by_half(self.prompt)[0] if self.whole else names
 
+    @property
+    def shown_fields(self) -> frozenset[str]:
+        """The columns of which a model sees something. In PromptSource's files, a condition around
+        both halves may name the column of the answer: that is not among them."""
+        shown = (
+            _names_by_half(self.prompt, conditions=False)[0] if self.whole else self.prompt_fields
+        )
+        return self.prompt_fields & shown
+
     @cached_property
     def completion_fields(self) -> frozenset[str]:
         """Columns that the completion uses."""
@@ -260,6 +269,19 @@ def _printable(value: Any) -> Any:
     return value
 
 
+def _of_text(kind: str) -> Any:
+    """A filter of Jinja, without its "None" for an empty cell."""
+    return lambda value, *given, **named: FILTERS[kind](_printable(value), *given, **named)
+
+
+@jinja2.pass_eval_context
+def _join(context: Any, items: Any, *given: Any, **named: Any) -> Any:
+    """Jinja's filter, without its "None" for an empty item."""
+    if isinstance(items, list | tuple) and not named:
+        items = [_printable(one) for one in items]
+    return FILTERS["join"](context, items, *given, **named)
+
+
 def _number(kind: str) -> Any:
     """Jinja's filters int and float, without their 0 for what is no number."""
 
@@ -293,6 +315,8 @@ def _position(value: Any) -> Any:
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_printable)
 _JINJA.filters |= {"int": _number("int"), "float": _number("float"), "position": _position}
+_JINJA.filters |= {kind: _of_text(kind) for kind in "trim lower upper title capitalize".split()}
+_JINJA.filters |= {"join": _join, "printable": _printable}
 _JINJA.filters |= {"choice": _choice, "random": _choice, "most_frequent": multimode}
 _JINJA.globals["zip"] = zip
 
@@ -306,6 +330,9 @@ def _compiled(source: str, halved: bool) -> jinja2.Template:
         computed = not isinstance(spelled, nodes.Const | nodes.Slice)
         if computed and not isinstance(item.node, nodes.Dict):
             item.arg = nodes.Filter(item.arg, "position", [], [], None, None)
+    for joined in tree.find_all(nodes.Concat):  # "a ~ b" makes a text of an empty cell, too
+        parts = [nodes.Filter(one, "printable", [], [], None, None) for one in joined.nodes]
+        joined.nodes = parts
     return _JINJA.from_string(tree)
 
 
@@ -319,15 +346,20 @@ def _undeclared(source: str) -> frozenset[str]:
     return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
 
 
-def _names_by_half(source: str) -> tuple[set[str], set[str]]:
+def _names_by_half(source: str, conditions: bool = True) -> tuple[set[str], set[str]]:
     """The words before and after |||, keywords and filters included (so callers intersect them with
-    the template's names); those of a condition around both belong to the first."""
-    halves, half = (set(), set()), 0
+    the template's names); those of a condition around both belong to the first. conditions: whether
+    words count that stand in a condition alone."""
+    halves, half, begins, asked = (set(), set()), 0, False, False
     for _, kind, text in _JINJA.lex(source):
         if kind == "data" and HALVES in text:
             half = 1
+        elif kind in ("block_begin", "block_end"):
+            begins, asked = kind == "block_begin", False
         elif kind == "name":
-            halves[half].add(text)
+            begins, asked = False, asked or (begins and text in ("if", "elif"))
+            if conditions or not asked:
+                halves[half].add(text)
     return halves
 
 

@@ -70,7 +70,7 @@ def baseline_predictions(task: Task, train_examples: Rows, examples: Rows) -> li
     if task.kind == "classification":
         ranked = _by_frequency(answers)
         return [_first_allowed(ranked, row["choices"]) for row in examples]
-    shown = sorted(task.wording.prompt_fields)
+    shown = sorted(task.wording.shown_fields)
     cells = {field: [table_cell(row, field) for row in train_examples] for field in shown}
     longest = longest_text(pandas.DataFrame(cells), shown)
     if longest is None:
@@ -85,8 +85,9 @@ def _prompt_texts(task: Task, examples: Rows) -> list[str]:
     So a rival gets the same text as the language model. The columns stand one below the other, in
     alphabetical order; the instruction, which is the same for all rows, is left out.
     """
-    fields = sorted(task.wording.prompt_fields)
-    return ["\n".join(str(table_cell(row, field) or "") for field in fields) for row in examples]
+    fields = sorted(task.wording.shown_fields)
+    cells = [[table_cell(row, field) for field in fields] for row in examples]
+    return ["\n".join("" if cell is None else str(cell) for cell in row) for row in cells]
 
 
 def _nearest_answers(task: Task, train_examples: Rows, examples: Rows) -> list[str]:

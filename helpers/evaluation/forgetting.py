@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from helpers.data.task import Task
 from helpers.data.tokenize import IGNORE, collate, completion_ids, prompt_ids
 from helpers.errors import CourseError
-from helpers.evaluation.metrics import holds_answer, main_metric, row_scores
+from helpers.evaluation.metrics import holds_answer, main_metric, right_answers, row_scores
 from helpers.evaluation.prompt_search import calibrate
 from helpers.evaluation.uncertainty import groups_of, mean_interval, paired_change, verdict_of
 from helpers.inference.generate import generate_answers
@@ -177,8 +177,11 @@ class EvalSuite:
     def key(self) -> list:
         """All that is measured, for results.cached."""
         rows = {
-            name: [(row["row_id"], row["prompt"], row["answer"]) for row in examples]
-            for name, (_, examples) in self.tasks.items()
+            name: [
+                (row["row_id"], row["prompt"], right_answers(task, row), row.get("choices"))
+                for row in examples
+            ]
+            for name, (task, examples) in self.tasks.items()
         }
         return [list(self.metrics), rows, self.paragraphs, self.questions]
 

@@ -154,7 +154,8 @@ def search_prompts(
     write, so they are scored on no more rows than the profile's eval_rows.
 
     To be fair, wordings that show or ask for other columns than the tuned one are left out. So is,
-    with a line that says why, what cannot be made of all the rows or does not fit into the window.
+    with a line that says why, what has other words as answers, cannot be made of all the rows, or
+    does not fit into the window.
 
     train_examples: from which shots are drawn; by default all training rows of the profile.
     """
@@ -232,16 +233,24 @@ def _render_all(task: Task, *parts: Dataset) -> dict[str, list[list[dict]]]:
     """Template → each of the parts in that wording; of the wordings that can be compared."""
     own, rendered = task.wording, {}
     shown = own.prompt_fields, own.completion_fields
+    wanted = [_answers(task.render(part, own)) for part in parts]
     for name, template in task.templates.items():
         if (template.prompt_fields, template.completion_fields) != shown:
             continue
         try:
-            rendered[name] = [list(task.render(part, template)) for part in parts]
+            asked = [list(task.render(part, template)) for part in parts]
         except CourseError as error:
-            if template == own:
-                raise
             print(f"{name}: left out. {error}")
+            continue
+        if [_answers(part) for part in asked] == wanted:
+            rendered[name] = asked
+        else:
+            print(f"{name}: left out. Its answers are other words than those of {own.name}.")
     return rendered
+
+
+def _answers(rows: Iterable[dict]) -> list[tuple[str, list[str] | None]]:
+    return [(row["answer"], row.get("choices")) for row in rows]
 
 
 def _scored(

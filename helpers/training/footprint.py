@@ -193,7 +193,7 @@ def train_apart(
     Raises CourseError when that process did not come to its end.
     """
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    rows = {name: list(examples[name]) for name in ("train", "validation")}
+    rows = {name: list(map(_needed, examples[name])) for name in ("train", "validation")}
     done = subprocess.run(
         [sys.executable, "-c", "from helpers.training.footprint import _train_here; _train_here()"],
         input=json.dumps({"examples": rows, "low_memory": low_memory, "name": model}),
@@ -211,9 +211,20 @@ def train_apart(
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _needed(row: dict) -> dict:
+    """What a training needs of a rendered row: other columns may hold what JSON has no form for."""
+    names = ("row_id", "prompt", "completion", "answer", "choices")
+    return {name: row[name] for name in names if name in row}
+
+
+def _most_memory() -> int:
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return peak_memory() + on_gpu
+
+
 def _train_here() -> None:
     """What `train_apart` starts: it reads its arguments as JSON and prints its result as JSON."""
-    result = {"before": peak_memory()}
+    result = {"before": _most_memory()}
     given = json.load(sys.stdin)
     examples, low_memory = given["examples"], given["low_memory"]
     model, tokenizer = load_model(given["name"])
@@ -226,7 +237,7 @@ def _train_here() -> None:
     result["predictions"] = predict_answers(
         model, tokenizer, rows["validation"], batch_size=settings.rows_at_once
     )
-    result["peak"] = peak_memory()
+    result["peak"] = _most_memory()
     batch = collate(list(sets["train"])[:8], tokenizer.pad_token_id)
     result["shape"] = [*batch["input_ids"].shape, shared_length(batch)]
     result["parts"] = measured(model, batch, low_memory)
