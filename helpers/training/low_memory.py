@@ -132,8 +132,11 @@ def _gradient_of_table(table: torch.nn.Embedding, uses: list[tuple[Tensor, Tenso
     """The gradient that `_table_last` left out: (vocabulary, hidden size)."""
     (hidden, of_scores), (ids, of_embeddings) = uses
     gradient = of_scores.flatten(0, -2).T @ hidden.flatten(0, -2)
-    learns = ids.flatten() != table.padding_idx  # PyTorch gives the look-ups of padding none
-    return gradient.index_add_(0, ids.flatten()[learns], of_embeddings.flatten(0, -2)[learns])
+    ids, of_embeddings = ids.flatten(), of_embeddings.flatten(0, -2)
+    if table.padding_idx is not None:  # PyTorch gives its look-ups none
+        learns = ids != table.padding_idx
+        ids, of_embeddings = ids[learns], of_embeddings[learns]
+    return gradient.index_add_(0, ids, of_embeddings)
 
 
 def low_memory_step(
