@@ -280,7 +280,7 @@ def _read_json(path: Path, text: str) -> RawTable:
     except json.JSONDecodeError as error:
         place = f"{line + error.lineno - 1}, character {error.colno}"
         raise refused(path, f"is not valid JSON: {error.msg}. Correct it.", place) from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):  # by the version of pandas
         problem = (
             "holds no table. Write each row as {column: value, ...}, all in one list or one per "
             "line."
