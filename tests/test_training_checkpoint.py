@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+import weakref
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from helpers.training import checkpoint
 from helpers.training.checkpoint import RunFolder, load_finished
 from helpers.training.loop import make_optimizer, train, training_step
 from helpers.training.loss import evaluate_loss
-from helpers.training.settings import TrainingError
+from helpers.training.settings import History, TrainingError
 from tests.made_up import (
     BATCH,
     COLLATE,
@@ -232,6 +233,23 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(broken_off, tmp_path, 
     assert_the_same_end(tmp_path, broken_off)
     # Before the first evaluation after a step there is nothing to go on from but the start.
     assert ("Going on from the checkpoint of step" in capsys.readouterr().out) == (step > 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(tmp_path, capsys):
+    usual = signal.getsignal(signal.SIGINT)
+
+    def watch(history: History) -> None:
+        if len(history.steps) == 4 and history.stopped == "running":
+            thing = set()
+            reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+            del thing
+            assert reference() is None  # the callback ran, and what it raised is gone
+
+    _, history = learn(tmp_path, watch=watch)
+    assert history.stopped == "interrupted" and len(history.steps) == 4
+    assert "Interrupted after step 4 of 10" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is usual
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_is_not_the_best(tmp_path, capsys):

@@ -56,8 +56,8 @@ OLDEST_TESTS += [f"tests/test_exercises_{name}.py" for name in ("at_work", "muse
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
-# The last two load what the first two make. The three between do not, and fill the time.
-ROAD = "04_fine_tune 01_prompt 03_split 02_template 00_start_here 06_test 07_instruct_model".split()
+MAKERS = "04_fine_tune 01_prompt 03_split 02_template 00_start_here".split()
+USERS = ["06_test", "07_instruct_model"]  # they load what 04 and 01 have made
 # They train several models each.
 LONGEST = ["05_validate", "08_forgetting"]
 # The results of tests: a learner's own must not help the notebooks through.
@@ -166,7 +166,8 @@ def test(arguments: list[str]) -> int:
     return (
         status(PYTHON, "-m", "ruff", "check", ".")
         or unit_tests("-m", "not slow", *arguments)
-        or notebook_tests(ROAD)
+        or notebook_tests(MAKERS)
+        or notebook_tests(USERS)
     )
 
 
@@ -177,7 +178,7 @@ def test_rest(arguments: list[str]) -> int:
     run at `smoke`; weekly.yml runs them with the real model, on a small machine.
     """
     found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    others = sorted(found - {*ROAD, *LONGEST}, reverse=True)  # 09 is the shortest
+    others = sorted(found - {*MAKERS, *USERS, *LONGEST}, reverse=True)  # 09 is the shortest
     return (
         unit_tests("-m", "slow", *arguments)
         or notebook_tests(LONGEST)

@@ -6,8 +6,11 @@ or killed run goes on.
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -95,13 +98,18 @@ def train(
         run.save_checkpoint(model, optimizer, history)  # writes only if one is due
         watch(history)
 
-    with run.opened(_disk_space(model, settings)), training_memory(model, settings.low_memory):
+    with (
+        run.opened(_disk_space(model, settings)),
+        training_memory(model, settings.low_memory),
+        _noted_interrupts() as raise_if_noted,
+    ):
         with first_process_first():
             history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
         try:
             if not history.evaluations:
                 evaluate(0)
             for step in range(len(history.steps), len(plan)):
+                raise_if_noted()
                 if should_stop_early([e.loss for e in history.evaluations], settings.patience):
                     history.stopped = "patience"
                     break
@@ -254,6 +262,35 @@ def should_stop_early(losses: list[float], patience: int | None) -> bool:
     if patience is None:
         return False
     return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises an interrupt once more if Python has dropped it.
+
+    Python raises an interrupt in the line that it comes to next. Where that is the callback of a
+    weak reference, it only prints the exception: in a notebook the stop button often had no effect.
+    """
+    usual, noted = signal.getsignal(signal.SIGINT), False
+
+    def note(*number_and_frame):
+        nonlocal noted
+        noted = True
+        usual(*number_and_frame)
+
+    def raise_if_noted() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    # Python lets only the main thread set this, and only that one gets the interrupts.
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield raise_if_noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_noted
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _evaluation_steps(total: int, steps_per_epoch: int, evaluations: int) -> set[int]:
