@@ -235,10 +235,18 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(broken_off, tmp_path, 
     assert ("Going on from the checkpoint of step" in capsys.readouterr().out) == (step > 1)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(tmp_path, capsys):
-    usual = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def python_hears_interrupts():
+    """As in a terminal and in a notebook; a program in the background may be deaf to them."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
 
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
+    python_hears_interrupts, tmp_path, capsys
+):
     def watch(history: History) -> None:
         if len(history.steps) == 4 and history.stopped == "running":
             thing = set()
@@ -249,7 +257,7 @@ def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(tmp_path, caps
     _, history = learn(tmp_path, watch=watch)
     assert history.stopped == "interrupted" and len(history.steps) == 4
     assert "Interrupted after step 4 of 10" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is usual
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_is_not_the_best(tmp_path, capsys):
