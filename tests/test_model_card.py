@@ -1,5 +1,6 @@
 """The model card, and what has moved between two versions."""
 
+import dataclasses
 import math
 
 import pytest
@@ -134,6 +135,14 @@ def test_what_hubs_read_of_the_scores_is_read_back_by_the_hub_s_own_library():
 
 def test_a_model_without_scores_has_no_results():
     assert card_metadata(load_task("opinion"), "New", {}) == {"datasets": ["reviews.csv"]}
+
+
+@pytest.mark.parametrize("table", ["hub:someone/a-table", "hub:someone/a-table:plain"])
+def test_a_table_of_the_hub_is_named_as_the_hub_names_it(table):
+    task = dataclasses.replace(load_task("opinion"), table=table)
+    said = card_metadata(task, "New", {"195 test rows": ("accuracy", (0.9, 0.8, 0.95))})
+    assert said["datasets"] == ["someone/a-table"]
+    assert said["eval_results"][0].dataset_type == "someone/a-table"
 
 
 def test_the_card_of_an_encoder_decoder_says_how_to_use_one():

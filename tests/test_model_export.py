@@ -151,6 +151,14 @@ def test_a_folder_that_lacks_a_file_is_refused(saved, hub, missing):
     assert hub.asked == []
 
 
+def test_a_card_without_limits_is_refused(saved, hub):
+    card = model_card("Mine", STARTING, {}, "A lamp.", [], COMPLETE)
+    (saved / "README.md").write_text(card, encoding="utf-8")
+    with pytest.raises(ModelError, match="says nothing about limits"):
+        publish(saved, "me/mine", dry_run=False)
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("silent", "named"),
     [("datasets", "datasets"), ("eval_results", "model-index")],

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.commands.config import config_args
 
 from helpers.data import write_task
 from helpers.errors import CourseError
@@ -83,6 +84,7 @@ CASES = {
     "low memory": {"low_memory": True, "learning_rate": 1e-3},
     "micro-batches": {"micro_batch_size": 2},
     "encoder-decoder": {"family": "t5"},
+    "encoder-decoder, low memory": {"family": "t5", "low_memory": True, "learning_rate": 1e-3},
 }
 
 
@@ -154,6 +156,29 @@ def test_a_program_above_that_may_not_be_read_is_no_launcher(monkeypatch):
     monkeypatch.setattr(psutil.Process, "parents", lambda _: above)
     join_processes()
     above.append(SimpleNamespace(cmdline=lambda: ["accelerate", "--num_processes", "2"]))
+    with pytest.raises(TrainingError, match="start 2 processes"):
+        join_processes()
+
+
+@pytest.mark.parametrize("program", ["accelerate launch", "accelerate-launch"])
+def test_a_configuration_file_that_asks_for_several_processes_is_read(
+    monkeypatch, tmp_path, program
+):
+    file = tmp_path / "two.yaml"
+    file.write_text("distributed_type: 'NO'\nnum_processes: 2\n", encoding="utf-8")
+    command = ["python", *f"/bin/{program}".split()]
+    above = [SimpleNamespace(cmdline=lambda: command)]
+    monkeypatch.setattr(psutil.Process, "parents", lambda _: above)
+    monkeypatch.setattr(config_args, "default_config_file", str(tmp_path / "none.yaml"))
+    join_processes()
+    for more in ([f"--config_file={file}"], ["--config-file", str(file)]):
+        command[len(program.split()) + 1 :] = more
+        with pytest.raises(TrainingError, match="start 2 processes"):
+            join_processes()
+    command.append("--num_processes=1")  # what the command says counts
+    join_processes()
+    command[len(program.split()) + 1 :] = []
+    monkeypatch.setattr(config_args, "default_config_file", str(file))
     with pytest.raises(TrainingError, match="start 2 processes"):
         join_processes()
 

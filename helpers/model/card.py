@@ -79,10 +79,12 @@ def card_metadata(
     title: the model's name there. scores: {"195 test rows": (metric, (score, low, high))}; may be
     empty. Scores are rounded to three digits.
     """
+    source = str(task.source)
+    hub_id = source.removeprefix("hub:").partition(":")[0] if source.startswith("hub:") else None
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type="csv",
+            dataset_type=hub_id or Path(source).suffix.removeprefix("."),
             dataset_name=f"{task.name}, {rows}",
             metric_type=metric,
             metric_value=round(score, 3),
@@ -91,7 +93,7 @@ def card_metadata(
         for rows, (metric, (score, low, high)) in scores.items()
     ]
     named = {"model_name": title, "eval_results": results} if results else {}
-    return {"datasets": [Path(str(task.source)).name], **named}
+    return {"datasets": [hub_id or Path(source).name], **named}
 
 
 def card_scores(

@@ -116,8 +116,8 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
     Returns the names of the files.
 
     Raises ModelError when a file is missing, when the card does not say what the model was made
-    from, with which data, under which licence and how good it is, and when the Hub does not take
-    it.
+    from, with which data, under which licence, how good it is and what it is not for, and when the
+    Hub does not take it.
     """
     folder = Path(folder)
     try:
@@ -130,10 +130,13 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
             "its card as README.md."
         )
     card = metadata_load(folder / "README.md") or {}
-    if silent := [key for key in CARD if not card.get(key)]:
+    silent = [key for key in CARD if not card.get(key)]
+    if "## Limits\n\n- " not in (folder / "README.md").read_text(encoding="utf-8"):
+        silent.append("limits")
+    if silent:
         raise ModelError(
             f"The card says nothing about {', '.join(silent)}. Score the model, and give what "
-            "card_metadata makes of the scores to model_card."
+            "card_metadata makes of the scores to model_card, with sentences on its limits."
         )
     files = sorted(file.name for file in folder.iterdir() if file.is_file())
     if not dry_run:

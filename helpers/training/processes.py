@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
+import yaml
 
 from helpers.errors import CourseError
 from helpers.training.settings import TrainingError
@@ -39,15 +41,14 @@ def join_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         for parent in psutil.Process().parents():
             try:
-                line = " ".join(parent.cmdline())
+                asked = _processes_asked_for(parent.cmdline())
             except psutil.Error:  # another user's (on macOS, the first process), or it has ended
                 continue
-            asked = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)[ =](\d+)", line)
-            if asked and int(asked[1]) > 1:
+            if asked > 1:
                 raise TrainingError(
-                    f"The launcher was told to start {asked[1]} processes and has started one. "
+                    f"The launcher was told to start {asked} processes and has started one. "
                     "Give accelerate --multi_gpu instead of --cpu (it starts processes without a "
-                    f"GPU, too), or use torchrun --nproc-per-node {asked[1]}."
+                    f"GPU, too), or use torchrun --nproc-per-node {asked}."
                 )
         return
     from accelerate import PartialState  # slow to import, and rarely needed
@@ -57,6 +58,25 @@ def join_processes() -> None:
     # A launcher that sees one of its processes end sends this signal to the others.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_DFL)  # all has been said by then
+
+
+def _processes_asked_for(command: list[str]) -> int:
+    """How many processes a program was told to start: 1 if it is no launcher.
+
+    Where the command does not say it, Accelerate reads its configuration file.
+    """
+    line = " ".join(command)
+    number = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)[ =](\d+)", line)
+    if number:
+        return int(number[1])
+    if not re.search(r"accelerate(?:-launch| launch|\.commands\.launch)\b", line):
+        return 1
+    from accelerate.commands.config.config_args import default_config_file  # slow, rarely needed
+
+    named = re.search(r"--config[_-]file[ =](\S+)", line)
+    file = Path(named[1] if named else default_config_file)
+    settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return (settings or {}).get("num_processes") or 1
 
 
 @contextmanager
