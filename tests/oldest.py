@@ -80,7 +80,9 @@ def test_the_first_cell_fetches_the_course_on_kaggle_too(
     where = nbformat.v4.new_code_cell("import helpers; print(helpers.__file__)")
     notebook.cells = [first, where]
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    NotebookClient(
+        notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
+    ).execute()
     course = tmp_path / "course" / "helpers" / "__init__.py"
     assert notebook.cells[1].outputs[0].text.strip() == str(course)
     assert "Drive" not in str(first.outputs)
@@ -103,7 +105,9 @@ def run_alone(tmp_path, monkeypatch, course_at_its_address):
     def run(notebook: nbformat.NotebookNode) -> Path:
         notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
         resources = {"metadata": {"path": str(here)}}
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+        NotebookClient(
+            notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
+        ).execute()
         return here / "course"
 
     return run
@@ -120,7 +124,9 @@ def test_tasks_that_write_go_the_whole_road(task, tmp_path, monkeypatch):
         road.cells.append(nbformat.v4.new_code_cell(f"%reset -f\n# now {path.stem}"))
         road.cells += nbformat.read(path, as_version=4).cells
     resources = {"metadata": {"path": str(ROOT / "notebooks")}}
-    NotebookClient(road, timeout=600, kernel_name="python3", resources=resources).execute()
+    NotebookClient(
+        road, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
+    ).execute()
     assert list(tmp_path.rglob("*.json"))
 
 

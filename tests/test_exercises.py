@@ -4,6 +4,7 @@ import ast
 import copy
 import inspect
 import json
+import threading
 import time
 from dataclasses import replace
 from functools import cache, partial
@@ -48,6 +49,7 @@ def folder(tmp_path, monkeypatch):
 def impatient(monkeypatch):
     """For endless loops alone: on a busy machine, an honest call may take this long as well."""
     monkeypatch.setattr(verdict, "SECONDS", 0.3)
+    monkeypatch.setattr(verdict, "STOPPING_SECONDS", 60)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -232,9 +234,11 @@ def endless_and_stubborn(numbers):
             pass
 
 
+released = threading.Event()
+
+
 def endless_against_everything(numbers):
-    end = time.monotonic() + 0.9
-    while time.monotonic() < end:
+    while not released.is_set():
         try:
             time.sleep(0.01)
         except BaseException:
@@ -246,13 +250,15 @@ def test_an_endless_loop_is_stopped_and_named(made_up, impatient, capsys, attemp
     begin = time.monotonic()
     text = said(capsys, "doubled", attempt)
     assert "did not end within" in text and "It was stopped" in text and "([2])" in text
-    assert time.monotonic() - begin < verdict.SECONDS + 5
+    assert time.monotonic() - begin < verdict.SECONDS + 120
     assert len(text) < 2000  # it may have printed millions of lines
 
 
 def test_code_that_cannot_be_stopped_is_left_behind(made_up, impatient, capsys, monkeypatch):
     monkeypatch.setattr(verdict, "STOPPING_SECONDS", 0.1)
+    released.clear()
     text = said(capsys, "doubled", endless_against_everything)
+    released.set()
     assert "still running; restart the kernel" in text
 
 
@@ -461,7 +467,9 @@ def test_progress_cut_short_anywhere_is_whole_or_set_aside(folder, capsys):
     assert capsys.readouterr().out.count("cannot be read") == len(whole)
 
 
-def test_two_notebooks_note_at_once_and_nothing_is_lost(folder):
+def test_two_notebooks_note_at_once_and_nothing_is_lost(folder, monkeypatch):
+    monkeypatch.setattr(record, "LOCK_SECONDS", 300)  # a slow disk: twenty notes each in one go
+
     def note(name):
         for number in range(20):
             record.note(f"{name} {number}", True)

@@ -243,7 +243,7 @@ def python_hears_interrupts():
     signal.signal(signal.SIGINT, found)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
     python_hears_interrupts, tmp_path, capsys
 ):

@@ -41,9 +41,10 @@ def launch(*program: str, processes: int = 2, launcher: str = "torchrun", **envi
     """Run a program, in as many processes as a launcher starts. Returns what has ended."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     accelerate = ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    free_port = ["--main_process_port", "0"]
     start = {
         "torchrun": torchrun,
-        "accelerate": [*accelerate, "--multi_gpu", "--num_machines", "1"],
+        "accelerate": [*accelerate, "--multi_gpu", "--num_machines", "1", *free_port],
         "accelerate --cpu": [*accelerate, "--cpu"],
     }[launcher]
     return subprocess.run(

@@ -7,6 +7,7 @@ or killed run goes on.
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -271,7 +272,12 @@ def _noted_interrupts() -> Iterator[Callable[[], None]]:
     Python raises an interrupt in the line that it comes to next. Where that is the callback of a
     weak reference, it only prints the exception: in a notebook the stop button often had no effect.
     """
-    usual, noted = signal.getsignal(signal.SIGINT), False
+    usual, show = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    noted = False
+
+    def show_others(dropped: "sys.UnraisableHookArgs") -> None:
+        if not (noted and issubclass(dropped.exc_type, KeyboardInterrupt)):
+            show(dropped)
 
     def note(*number_and_frame):
         nonlocal noted
@@ -287,10 +293,12 @@ def _noted_interrupts() -> Iterator[Callable[[], None]]:
         yield raise_if_noted
         return
     signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = show_others
     try:
         yield raise_if_noted
     finally:
         signal.signal(signal.SIGINT, usual)
+        sys.unraisablehook = show
 
 
 def _evaluation_steps(total: int, steps_per_epoch: int, evaluations: int) -> set[int]:

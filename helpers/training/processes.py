@@ -69,7 +69,9 @@ def _processes_asked_for(command: list[str]) -> int:
     number = re.search(r"--(?:num[_-]processes|nproc[_-]per[_-]node)[ =](\d+)", line)
     if number:
         return int(number[1])
-    if not re.search(r"accelerate(?:-launch| launch|\.commands\.launch)\b", line):
+    words = {Path(word).name for word in command}
+    alone = words & {"accelerate-launch", "accelerate.commands.launch"}
+    if not alone and not {"accelerate", "launch"} <= words:
         return 1
     from accelerate.commands.config.config_args import default_config_file  # slow, rarely needed
 

@@ -31,8 +31,9 @@ def browser():
         if os.environ.get("COURSE_BROWSER") == "required":
             pytest.fail(missing)
         pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # a busy machine answers a click late
     with sync_playwright() as playwright:
         # Chromium's own sandbox does not work for root, who is the only user in most containers.
         chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])

@@ -82,7 +82,7 @@ class Lab:
 
     def _address(self, folder: Path) -> tuple[str, str]:
         """The server's own note about itself says on which port it listens."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end and self._server.poll() is None:
             for path in (folder / "runtime").glob("jpserver-*.json"):
                 try:

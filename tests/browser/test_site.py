@@ -61,6 +61,7 @@ def visit(site, browser):
     def open_page(name, colours="light", viewport=DESKTOP):
         contexts.append(browser.new_context(color_scheme=colours, viewport=viewport))
         page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)
         page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: own(request.url) or complaints.append(request.url))
