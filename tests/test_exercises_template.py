@@ -34,6 +34,8 @@ def test_a_headline_that_leaves_something_behind_where_there_is_none_is_told(pro
         "{% if review_headline %}{{ review_headline }}. {% endif %}{{ review_body }}\n" + ASKED,
         "{{ review_body }}{% if review_headline %} ({{ review_headline }}){% endif %}\n" + ASKED,
         "{% if review_headline %}{{ review_headline }}\n{% endif %}{{ review_body }}\n\n\n" + ASKED,
+        "- {{ review_body }}\n{% if review_headline %}- {{ review_headline }}\n{% endif %}- "
+        + ASKED,
     ],
 )
 def test_a_prompt_without_leftovers_is_right(prompt):

@@ -243,21 +243,36 @@ def python_hears_interrupts():
     signal.signal(signal.SIGINT, found)
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
-    python_hears_interrupts, tmp_path, capsys
-):
+def dropped_interrupt_at(step: int):
+    """A `watch` that presses the stop button after that step, where Python drops the exception."""
+
     def watch(history: History) -> None:
-        if len(history.steps) == 4 and history.stopped == "running":
+        if len(history.steps) == step and history.stopped == "running":
             thing = set()
             reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
             del thing
             assert reference() is None  # the callback ran, and what it raised is gone
 
-    _, history = learn(tmp_path, watch=watch)
+    return watch
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
+    python_hears_interrupts, tmp_path, capsys
+):
+    _, history = learn(tmp_path, watch=dropped_interrupt_at(4))
     assert history.stopped == "interrupted" and len(history.steps) == 4
     assert "Interrupted after step 4 of 10" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_that_comes_after_the_last_step_stops_the_cell_and_loses_nothing(
+    python_hears_interrupts, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, watch=dropped_interrupt_at(10))
+    history = load_finished(tiny_model(), TRAIN, VALIDATION, SETTINGS, tmp_path)
+    assert history.stopped == "finished" and len(history.steps) == 10
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_is_not_the_best(tmp_path, capsys):

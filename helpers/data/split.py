@@ -315,7 +315,8 @@ def _check_parts(
                 f"of them, because {why}. Add rows, or group them by another column."
             )
     found = {row: name for name, rows in groups.items() for row in rows}
-    for name, part in zip(PARTS, parts, strict=True) if group else ():
+    scored = list(zip(PARTS, parts, strict=True))[1:] if group else ()
+    for name, part in scored:
         if len({found[row] for row in part}) < 2:
             raise SplitError(
                 f"All rows of {name} have one value of {group}, so no interval could be computed. "

@@ -84,7 +84,7 @@ def card_metadata(
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=hub_id or Path(source).suffix.removeprefix("."),
+            dataset_type=task.name,
             dataset_name=f"{task.name}, {rows}",
             metric_type=metric,
             metric_value=round(score, 3),

@@ -152,6 +152,7 @@ def train(
             model.eval()
             wait_for_all()  # all have read them
             run.finish(history)
+            raise_if_noted()  # too late for this run, but the next cell must not begin
     watch(history)
     return history
 
