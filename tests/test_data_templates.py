@@ -644,9 +644,6 @@ def test_promptsource_refusals(shop, tmp_path):
     refused(lambda: load_templates(path), "mine.yaml", "templates")
 
 
-# What a column gives away
-
-
 def test_shipped_libraries_are_all_tested():
     assert {path.stem for path in LIBRARIES.glob("*.yaml")} >= {"alpaca", "messages"}
 

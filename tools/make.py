@@ -51,8 +51,9 @@ OLDEST_TESTS = ["tests/oldest.py"] + sorted(
     for package in PACKAGES
     for path in (ROOT / "tests").glob(f"test_{package}_*.py")
 )
-OLDEST_TESTS += [f"tests/test_{name}.py" for name in ("base", "commands", "exercises")]
-OLDEST_TESTS += [f"tests/test_exercises_{name}.py" for name in ("at_work", "museum", "template")]
+MORE = "base commands exercises kernel machine".split()
+MORE += [f"exercises_{name}" for name in "at_work museum predictions split template".split()]
+OLDEST_TESTS += [f"tests/test_{name}.py" for name in MORE]
 # Two tests or two notebooks at once, with one thread each.
 AT_ONCE, ONE_THREAD = ["-n2", "--dist=worksteal"], {"OMP_NUM_THREADS": "1"}
 NOTEBOOKS_AT_ONCE = ["-n2", "--dist=loadfile", "--no-loadscope-reorder"]
