@@ -65,8 +65,9 @@ def split_by_group(
     method of our own; scikit-learn's StratifiedGroupKFold has the same aim.)
 
     Raises SplitError: no rows, a missing column, a class (a value of a stratify column) that cannot
-    be in every part, an empty part, and a part that misses its share by more than the largest of
-    these: two points (0.02), one row, the largest group (of which at most ten points count).
+    be in every part, an empty part, validation or test rows of a single group, and a part that
+    misses its share by more than the largest of these: two points (0.02), one row, the largest
+    group (of which at most ten points count).
     """
     _check(table, group, *stratify)
     values = {

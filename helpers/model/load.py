@@ -207,11 +207,11 @@ def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     """Write weights and tokenizer. Raises OSError or SafetensorError, and nothing else."""
     own = model.generation_config
     try:
-        own.validate(strict=True)
-    except ValueError:  # as published: transformers reads such settings and does not write them
+        model.save_pretrained(folder)
+    except ValueError:  # transformers reads settings that contradict each other, and writes none
         kept = {name: getattr(own, name) for name in TOKENS_OF_GENERATION}
+        kept["pad_token_id"] = tokenizer.pad_token_id  # as published it may be -1
         model.generation_config = GenerationConfig(**kept)
-    try:
         model.save_pretrained(folder)
     finally:
         model.generation_config = own

@@ -67,7 +67,8 @@ def train(
     evaluation. watch: called after each step and each evaluation, to draw.
 
     An interrupt (the stop button of the notebook) ends the run early: the history so far is
-    returned and the model has the best weights so far.
+    returned and the model has the best weights so far. One that Python hid until the run was over
+    is raised then, with the finished run on disk.
 
     Several processes (see processes.py) make the same run together, each with its part of every
     batch; the first one writes the files. All of them must see the same folder.
