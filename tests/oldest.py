@@ -29,6 +29,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), reverse=True)
 ROAD = sorted(path for path in NOTEBOOKS if "01" <= path.stem[:2] <= "08")
 
 
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Run a notebook in this folder; the outputs are then in it."""
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(
+        notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
+    ).execute()
+
+
 @pytest.fixture(scope="session")
 def course_at_its_address(tmp_path_factory):
     """Environment variables with which git finds this working tree at the course's address."""
@@ -79,10 +87,7 @@ def test_the_first_cell_fetches_the_course_on_kaggle_too(
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     where = nbformat.v4.new_code_cell("import helpers; print(helpers.__file__)")
     notebook.cells = [first, where]
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(
-        notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
-    ).execute()
+    execute(notebook, tmp_path)
     course = tmp_path / "course" / "helpers" / "__init__.py"
     assert notebook.cells[1].outputs[0].text.strip() == str(course)
     assert "Drive" not in str(first.outputs)
@@ -104,10 +109,7 @@ def run_alone(tmp_path, monkeypatch, course_at_its_address):
 
     def run(notebook: nbformat.NotebookNode) -> Path:
         notebook.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
-        resources = {"metadata": {"path": str(here)}}
-        NotebookClient(
-            notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
-        ).execute()
+        execute(notebook, here)
         return here / "course"
 
     return run
@@ -123,10 +125,7 @@ def test_tasks_that_write_go_the_whole_road(task, tmp_path, monkeypatch):
     for path in ROAD:
         road.cells.append(nbformat.v4.new_code_cell(f"%reset -f\n# now {path.stem}"))
         road.cells += nbformat.read(path, as_version=4).cells
-    resources = {"metadata": {"path": str(ROOT / "notebooks")}}
-    NotebookClient(
-        road, timeout=600, startup_timeout=300, kernel_name="python3", resources=resources
-    ).execute()
+    execute(road, ROOT / "notebooks")
     assert list(tmp_path.rglob("*.json"))
 
 

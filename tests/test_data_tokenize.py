@@ -132,7 +132,7 @@ def test_thirteen_hundred_rows_take_about_a_second():
     many = rows(*[("Review: " + "It works as it should. " * 20 + "Rating:", "good")] * 1300)
     start = time.process_time()
     assert len(tokenize(many, tiny_tokenizer(), DECODER)) == 1300
-    assert time.process_time() - start < 20  # the machine may be slow, or busy
+    assert time.process_time() - start < 5  # the machine may be slow, or busy
 
 
 # Texts with line breaks, spelled-out tokens, emoji, combining marks, right-to-left letters.

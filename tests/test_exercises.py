@@ -250,13 +250,12 @@ def test_an_endless_loop_is_stopped_and_named(made_up, impatient, capsys, attemp
     begin = time.monotonic()
     text = said(capsys, "doubled", attempt)
     assert "did not end within" in text and "It was stopped" in text and "([2])" in text
-    assert time.monotonic() - begin < verdict.SECONDS + 120
+    assert time.monotonic() - begin < verdict.SECONDS + 5
     assert len(text) < 2000  # it may have printed millions of lines
 
 
 def test_code_that_cannot_be_stopped_is_left_behind(made_up, impatient, capsys, monkeypatch):
     monkeypatch.setattr(verdict, "STOPPING_SECONDS", 0.1)
-    released.clear()
     text = said(capsys, "doubled", endless_against_everything)
     released.set()
     assert "still running; restart the kernel" in text
@@ -467,9 +466,7 @@ def test_progress_cut_short_anywhere_is_whole_or_set_aside(folder, capsys):
     assert capsys.readouterr().out.count("cannot be read") == len(whole)
 
 
-def test_two_notebooks_note_at_once_and_nothing_is_lost(folder, monkeypatch):
-    monkeypatch.setattr(record, "LOCK_SECONDS", 300)  # a slow disk: twenty notes each in one go
-
+def test_two_notebooks_note_at_once_and_nothing_is_lost(folder):
     def note(name):
         for number in range(20):
             record.note(f"{name} {number}", True)

@@ -81,14 +81,30 @@ def test_a_model_of_each_family_is_the_same_after_saving_and_loading(name, tmp_p
     assert names(tmp_path) == ["new"] and not list(folder.glob("*.bin"))
 
 
-def test_a_model_is_saved_though_its_own_generation_settings_contradict_each_other(tmp_path):
+@pytest.mark.parametrize(("setting", "value"), [("temperature", 0.6), ("pad_token_id", -1)])
+def test_a_model_is_saved_though_its_own_generation_settings_contradict_each_other(
+    tmp_path, setting, value
+):
     model = tiny_model()
-    model.generation_config.temperature = 0.6  # published without do_sample, as by some
+    setattr(model.generation_config, setting, value)  # published in this way, as by some
     own = model.generation_config
     folder = save_model(model, tiny_tokenizer(), tmp_path / "new", {})
     assert model.generation_config is own
     again, _ = load_model(folder)
     assert again.generation_config.eos_token_id == own.eos_token_id
+
+
+@pytest.mark.parametrize("padding", [1, -1])
+def test_generation_settings_are_saved_as_they_were_published(tmp_path, padding):
+    tiny_model().save_pretrained(tmp_path / "published")
+    tiny_tokenizer().save_pretrained(tmp_path / "published")
+    path = tmp_path / "published" / "generation_config.json"
+    published = {"pad_token_id": padding, "temperature": 0.9, "repetition_penalty": 1.1}
+    stated = json.loads(path.read_text(encoding="utf-8")) | published
+    path.write_text(json.dumps(stated), encoding="utf-8")
+    folder = save_model(*load_model(tmp_path / "published"), tmp_path / "new", {})
+    saved = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    assert published.items() <= saved.items()
 
 
 def test_a_checkpoint_saved_in_bfloat16_is_loaded_in_float32(tmp_path):

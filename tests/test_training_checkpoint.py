@@ -269,8 +269,15 @@ def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
 def test_one_that_comes_after_the_last_step_stops_the_cell_and_loses_nothing(
     python_hears_interrupts, tmp_path
 ):
+    seen = []
+
+    def watch(history: History) -> None:
+        seen.append(history.stopped)
+        dropped_interrupt_at(10)(history)
+
     with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path, watch=dropped_interrupt_at(10))
+        learn(tmp_path, watch=watch)
+    assert seen[-1] == "finished"
     history = load_finished(tiny_model(), TRAIN, VALIDATION, SETTINGS, tmp_path)
     assert history.stopped == "finished" and len(history.steps) == 10
 

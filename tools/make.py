@@ -195,8 +195,8 @@ def unit_tests(*arguments: str) -> int:
 
 def notebook_tests(names: Iterable[str], **environment: str) -> int:
     """Run every cell of these notebooks. environment: what is to differ from TEST_ENVIRONMENT."""
-    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800", "-x"]
-    nbval += ["--nbval-kernel-startup-timeout=300"]
+    nbval = ["--nbval-lax", "--nbval-current-env", "-x"]
+    nbval += ["--nbval-cell-timeout=1800", "--nbval-kernel-startup-timeout=300"]
     paths = [f"notebooks/{name}.ipynb" for name in names]
     command = [PYTHON, "-m", "pytest", *nbval, *NOTEBOOKS_AT_ONCE, "--durations=15", *paths]
     return status(*command, **TEST_ENVIRONMENT | environment)

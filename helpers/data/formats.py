@@ -298,9 +298,14 @@ def _read_parquet(path: Path, data: bytes) -> RawTable:
     return RawTable(path.name, "row", pandas.DataFrame(columns, dtype=object), [])
 
 
-def _read_hub(source: str) -> RawTable:
-    """A dataset of the hub; "hub:owner/name:configuration" where it has several configurations."""
+def hub_name(source: str) -> tuple[str, str]:
+    """(name, configuration) in "hub:owner/name:configuration"; that is "" if it has only one."""
     name, _, configuration = source.removeprefix("hub:").partition(":")
+    return name, configuration
+
+
+def _read_hub(source: str) -> RawTable:
+    name, configuration = hub_name(source)
     try:
         parts = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # whatever the hub, the network or a broken file raises

@@ -316,8 +316,8 @@ def _check_parts(
                 f"of them, because {why}. Add rows, or group them by another column."
             )
     found = {row: name for name, rows in groups.items() for row in rows}
-    scored = list(zip(PARTS, parts, strict=True))[1:] if group else ()
-    for name, part in scored:
+    scored = list(zip(PARTS, parts, strict=True))[1:]  # validation and test
+    for name, part in scored if group else ():
         if len({found[row] for row in part}) < 2:
             raise SplitError(
                 f"All rows of {name} have one value of {group}, so no interval could be computed. "

@@ -11,7 +11,6 @@ from helpers.files import set_aside, write_whole
 from helpers.profiles import runs_folder
 
 TRIED, DONE = "tried", "done"
-LOCK_SECONDS = 10
 
 
 def path() -> Path:
@@ -70,7 +69,7 @@ def update(file: Path, valid: Callable[[dict], bool], change: Callable[[dict], N
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Two notebooks that write at once must not undo each other's.
-        with FileLock(f"{file}.lock", timeout=LOCK_SECONDS):
+        with FileLock(f"{file}.lock", timeout=10):
             content = read(file, valid)
             before = json.dumps(content)
             change(content)

@@ -75,15 +75,12 @@ def _judge_prompt(source: str) -> str | None:
     left_over |= prompt.startswith("\n") and not with_headline.startswith("\n")
     left_over |= prompt.count("\n\n\n") > with_headline.count("\n\n\n")
     label = with_headline.partition(_HEADLINE)[0].rpartition("\n")[2].strip()
-    labels, labels_with_headline = (
-        sum(
-            line.strip().startswith(label)
-            for line in text.split("\n")
-            if without["review_body"] not in line
-        )
-        for text in (prompt, with_headline)
-    )
-    left_over |= bool(label) and 0 < labels == labels_with_headline
+
+    def labels(text: str) -> int:
+        others = (line for line in text.split("\n") if without["review_body"] not in line)
+        return sum(line.strip().startswith(label) for line in others)
+
+    left_over |= bool(label) and 0 < labels(prompt) == labels(with_headline)
     if _HEADLINE in with_headline and left_over:
         return (
             f"The prompt of a row without a headline is {prompt!r}. Where its headline would "

@@ -10,9 +10,11 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import PreTrainedModel
 
+from helpers.data.formats import hub_name
 from helpers.data.task import Task
 from helpers.model.load import ModelError
 
+LIMITS = "## Limits\n\n"
 # The bound is for any task: the model ends its answer by itself.
 USE = """from transformers import pipeline
 
@@ -67,7 +69,7 @@ def model_card(
     parts.append("## Prompt\n\n" + textwrap.indent(prompt, "    ", lambda line: True))
     use = USE_ENCODER_DECODER if encoder_decoder else USE
     parts.append("## Use\n\n" + textwrap.indent(use, "    ", lambda line: True))
-    parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
+    parts.append(LIMITS + "\n".join(f"- {limit}" for limit in limits))
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,8 +81,8 @@ def card_metadata(
     title: the model's name there. scores: {"195 test rows": (metric, (score, low, high))}; may be
     empty. Scores are rounded to three digits.
     """
-    source = str(task.source)
-    hub_id = source.removeprefix("hub:").partition(":")[0] if source.startswith("hub:") else None
+    source = task.source
+    dataset = source.name if isinstance(source, Path) else hub_name(source)[0]
     results = [
         EvalResult(
             task_type="text-generation",
@@ -93,7 +95,7 @@ def card_metadata(
         for rows, (metric, (score, low, high)) in scores.items()
     ]
     named = {"model_name": title, "eval_results": results} if results else {}
-    return {"datasets": [hub_id or Path(source).name], **named}
+    return {"datasets": [dataset], **named}
 
 
 def card_scores(

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from helpers.model.card import LIMITS
 from helpers.model.load import SPECIAL_IDS, ModelError
 
 # What a folder must hold before others get it, and what its card must say.
@@ -131,7 +132,7 @@ def publish(folder: Path, repository: str, dry_run: bool = True) -> list[str]:
         )
     card = metadata_load(folder / "README.md") or {}
     silent = [key for key in CARD if not card.get(key)]
-    if "## Limits\n\n- " not in (folder / "README.md").read_text(encoding="utf-8"):
+    if f"{LIMITS}- " not in (folder / "README.md").read_text(encoding="utf-8"):
         silent.append("limits")
     if silent:
         raise ModelError(

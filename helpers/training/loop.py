@@ -153,8 +153,9 @@ def train(
             model.eval()
             wait_for_all()  # all have read them
             run.finish(history)
-            raise_if_noted()  # too late for this run, but the next cell must not begin
-    watch(history)
+        watch(history)
+        if history.stopped != "interrupted":  # too late for this run; the next cell must not begin
+            raise_if_noted()
     return history
 
 
