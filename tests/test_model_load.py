@@ -102,7 +102,12 @@ def test_generation_settings_are_saved_as_they_were_published(tmp_path, padding)
     published = {"pad_token_id": padding, "temperature": 0.9, "repetition_penalty": 1.1}
     stated = json.loads(path.read_text(encoding="utf-8")) | published
     path.write_text(json.dumps(stated), encoding="utf-8")
-    folder = save_model(*load_model(tmp_path / "published"), tmp_path / "new", {})
+    model, tokenizer = load_model(tmp_path / "published")
+    try:
+        model.save_pretrained(tmp_path / "by transformers")
+    except ValueError:
+        pytest.skip("this version of transformers does not write them")
+    folder = save_model(model, tokenizer, tmp_path / "new", {})
     saved = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     assert published.items() <= saved.items()
 
