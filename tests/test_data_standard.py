@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from helpers.data.task import Task, load_task
+from helpers.data.task import Task, load_examples, load_task
 from helpers.data.templates import load_templates
 from helpers.data.tokenize import IGNORE, collate, prompt_ids, tokenize
 from helpers.inference import predict_answers
 from helpers.model.load import CHAT_TEMPLATE, load_model, save_model
+from helpers.profiles import TINY_RANDOM
 from tests.families import family_model, family_tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -80,6 +81,17 @@ def test_trl_takes_the_rendered_splits_and_makes_the_same_ids_and_labels(name, t
     trainer = sft_trainer(tmp_path, examples, tokenizer, completion_only_loss=True, max_length=None)
     check_same_as_trl(trainer, examples, tokenizer, trainer.model.config)
     trainer.train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["opinion", "review"])
+def test_trl_makes_the_same_ids_of_all_training_rows_with_the_real_tokenizer(name, tmp_path):
+    examples = load_examples(load_task(name), train_rows=1000)
+    assert len(examples["train"]) == 913
+    model, tokenizer = load_model(TINY_RANDOM, "cpu")
+    more = {"completion_only_loss": True, "max_length": None}
+    trainer = sft_trainer(tmp_path, examples, tokenizer, model, **more)
+    check_same_as_trl(trainer, examples, tokenizer, model.config)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "gemma"])

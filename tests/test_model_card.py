@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import textwrap
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from helpers.data import load_task
+from helpers.data import load_task, prompt_ids
 from helpers.model import (
     ModelError,
     by_layer,
@@ -18,6 +19,7 @@ from helpers.model import (
     load_model,
     model_card,
     relative_change,
+    save_model,
     weight_changes,
 )
 from tests.families import FAMILIES, family_folder
@@ -143,7 +145,27 @@ def test_a_table_of_the_hub_is_named_as_the_hub_names_it(table):
     assert card_metadata(task, "New", {})["datasets"] == ["someone/a-table"]
 
 
-def test_the_card_of_an_encoder_decoder_says_how_to_use_one():
-    card = model_card("New", STARTING, {}, "?", [], encoder_decoder=True)
-    assert "pipeline_tag: text2text-generation" in card and "pipeline(" not in card
-    assert "AutoModelForSeq2SeqLM.from_pretrained(folder)" in card
+@pytest.mark.parametrize(
+    ("name", "spelled"), [("tiny-random", "<|im_end|>"), ("bart", "</s>"), ("t5", "< /s>")]
+)
+def test_used_as_the_card_says_a_model_reads_the_ids_of_training(
+    name, spelled, tmp_path, monkeypatch
+):
+    model, tokenizer = load_model(name if name == "tiny-random" else family_folder(name), "cpu")
+    folder = save_model(model, tokenizer, tmp_path / "saved", {})
+    encoder_decoder = model.config.is_encoder_decoder
+    card = model_card("New", STARTING, {}, "?", [], encoder_decoder=encoder_decoder)
+    assert ("text2text-generation" in card) == encoder_decoder
+    use = textwrap.dedent(card.split("## Use\n")[1].split("\n## ")[0])
+    assert use.count("path/to/this/folder") == 1
+    read, generate = [], type(model).generate
+
+    def watched(self, **given):
+        read.extend(given["input_ids"].tolist())
+        return generate(self, **given)
+
+    monkeypatch.setattr(type(model), "generate", watched)
+    prompt = f"How is it? {spelled}\nRating:"
+    exec(use.replace("path/to/this/folder", folder.as_posix()), {"prompt": prompt})
+    assert read == [prompt_ids(prompt.replace("< /", "</"), tokenizer, model.config)]
+    assert spelled == "< /s>" or read != [tokenizer(prompt).input_ids]

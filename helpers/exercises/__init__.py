@@ -10,3 +10,4 @@ them, right below its functions; nothing else has to be told of it.
 from helpers.exercises.commands import check, hint, progress, solution
 from helpers.exercises.predictions import predict, reveal, show_predictions
 from helpers.exercises.quizzes import answer, quiz
+from helpers.exercises.registry import exercises

@@ -18,7 +18,8 @@ LIMITS = "## Limits\n\n"
 # The bound is for any task: the model ends its answer by itself.
 USE = """from transformers import pipeline
 
-pipe = pipeline("text-generation", model="path/to/this/folder")
+as_text = {"split_special_tokens": True}  # "<|im_end|>" in a prompt stays text, as in training
+pipe = pipeline("text-generation", "path/to/this/folder", tokenizer_encode_kwargs=as_text)
 print(pipe(prompt, max_new_tokens=128, do_sample=False, return_full_text=False))"""
 # transformers has no pipeline for these any more.
 USE_ENCODER_DECODER = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -26,7 +27,9 @@ USE_ENCODER_DECODER = """from transformers import AutoModelForSeq2SeqLM, AutoTok
 folder = "path/to/this/folder"
 model = AutoModelForSeq2SeqLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
-ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=128)[0]
+# T5's tokenizer cannot split its special tokens: for it, write "< /s>" for each "</s>" in a prompt.
+asked = tokenizer(prompt, split_special_tokens=True, return_tensors="pt")
+ids = model.generate(**asked, max_new_tokens=128)[0]
 print(tokenizer.decode(ids, skip_special_tokens=True))"""
 
 

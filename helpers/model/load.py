@@ -130,8 +130,6 @@ def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if not ids or tokenizer.unk_token_id in ids:  # transformers makes one up, of a few tokens
         raise ValueError("its tokenizer's files are missing.")
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ValueError("its tokenizer has neither a pad token nor an end token.")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -21,6 +21,12 @@ from helpers.training.loss import (
     per_token_loss,
 )
 from helpers.training.low_memory import training_memory
-from helpers.training.run import load_or_train, train_task
+from helpers.training.processes import (
+    join_processes,
+    process_index,
+    share_of_process,
+    total_of,
+)
+from helpers.training.run import TunedModel, load_or_train, train_task
 from helpers.training.settings import EvaluationRecord, History, StepRecord, TrainSettings
 from helpers.training.shared_prefix import hidden_states_after_prefix, shared_length
