@@ -176,6 +176,13 @@ def test_without_a_network_a_hub_id_names_the_starting_model(monkeypatch):
     assert load.provenance("nobody/no-such-model")["hub_id"] == "nobody/no-such-model"
 
 
+def test_a_licence_goes_along_where_it_is_known():
+    record, licence = load.provenance_files("tiny-random").values()
+    assert json.loads(record) == load.provenance("tiny-random")
+    assert licence.strip().startswith("Apache License")
+    assert list(load.provenance_files("nobody/no-such-model")) == ["provenance.json"]
+
+
 def test_a_model_goes_to_the_best_device_unless_told_otherwise(monkeypatch):
     folder = family_folder("llama")
     monkeypatch.setattr(load, "best_device", lambda: torch.device("meta"))

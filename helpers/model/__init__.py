@@ -16,5 +16,6 @@ from helpers.model.load import (
     load_model,
     prepare_starting_model,
     provenance,
+    provenance_files,
     save_model,
 )

@@ -101,22 +101,21 @@ def card_metadata(
     return {"datasets": [dataset], **named}
 
 
-def card_scores(
-    stored: Mapping | None, version: str, names: Sequence[str], kinds: Sequence[str]
-) -> dict[str, str]:
+def card_scores(stored: Mapping | None, version: str, kinds: Sequence[str]) -> dict[str, str]:
     """What a card may say about the test: scores of this very version, or that there are none yet.
 
     stored: the result that notebook 06 stored, or None: {"version": ..., "rows": ..., "board":
-    {name: {kind of score: (score, low, high)}}}. names, kinds: which lines of that board go on the
-    card, and which of their scores.
+    {name: {kind of score: (score, low, high)}}}. kinds: which of the scores go on the card; that of
+    "accuracy by group" is the accuracy, with an interval that draws whole groups.
     """
     if stored is None or stored["version"] != version:
         return {"test": "not scored yet"}
     lines = {"locked test rows": f"{stored['rows']} (in brackets below: 95 % intervals)"}
     for kind in kinds:
-        for name in names:
-            score, low, high = stored["board"][name][kind]
-            lines[f"{kind}, {name}"] = f"{score:.3f} ({low:.3f} to {high:.3f})"
+        for name, scores in stored["board"].items():
+            score, low, high = scores[kind]
+            metric = kind.removesuffix(" by group")
+            lines[f"{metric}, {name}"] = f"{score:.3f} ({low:.3f} to {high:.3f})"
     return lines
 
 

