@@ -34,3 +34,5 @@ c.GenerateAssignment.preprocessors = [
     CheckCellMetadata,
 ]
 c.Execute.timeout = 3600  # seconds a cell; training takes minutes
+c.Execute.startup_timeout = 300  # a class is graded on a machine that has other things to do
+c.Execute.iopub_timeout = 120

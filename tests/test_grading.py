@@ -168,6 +168,11 @@ def test_solutions_are_run(tmp_path, monkeypatch):
 def test_validate_says_what_a_student_would_lose(tmp_path):
     notebook = nbformat.from_dict(ALL["exercises"])
     notebook.cells = notebook.cells[:7]
+    waits = [
+        "--Execute.timeout=600",
+        "--Execute.startup_timeout=300",
+        "--Execute.iopub_timeout=120",
+    ]
     for copy, words in (
         (classroom.solved(notebook), "Success! Your notebook passes all the tests."),
         (notebook, "not tried yet"),
@@ -175,7 +180,7 @@ def test_validate_says_what_a_student_would_lose(tmp_path):
         path = tmp_path / "notebook.ipynb"
         nbformat.write(copy, path)
         done = subprocess.run(
-            [sys.executable, "-m", "nbgrader", "validate", str(path)],
+            [sys.executable, "-m", "nbgrader", "validate", *waits, str(path)],
             env=os.environ | {"COURSE_GRADING": "1", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -231,6 +236,8 @@ def test_a_check_that_a_student_deleted_is_put_back():
     assert graded_again([*others, *stubs[::-1]]) == pairs
     assert graded_again(others) == [cell.source for cell in checks]
     assert graded_again(ours.cells) == [cell.source for cell in graded]
+    torn = [nbformat.from_dict({**cell, "metadata": {"nbgrader": None}}) for cell in stubs]
+    assert graded_again([*others, *torn]) == [cell.source for cell in checks]
     assert classroom.with_checks("{", ours) == "{"
 
 

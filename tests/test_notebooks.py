@@ -357,25 +357,35 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def idle(trees: dict[str, ast.Module], elsewhere: set[str]) -> list[str]:
+    """Public functions of these modules that no other one of them imports, and nothing else."""
+    taken = {name: {n.rpartition(".")[2] for n in imported(tree)} for name, tree in trees.items()}
+    found = []
+    for name, tree in trees.items():
+        others = elsewhere.union(*(names for other, names in taken.items() if other != name))
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        found += [f"{name}: {one}" for one in functions if one[0] != "_" and one not in others]
+    return found
+
+
 def test_each_public_function_of_helpers_is_used_outside_of_its_module():
     """A function that no notebook, tool or other helper takes has no place here, or is private."""
-    in_notebooks: set[str] = set()
+    elsewhere: set[str] = set()
     for path in NOTEBOOKS:
-        in_notebooks |= taken_by("\n".join(python_of(c.source) for c in cells(path, "code")))
+        elsewhere |= taken_by("\n".join(python_of(c.source) for c in cells(path, "code")))
     tools = [path for name in ("tools", "benchmarks") for path in (ROOT / name).glob("*.py")]
-    tools += [*COMMANDS, *(HELPERS / "exercises").glob("*.py")]
-    taken = {path: imported(tree_of(path)) for path in [*modules(), *tools]}
-    idle = []
-    for path in modules():
-        others = {n.rpartition(".")[2] for p, names in taken.items() if p != path for n in names}
-        idle += [
-            f"{path.relative_to(HELPERS)}: {node.name}"
-            for node in tree_of(path).body
-            if isinstance(node, ast.FunctionDef)
-            and not node.name.startswith("_")
-            and node.name not in in_notebooks | others
-        ]
-    assert idle == []
+    for path in [*tools, *COMMANDS, *(HELPERS / "exercises").glob("*.py")]:
+        elsewhere |= {name.rpartition(".")[2] for name in imported(tree_of(path))}
+    assert idle({str(p.relative_to(HELPERS)): tree_of(p) for p in modules()}, elsewhere) == []
+
+
+def test_a_function_that_only_its_own_module_uses_is_found():
+    one = "def taken(): ...\ndef own(): ...\ndef _private(): own()\ndef shown(): ...\n"
+    other = "from helpers.one import taken\n"
+    trees = {"one.py": ast.parse(one), "other.py": ast.parse(other)}
+    assert idle(trees, {"shown"}) == ["one.py: own"]
+    trees["one.py"] = ast.parse("from helpers.one import own\n" + one)
+    assert idle(trees, {"shown"}) == ["one.py: own"]
 
 
 def test_helpers_import_only_from_those_before_them():

@@ -66,17 +66,17 @@ def all_exercises(notebooks: dict[str, NotebookNode]) -> NotebookNode:
 
 def is_graded(cell: NotebookNode) -> bool:
     """Whether a cell is an exercise's stub or its check."""
-    return "nbgrader" in cell.metadata
+    return "grade_id" in (cell.metadata.get("nbgrader") or {})
 
 
 def is_stub(cell: NotebookNode) -> bool:
     """Whether a cell is to be written by the learner."""
-    return is_graded(cell) and cell.metadata.nbgrader.solution
+    return is_graded(cell) and cell.metadata.nbgrader.get("solution", False)
 
 
 def grade_id(cell: NotebookNode) -> str:
     """What nbgrader calls a stub or a check; "" for other cells."""
-    return cell.metadata.nbgrader.get("grade_id", "") if is_graded(cell) else ""
+    return cell.metadata.nbgrader.grade_id if is_graded(cell) else ""
 
 
 def solved(notebook: NotebookNode) -> NotebookNode:

@@ -125,7 +125,7 @@ class Notebook:
         page.add_init_script(SCRIPT)
         page.goto(f"{lab.url}lab/tree/notebooks/{name}.ipynb?reset&token={lab.token}")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_function("() => window.course.idle()", timeout=60_000)
+        page.wait_for_function("() => window.course.idle()")
         page.evaluate("() => course.label()")
 
     def _console(self, message) -> None:
