@@ -6,7 +6,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
+from _thread import interrupt_main
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,8 +81,9 @@ def setup_notebook(name: str) -> None:
     Seeds PyTorch, makes `helpers` importable and the notebook's folder the working folder wherever
     Jupyter was started, and keeps the libraries' own housekeeping out of the outputs: no progress
     bars, no FutureWarning, and no cache of mapped datasets, which would go on serving old rows
-    after a helper was edited. In JupyterLab, printed lines break between words. On Colab and
-    Kaggle, it first installs what is missing there.
+    after a helper was edited. In JupyterLab, printed lines break between words. The stop button
+    also works where Python drops interrupts. On Colab and Kaggle, it first installs what is missing
+    there.
 
     Raises CourseError when COURSE_RUNS lies in Google Drive and Drive cannot be mounted.
     """
@@ -96,6 +99,7 @@ def setup_notebook(name: str) -> None:
     from IPython import get_ipython
     from IPython.display import display
 
+    repeat_dropped_interrupts()
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", category=FutureWarning)
     datasets.disable_caching()
@@ -110,6 +114,24 @@ def setup_notebook(name: str) -> None:
     print(f"Notebook {name}, profile {profile().name!r}, {time}.")
     if get_ipython():
         display({"text/html": WHOLE_WORDS, "text/plain": ""}, raw=True)
+
+
+def repeat_dropped_interrupts() -> None:
+    """From now on, an interrupt (the stop button, Ctrl-C) that Python drops is sent again.
+
+    Python raises an interrupt in the line that it comes to next. Where that is the callback of a
+    weak reference, it only prints the exception, and what was running goes on.
+    """
+    show = sys.unraisablehook
+
+    def repeat(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # A moment later: sent at once, it would be raised, and dropped, in here.
+            threading.Timer(0.05, interrupt_main).start()
+        else:
+            show(dropped)
+
+    sys.unraisablehook = repeat
 
 
 def _use_drive() -> None:

@@ -21,23 +21,33 @@ from datasets import Dataset
 from transformers import HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.hf_argparser import HfArg
 
-from helpers.data import load_examples, load_task, test_examples, tokenize, too_little
-from helpers.data.task import Task, scored_rows
+from helpers.data import (
+    load_examples,
+    load_task,
+    lock_test_set,
+    scored_rows,
+    test_examples,
+    tokenize,
+    too_little,
+)
+from helpers.data.task import Task
 from helpers.errors import CourseError
 from helpers.evaluation import (
     Scoreboard,
     best_prompt,
     boards_json,
     boards_page,
+    interval_ahead,
     predict_with,
     rival_answers,
     scoreboard,
 )
-from helpers.files import set_aside
+from helpers.evaluation.scoreboard import TUNED
+from helpers.files import set_aside, write_whole
 from helpers.inference import answer_form, answer_length, predict_answers
 from helpers.machine import peak_memory
 from helpers.model import card_metadata, load_model, model_card, provenance, save_model
-from helpers.profiles import ROOT, runs_folder
+from helpers.profiles import ROOT, repeat_dropped_interrupts, runs_folder
 from helpers.training import History, TrainSettings, load_finished, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
 
@@ -76,9 +86,10 @@ def untuned_answers(
     return answers
 
 
-def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
-    """The whole road for a task; returns the folder with the result, which appears when all of it
-    is there; what was there before is kept. A run that was interrupted goes on from its checkpoint.
+def fine_tune(run: RunArguments, settings: TrainSettings) -> None:
+    """The whole road for a task. The folder with the result appears when all of it is there but
+    the test scores, and what was there before is kept. A run that was interrupted goes on from its
+    checkpoint. The test set is opened last, when nothing else can be refused any more.
 
     Raises CourseError where something is wrong with table, task, settings, model or disk;
     KeyboardInterrupt when the training was interrupted.
@@ -86,6 +97,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
     first = process_index() == 0  # of several, it alone answers, scores and writes
     task = load_task(run.task)
     examples = load_examples(task, run.rows)
+    training, validation = examples["train"], examples["validation"]
     folder = Path(run.output) if run.output else runs_folder(task.name) / "tuned"
     kept = [Path.cwd(), runs_folder(task.name), task.path, Path(task.source), ROOT / "data"]
     if any(one.resolve().is_relative_to(folder.resolve()) for one in kept):
@@ -94,52 +106,57 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
             "the task or its table. Name a new one."
         )
     print(task.report())
-    for sentence in too_little(task, examples["train"]):
+    rows = scored_rows(task, validation)
+    for sentence in [*too_little(task, training), interval_ahead(len(rows))]:
         print(sentence)
+    if run.test and first:  # other rows than those locked before are refused here
+        test = task.split(task.load_table())["test"]
+        lock_test_set(test, runs_folder(task.name) / "test.sealed.json")
     model, tokenizer = load_model(run.model)
     sets = tokenize(examples, tokenizer, model.config)
-    parts = {"validation": scored_rows(task, examples["validation"])} if first else {}
-    if run.test and first:
-        parts["test"] = scored_rows(task, test_examples(task))
     lengths = [[len(row["input_ids"]) for row in sets[part]] for part in ("train", "validation")]
-    print(f"{len(sets['train'])} training rows. Training will take", end=" ")
+    print(f"{len(training)} training rows. Training will take", end=" ")
     print(f"{predicted_cost(model, *lengths, settings, bool(task.choices))}.", flush=True)
-    answers = {
-        part: untuned_answers(task, examples["train"], rows, model, tokenizer)
-        for part, rows in parts.items()
-    }
-    for part, rows in parts.items():  # what cannot be scored is refused now and not after training
-        if said := answers[part].get("zero-shot"):
-            scoreboard(task, part, rows, {**answers[part], "tuned": said})
+    if first:
+        answers = untuned_answers(task, training, rows, model, tokenizer)
+        # What cannot be scored is refused now and not after training.
+        scoreboard(task, "validation", rows, {**answers, TUNED: [None] * len(rows)})
     run_folder = runs_folder(task.name) / "command_line"
-    parts_of_run = model, sets["train"], sets["validation"], settings
-    if history := load_finished(*parts_of_run, run_folder):
+    history = load_finished(model, sets["train"], sets["validation"], settings, run_folder)
+    if history:
         print("This run was finished before: it is loaded from disk, and nothing is trained.")
     else:
-        validation = examples["validation"]
         history = train_task(model, tokenizer, validation, sets, settings, run_folder, _say)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
-    for part, rows in parts.items():
-        most = answer_length(examples["train"], tokenizer)
-        answers[part]["tuned"] = predict_answers(model, tokenizer, rows, most)
-    boards = [scoreboard(task, part, rows, answers[part]) for part, rows in parts.items()]
-    if first:
-        is_pair = model.config.is_encoder_decoder
-        extras = _extras(task, run, settings, examples["train"], history, boards, is_pair)
-        extras |= task.files
-        extras["answers.json"] = json.dumps(answer_form(examples["train"], tokenizer))
-        older = None
-        with suppress(OSError):  # nothing was there; or save_model will say what is wrong
-            older = set_aside(folder.absolute(), "older")
-        try:
-            save_model(model, tokenizer, folder, extras)
-        except BaseException:
-            if older:
-                os.replace(older, folder)
-            raise
+    if not first:
+        return
+    most = answer_length(training, tokenizer)
+    answers[TUNED] = predict_answers(model, tokenizer, rows, most)
+    boards = [scoreboard(task, "validation", rows, answers)]
+    about = task, run, settings, training, history, boards, model.config.is_encoder_decoder
+    extras = _extras(*about) | task.files
+    extras["answers.json"] = json.dumps(answer_form(training, tokenizer))
+    older = None
+    with suppress(OSError):  # nothing was there; or save_model will say what is wrong
+        older = set_aside(folder.absolute(), "older")
+    try:
+        save_model(model, tokenizer, folder, extras)
+    except BaseException:
         if older:
-            print(f"What was in {folder} is now in {older.name}, beside it. Delete it if you like.")
+            os.replace(older, folder)
+        raise
+    if older:
+        print(f"What was in {folder} is now in {older.name}, beside it. Delete it if you like.")
+    print(f"Model, card, history and scoreboard are in {folder}.", flush=True)
+    if run.test:
+        rows = scored_rows(task, test_examples(task))
+        tuned = predict_answers(model, tokenizer, rows, most)
+        model = None  # it is on disk; the starting model takes its place in memory
+        answers = untuned_answers(task, training, rows, *load_model(run.model))
+        boards.append(scoreboard(task, "test", rows, {**answers, TUNED: tuned}))
+        for name, text in _extras(*about).items():
+            write_whole(folder / name, text)
     for board in boards:
         print()
         for cells in (board.header, *(line.cells for line in board.lines)):
@@ -147,7 +164,6 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> Path:
         print(board.conclusion())
     used = sum(one.seconds for one in [*history.steps, *history.evaluations])
     print(f"\nTraining took {used / 60:.1f} minutes; the process, {peak_memory() / 1e9:.1f} GB.")
-    return folder
 
 
 def _say(history: History) -> None:
@@ -207,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = HfArgumentParser(
         (RunArguments, TrainSettings), prog="python -m helpers.train", description=__doc__
     )
+    repeat_dropped_interrupts()
     try:
         join_processes()
         # The parser knows no default that depends on the machine for what is True or False.
@@ -217,8 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         with nullcontext() if process_index() == 0 else redirect_stdout(None):
-            folder = fine_tune(run, settings)
-            print(f"Model, card, history and scoreboard are in {folder}.")
+            fine_tune(run, settings)
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,16 +5,18 @@ import json
 
 import pytest
 import torch
+from filelock import FileLock
 
 from helpers import machine, predict, train
 from helpers.data import load_examples, load_task, write_task
 from helpers.data.formats import read_raw
 from helpers.data.tokenize import completion_ids
 from helpers.errors import CourseError
+from helpers.evaluation import interval_ahead
 from helpers.inference import generate_answers, score_choices
 from helpers.inference.generate import answer_form
 from helpers.model import load_model
-from helpers.profiles import ROOT, runs_folder
+from helpers.profiles import ROOT, profile, runs_folder
 from helpers.results import load_result
 from helpers.training import load_or_train
 from tests.made_up import same_bits, weights
@@ -111,8 +113,13 @@ def test_the_best_prompt_of_the_board_is_the_one_that_notebook_01_found(smoke):
     assert shown["score"][0] == pytest.approx(sum(best["scores"]) / len(best["scores"]))
 
 
+def openings() -> list[str]:
+    return json.loads((runs_folder("mine") / "test.sealed.json").read_text("utf-8"))["openings"]
+
+
 def test_an_interrupt_ends_with_a_sentence_and_the_next_run_goes_on(smoke, monkeypatch, capsys):
     path, real = task_file(smoke), train._say
+    once = "--task", path, "--epochs", 1, "--test"
 
     def stop(history):
         real(history)
@@ -120,11 +127,36 @@ def test_an_interrupt_ends_with_a_sentence_and_the_next_run_goes_on(smoke, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "_say", stop)
-    assert run(train, "--task", path, "--epochs", 1) == train.INTERRUPTED
+    assert run(train, *once) == train.INTERRUPTED
     assert "continues from the last checkpoint" in capsys.readouterr().err
-    assert not (runs_folder("mine") / "tuned").exists()
+    assert not (runs_folder("mine") / "tuned").exists() and not openings()
     monkeypatch.setattr(train, "_say", real)
-    assert run(train, "--task", path, "--epochs", 1) == 0
+    assert run(train, *once) == 0
+    assert len(openings()) == 1
+
+
+def test_a_run_that_is_refused_has_not_opened_the_test_set(smoke, monkeypatch, capsys):
+    monkeypatch.setattr(train, "untuned_answers", lambda *_: {})
+    path, folder = task_file(smoke), runs_folder("mine")
+    (folder / "command_line").mkdir(parents=True)
+    with FileLock(folder / "command_line" / "run.lock"):
+        assert run(train, "--task", path, "--test") == 2
+    assert "training in" in capsys.readouterr().err and not openings()
+    (smoke / "file").touch()
+    assert run(train, "--task", path, "--test", "--output", smoke / "file" / "model") == 2
+    assert "could not be saved" in capsys.readouterr().err and not openings()
+    locked = json.loads((folder / "test.sealed.json").read_text("utf-8"))
+    (folder / "test.sealed.json").write_text(json.dumps(locked | {"sha256": "other"}))
+    monkeypatch.setattr(train, "load_model", lambda _: pytest.fail("it goes on"))
+    assert run(train, "--task", path, "--test") == 2
+    assert "Another test set is locked" in capsys.readouterr().err
+
+
+def test_the_width_of_the_interval_is_said_before_the_training(smoke, monkeypatch, capsys):
+    monkeypatch.setattr(train, "load_model", lambda _: pytest.fail("it goes on"))
+    with pytest.raises(pytest.fail.Exception):
+        run(train, "--task", task_file(smoke))
+    assert interval_ahead(profile().validation_rows) in capsys.readouterr().out
 
 
 def test_the_next_run_keeps_the_model_of_the_last_one(smoke, monkeypatch, capsys):

@@ -54,6 +54,17 @@ def test_the_conclusion_names_what_is_not_beaten():
     assert "not clearly better than best prompt" in said and "simple model" not in said
 
 
+def test_the_conclusion_holds_whoever_leads():
+    said = board(**{"lead words": wrong(4), "tuned": wrong(30)}).conclusion()
+    assert "clearly worse than lead words" in said and "More rows" not in said
+    # A board on which both a learner and a prompt are as good does not name one of them alone.
+    close = {"TF-IDF + regression": wrong(5), "best prompt": wrong(4), "tuned": wrong(4)}
+    said = board(**close).conclusion()
+    assert "not clearly better than TF-IDF + regression and best prompt: tuning" in said
+    ahead = {"nearest neighbour": wrong(30), "best prompt": wrong(4), "tuned": wrong(29)}
+    assert "clearly worse than best prompt: what is simpler" in board(**ahead).conclusion()
+
+
 def test_boards_as_json_and_as_a_page():
     one = board(**{"<rival>": wrong(30), "tuned": wrong(4)})
     (kept,) = json.loads(boards_json([one]))

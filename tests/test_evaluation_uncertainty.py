@@ -13,6 +13,7 @@ from helpers.evaluation.uncertainty import (
     bootstrap_interval,
     expected_calibration_error,
     groups_of,
+    interval_ahead,
     mean_interval,
     paired_change,
     paired_test,
@@ -237,8 +238,6 @@ def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
     ]
     gap = (2 * 0.025 + 3 * abs(2.86 / 3 - 2 / 3)) / 6
     assert expected_calibration_error(sure, right) == pytest.approx(gap)
-    with pytest.raises(ScoringError, match="1.2 is not a probability"):
-        reliability_bins([1.2], [True])
 
 
 def test_a_model_that_is_right_as_often_as_it_says_has_hardly_any_error() -> None:
@@ -257,6 +256,8 @@ def test_right_and_wrong_have_wilsons_interval() -> None:
     theirs = binomtest(7, 10).proportion_ci(method="wilson")
     assert mean_interval(scores) == pytest.approx((0.7, theirs.low, theirs.high))
     assert share_of(0.7, 10) == f"0.70 ({theirs.low:.2f} to {theirs.high:.2f})"
+    half = binomtest(6, 12).proportion_ci(method="wilson")
+    assert f"a share from {half.low:.2f} to {half.high:.2f}." in interval_ahead(12)
 
 
 def test_other_scores_are_drawn_again() -> None:

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import time
-import weakref
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from helpers.training import checkpoint
 from helpers.training.checkpoint import RunFolder, load_finished
 from helpers.training.loop import make_optimizer, train, training_step
 from helpers.training.loss import evaluate_loss
-from helpers.training.settings import History, TrainingError
+from helpers.training.settings import TrainingError
 from tests.made_up import (
     BATCH,
     COLLATE,
@@ -233,53 +232,6 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(broken_off, tmp_path, 
     assert_the_same_end(tmp_path, broken_off)
     # Before the first evaluation after a step there is nothing to go on from but the start.
     assert ("Going on from the checkpoint of step" in capsys.readouterr().out) == (step > 1)
-
-
-@pytest.fixture
-def python_hears_interrupts():
-    """As in a terminal and in a notebook; a program in the background may be deaf to them."""
-    found = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, found)
-
-
-def dropped_interrupt_at(step: int):
-    """A `watch` that presses the stop button after that step, where Python drops the exception."""
-
-    def watch(history: History) -> None:
-        if len(history.steps) == step and history.stopped == "running":
-            thing = set()
-            reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
-            del thing
-            assert reference() is None  # the callback ran, and what it raised is gone
-
-    return watch
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(
-    python_hears_interrupts, tmp_path, capsys
-):
-    _, history = learn(tmp_path, watch=dropped_interrupt_at(4))
-    assert history.stopped == "interrupted" and len(history.steps) == 4
-    assert "Interrupted after step 4 of 10" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_one_that_comes_after_the_last_step_stops_the_cell_and_loses_nothing(
-    python_hears_interrupts, tmp_path
-):
-    seen = []
-
-    def watch(history: History) -> None:
-        seen.append(history.stopped)
-        dropped_interrupt_at(10)(history)
-
-    with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path, watch=watch)
-    assert seen[-1] == "finished"
-    history = load_finished(tiny_model(), TRAIN, VALIDATION, SETTINGS, tmp_path)
-    assert history.stopped == "finished" and len(history.steps) == 10
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_is_not_the_best(tmp_path, capsys):

@@ -37,6 +37,7 @@ from helpers.evaluation.uncertainty import (
     bootstrap_interval,
     expected_calibration_error,
     groups_of,
+    interval_ahead,
     mean_interval,
     paired_change,
     paired_test,

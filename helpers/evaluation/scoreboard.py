@@ -64,19 +64,25 @@ class Scoreboard:
 
     def conclusion(self) -> str:
         """What follows: is the model clearly better than all that is simpler, or not?"""
-        others = [line for line in self.lines if line.change]
-        rest = [line.candidate for line in others if line.verdict != "clearly better"]
-        learned = [name for name in rest if name in ("nearest neighbour", "TF-IDF + regression")]
+        verdicts = {line.candidate: line.verdict for line in self.lines if line.change}
+        worse = [name for name, verdict in verdicts.items() if verdict == "clearly worse"]
+        rest = [name for name, verdict in verdicts.items() if verdict != "clearly better"]
         if not rest:
             return "The tuned model is clearly better than everything simpler on this board."
-        if learned:
+        if worse:
             return (
-                f"The tuned model is not clearly better than {' and '.join(learned)}, which "
-                "learned from the same rows in seconds: a simple model may be enough here."
+                f"The tuned model is clearly worse than {' and '.join(worse)}: what is simpler is "
+                "the better choice here."
+            )
+        said = f"The tuned model is not clearly better than {' and '.join(rest)}"
+        if {*rest} <= {"nearest neighbour", "TF-IDF + regression"}:
+            return (
+                f"{said}, which learned from the same rows in seconds: a simple model may be "
+                "enough here."
             )
         return (
-            f"The tuned model is not clearly better than {' and '.join(rest)}: tuning has not "
-            "been shown to be worth it. More rows, for training or for scoring, may show more."
+            f"{said}: tuning has not been shown to be worth it. More rows, for training or for "
+            "scoring, may show more."
         )
 
 

@@ -52,6 +52,15 @@ def share_of(accuracy: float, rows: int) -> str:
     return f"{accuracy:.2f} ({low:.2f} to {high:.2f})"
 
 
+def interval_ahead(rows: int) -> str:
+    """A sentence on how wide the 95 % interval (Wilson) of a share will be on so many rows."""
+    low, high = wilson_interval(rows // 2, rows)
+    return (
+        f"On {rows} scored rows, half of them right would mean a share from {low:.2f} to "
+        f"{high:.2f}. (A paired comparison can see smaller differences.)"
+    )
+
+
 def bootstrap_interval(
     values: Sequence[Any],
     groups: Sequence[Hashable] | None = None,
@@ -217,13 +226,11 @@ def reliability_bins(
     Ten equally wide bins cut 0 to 1; those without a row are left out.
 
     probabilities: what the model gave to its answer in each row. correct: whether it was right.
-    Raises ScoringError: empty or unequal lists, a probability outside 0 to 1.
+    Raises ScoringError: empty or unequal lists.
     """
     check_pairs(probabilities, correct)
     members = defaultdict(list)
     for probability, right in zip(probabilities, correct, strict=True):
-        if not 0 <= probability <= 1:
-            raise ScoringError(f"{probability} is not a probability: it must lie between 0 and 1.")
         members[min(int(10 * probability), 9)].append((probability, right))
     return [
         (fmean(p for p, _ in rows), fmean(right for _, right in rows), len(rows))

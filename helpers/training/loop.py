@@ -6,12 +6,8 @@ or killed run goes on.
 """
 
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -67,8 +63,7 @@ def train(
     evaluation. watch: called after each step and each evaluation, to draw.
 
     An interrupt (the stop button of the notebook) ends the run early: the history so far is
-    returned and the model has the best weights so far. One that Python hid until the run was over
-    is raised then, with the finished run on disk.
+    returned and the model has the best weights so far.
 
     Several processes (see processes.py) make the same run together, each with its part of every
     batch; the first one writes the files. All of them must see the same folder.
@@ -100,18 +95,14 @@ def train(
         run.save_checkpoint(model, optimizer, history)  # writes only if one is due
         watch(history)
 
-    with (
-        run.opened(_disk_space(model, settings)),
-        training_memory(model, settings.low_memory),
-        _noted_interrupts() as raise_if_noted,
-    ):
+    opened = run.opened(_disk_space(model, settings))
+    with opened, training_memory(model, settings.low_memory):
         with first_process_first():
             history = run.resume(model, optimizer) or History(len(plan), steps_per_epoch)
         try:
             if not history.evaluations:
                 evaluate(0)
             for step in range(len(history.steps), len(plan)):
-                raise_if_noted()
                 if should_stop_early([e.loss for e in history.evaluations], settings.patience):
                     history.stopped = "patience"
                     break
@@ -154,8 +145,6 @@ def train(
             wait_for_all()  # all have read them
             run.finish(history)
         watch(history)
-        if history.stopped != "interrupted":  # too late for this run; the next cell must not begin
-            raise_if_noted()
     return history
 
 
@@ -266,42 +255,6 @@ def should_stop_early(losses: list[float], patience: int | None) -> bool:
     if patience is None:
         return False
     return len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-@contextmanager
-def _noted_interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises an interrupt once more if Python has dropped it.
-
-    Python raises an interrupt in the line that it comes to next. Where that is the callback of a
-    weak reference, it only prints the exception: in a notebook the stop button often had no effect.
-    """
-    usual, show = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    noted = False
-
-    def show_others(dropped: "sys.UnraisableHookArgs") -> None:
-        if not (noted and issubclass(dropped.exc_type, KeyboardInterrupt)):
-            show(dropped)
-
-    def note(*number_and_frame):
-        nonlocal noted
-        noted = True
-        usual(*number_and_frame)
-
-    def raise_if_noted() -> None:
-        if noted:
-            raise KeyboardInterrupt
-
-    # Python lets only the main thread set this, and only that one gets the interrupts.
-    if not callable(usual) or threading.current_thread() is not threading.main_thread():
-        yield raise_if_noted
-        return
-    signal.signal(signal.SIGINT, note)
-    sys.unraisablehook = show_others
-    try:
-        yield raise_if_noted
-    finally:
-        signal.signal(signal.SIGINT, usual)
-        sys.unraisablehook = show
 
 
 def _evaluation_steps(total: int, steps_per_epoch: int, evaluations: int) -> set[int]:
