@@ -46,7 +46,14 @@ from helpers.evaluation.scoreboard import TUNED
 from helpers.files import set_aside, write_whole
 from helpers.inference import answer_form, answer_length, predict_answers
 from helpers.machine import peak_memory
-from helpers.model import card_metadata, load_model, model_card, provenance, save_model
+from helpers.model import (
+    card_metadata,
+    load_model,
+    model_card,
+    provenance,
+    provenance_files,
+    save_model,
+)
 from helpers.profiles import ROOT, repeat_dropped_interrupts, runs_folder
 from helpers.training import History, TrainSettings, load_finished, predicted_cost, train_task
 from helpers.training.processes import join_processes, process_index
@@ -135,7 +142,7 @@ def fine_tune(run: RunArguments, settings: TrainSettings) -> None:
     answers[TUNED] = predict_answers(model, tokenizer, rows, most)
     boards = [scoreboard(task, "validation", rows, answers)]
     about = task, run, settings, training, history, boards, model.config.is_encoder_decoder
-    extras = _extras(*about) | task.files
+    extras = _extras(*about) | task.files | provenance_files(run.model)
     extras["answers.json"] = json.dumps(answer_form(training, tokenizer))
     older = None
     with suppress(OSError):  # nothing was there; or save_model will say what is wrong

@@ -15,7 +15,7 @@ from helpers.errors import CourseError
 from helpers.evaluation import interval_ahead
 from helpers.inference import generate_answers, score_choices
 from helpers.inference.generate import answer_form
-from helpers.model import load_model
+from helpers.model import load_model, provenance
 from helpers.profiles import ROOT, profile, runs_folder
 from helpers.results import load_result
 from helpers.training import load_or_train
@@ -169,6 +169,7 @@ def test_the_next_run_keeps_the_model_of_the_last_one(smoke, monkeypatch, capsys
     _, tokenizer = load_model(folder)
     examples = load_examples(load_task(path))["train"]
     assert json.loads((folder / "answers.json").read_text()) == answer_form(examples, tokenizer)
+    assert provenance(folder) == provenance() and (folder / "LICENSE").exists()
     for number in ("", "2"):
         assert run(train, *once, "--learning_rate", f"{number or 1}e-3") == 0
         older = smoke / f"model.older{number}"

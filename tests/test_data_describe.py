@@ -142,6 +142,16 @@ def test_a_table_is_found_from_a_folder_behind_a_link(tmp_path):
     assert len(write_task(tmp_path / "runs" / "mine.yaml", path, **given).load_table()) == 12
 
 
+def test_a_table_that_is_a_link_is_named_as_the_link(tmp_path):
+    """As the hub's cache has them: the file behind the link has a number for a name."""
+    text = "text,label\n" + "".join(f"row {n},{n % 2}\n" for n in range(12))
+    (tmp_path / "tickets.csv").symlink_to(table(tmp_path, text, "5f3a9c"))
+    given = {"prompt": ["text"], "answer": "label", "instruction": "Which?"}
+    task = write_task(tmp_path / "mine.yaml", tmp_path / "tickets.csv", **given)
+    assert task.table == "tickets.csv"
+    assert task.load_table()["row_id"][0] == "tickets.csv line 2"
+
+
 def test_a_table_on_another_drive_is_named_by_its_whole_path(tmp_path, monkeypatch):
     def relpath(*_):
         raise ValueError("path is on mount 'D:', start on mount 'C:'")

@@ -6,10 +6,13 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections import Counter
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import openpyxl
 import pandas
 import pytest
 from datasets import Dataset, DatasetDict
@@ -486,6 +489,46 @@ def test_tabs_without_quotes_and_without_header(tmp_path):
     assert len(load_table(with_header, names=["label", "text"])[0]) == 1
 
 
+def workbook(path, *sheets):
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for number, rows in enumerate(sheets, start=1):
+        sheet = book.create_sheet(f"Part {number}")
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def test_a_workbook_gives_the_rows_of_the_same_table_as_csv(tmp_path):
+    day = datetime(2026, 1, 11)
+    header = ["text", "stars", "score", "good", "day", "code", "gap"]
+    one = ["Café – 5 €\nFine", 5.0, 3.8, True, day, "007", 4]
+    two = [" b ", 1, -0.25, False, day.replace(hour=9), "12", None]
+    path = workbook(tmp_path / "t.xlsx", [[], header, one, [], two], [["other"]])
+    lines = [",".join(header), '"Café – 5 €\nFine",5,3.8,True,2026-01-11,007,4']
+    lines.append(" b ,1,-0.25,False,2026-01-11T09:00:00,12,")
+    rows, report = load_table(path)
+    expected = load_table(write(tmp_path, *lines))[0].remove_columns("row_id")
+    assert rows.remove_columns("row_id").to_list() == expected.to_list()
+    assert rows.features["stars"].dtype == rows.features["gap"].dtype == "int64"
+    assert rows["row_id"][:] == ["t.xlsx line 3", "t.xlsx line 5"]
+    assert report.notes == ("Of 2 sheets, the first is read: 'Part 1'.",)
+    numbers = [5.0, 19.989999999999998, 1e5, 0.1 + 0.2]  # as Excel and Google Sheets store them
+    assert [formats._as_text(number) for number in numbers] == ["5", "19.99", "100000", "0.3"]
+    path = workbook(tmp_path / "t.xlsx", [["a", "b"], ["c", "d"]])
+    assert cells(load_table(path, names=["x", "y"])[0], "x", "y") == [("a", "b"), ("c", "d")]
+
+
+def test_workbooks_that_cannot_be_read(tmp_path, monkeypatch):
+    path = workbook(tmp_path / "t.xlsx", [], [["text"], ["a"]])
+    refused(lambda: load_table(path), "t.xlsx", "nothing in its first sheet, 'Part 1'")
+    path.write_bytes(path.read_bytes()[:-40])
+    refused(lambda: load_table(path), "t.xlsx", "damaged Excel workbook")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    refused(lambda: load_table(path), "t.xlsx", "needs the package openpyxl", "pip install")
+
+
 def test_a_dataset_of_the_hub(monkeypatch):
     asked = []
 
@@ -534,7 +577,7 @@ REFUSED = {
     "no byte of cp1252": (b"text,label\na,\x81", "line 2,", "not text"),
     "Cyrillic": ("text,label\nЧай хороший,да".encode("cp1251"), "line 2,", "CSV UTF-8"),
     "xlsx": (b"PK\x03\x04 and so on", "Excel", "CSV UTF-8"),
-    "xls": (b"\xd0\xcf\x11\xe0 and so on", "Excel"),
+    "xls": (b"\xd0\xcf\x11\xe0 and so on", "old Excel workbook", "Save it as .xlsx"),
     "parquet": (b"PAR1 and so on", "Parquet", "damaged"),
     "half of gzip": (gzip.compress(b"text,label\na,b")[:-9], "cannot be read"),
     "JSON lines": (

@@ -217,7 +217,9 @@ def write_task(
             completion = f"{{% if {condition} %}}{completion}{{% endif %}}"
     here = str(table)
     if not here.startswith("hub:"):
-        here = relative_path(Path(table).resolve(), path.parent.resolve()).as_posix()
+        # The folder alone: a table that is a link keeps the name that its owner gave it.
+        absolute = Path(table).parent.resolve() / Path(table).name
+        here = relative_path(absolute, path.parent.resolve()).as_posix()
     shown = {name: _shown(facts.columns[name]) for name in prompt}
     reads = "\n".join(f"{name}: {cell}" for name, cell in shown.items())
     if len(prompt) == 1:

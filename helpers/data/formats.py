@@ -9,10 +9,12 @@ import gzip
 import io
 import json
 import re
+import warnings
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import datasets
@@ -58,9 +60,10 @@ def refused(source: object, problem: str, line: int | str = 0, column: object = 
 
 
 def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
-    """Read CSV, TSV, JSON, JSON Lines, Parquet (all may be gzipped), or "hub:owner/name".
+    """Read CSV, TSV, the first sheet of an Excel workbook, JSON, JSON Lines, Parquet (all may be
+    gzipped), or "hub:owner/name".
 
-    names: the columns of a CSV or TSV that has no header. Raises TableError.
+    names: the columns of a CSV, TSV or workbook that has no header. Raises TableError.
     """
     if str(source).startswith("hub:"):
         raw = _read_hub(str(source))
@@ -69,10 +72,15 @@ def read_raw(source: str | Path, names: Sequence[str] = ()) -> RawTable:
         data = _read_bytes(path)
         if data[:4] == b"PAR1":
             raw = _read_parquet(path, data)
+        elif data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+            raw = _with_header(path, *_workbook(path, data), names)
         else:
             text, notes = _decode(path, data)
             is_json = _JSON_NAME.search(path.name.lower()) or _JSON.match(text)
-            raw = _read_json(path, text) if is_json else _read_separated(path, text, names)
+            if is_json:
+                raw = _read_json(path, text)
+            else:
+                raw = _with_header(path, *_records(path, text), names)
             raw.notes[:0] = notes
     if raw.frame.empty:
         raise refused(source, "has no rows. Add rows, or name another table.")
@@ -124,8 +132,6 @@ def _read_bytes(path: Path) -> bytes:
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise refused(path, f"cannot be read: {error}. Name another file.") from None
-    if data[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
-        raise refused(path, "is an Excel workbook or a zip archive. Save it as CSV UTF-8.")
     return data
 
 
@@ -172,9 +178,10 @@ def _place(before: str) -> str:
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
-    """CSV, with commas, semicolons, tabs or bars between the cells."""
-    records, notes = _records(path, text)
+def _with_header(
+    path: Path, records: dict[int, list[str]], notes: list[str], names: Sequence[str]
+) -> RawTable:
+    """The table of a CSV or a workbook, from the cells of each record by its line."""
     first = next(iter(records))
     while len(records) > 1 and not any(map(str.strip, records[first])):  # as Excel keeps them
         del records[first]
@@ -201,7 +208,8 @@ def _read_separated(path: Path, text: str, names: Sequence[str]) -> RawTable:
 
 
 def _records(path: Path, text: str) -> tuple[dict[int, list[str]], list[str]]:
-    """The cells of each record by the line on which it starts, and notes; no empty lines.
+    """The cells of each record of a CSV, with commas, semicolons, tabs or bars between them, by the
+    line on which it starts, and notes; no empty lines.
 
     A quoted cell may hold line breaks, so records and lines are counted apart. (pandas tells no
     line, and fills rows that lack cells without a word.)
@@ -248,6 +256,44 @@ def _typed(cells: list[str]) -> list:
     if filled and filled <= {"True", "False"}:
         return [cell == "True" if cell else None for cell in cells]
     return cells
+
+
+def _workbook(path: Path, data: bytes) -> tuple[dict[int, list[str]], list[str]]:
+    """The cells of the first sheet as a CSV has them, by line, and notes; no empty lines."""
+    if data[:2] != b"PK":
+        problem = "is an old Excel workbook, or has a password. Save it as .xlsx without one."
+        raise refused(path, problem)
+    try:
+        import openpyxl
+
+        with warnings.catch_warnings(action="ignore"):  # of what it leaves out, such as styles
+            book = openpyxl.load_workbook(io.BytesIO(data), data_only=True)
+        first, *others = book.worksheets
+    except ImportError:
+        problem = "is an Excel workbook, which needs the package openpyxl. Install it "
+        problem += "(python -m pip install openpyxl), or save the table as CSV UTF-8."
+        raise refused(path, problem) from None
+    except Exception:  # whatever a broken file raises: zipfile, the XML or openpyxl itself
+        problem = "is a damaged Excel workbook, or a zip archive of another kind. Unpack it, or "
+        problem += "save the table as CSV UTF-8."
+        raise refused(path, problem) from None
+    rows = enumerate(first.iter_rows(values_only=True), start=1)
+    records = {n: [*map(_as_text, row)] for n, row in rows if any(c is not None for c in row)}
+    if not records:
+        problem = f"has nothing in its first sheet, {first.title!r}. Move the table there."
+        raise refused(path, problem)
+    notes = [f"Of {len(others) + 1} sheets, the first is read: {first.title!r}."] if others else []
+    return records, notes
+
+
+def _as_text(cell: object) -> str:
+    """A cell of a workbook as a CSV has it. Excel shows 15 digits of a number: 5.0 is 5, and
+    19.989999999999998 is 19.99."""
+    if isinstance(cell, float):
+        return f"{cell:.15g}"
+    if isinstance(cell, datetime):
+        return cell.isoformat().removesuffix("T00:00:00")
+    return "" if cell is None else str(cell)
 
 
 def _read_json(path: Path, text: str) -> RawTable:

@@ -105,9 +105,9 @@ def load_table(
     can have only one. text: columns of which the one with the most text is searched for near
     copies. group: rows with the same value here are compared with each other.
 
-    Types: the cells of a CSV are text, unless a column holds whole numbers alone (int) or True and
-    False alone (bool). Empty text is "", any other missing value None; "None" and "NA" are text.
-    The column row_id comes last. Raises TableError.
+    Types: the cells of a CSV or a workbook are text, unless a column holds whole numbers alone
+    (int) or True and False alone (bool). Empty text is "", any other missing value None; "None" and
+    "NA" are text. The column row_id comes last. Raises TableError.
     """
     raw, numbers = read_raw(source, names), dict(numbers or {})
     frame = raw.frame

@@ -77,10 +77,10 @@ class Template:
     def shown_fields(self) -> frozenset[str]:
         """The columns of which a model sees something. In PromptSource's files, a condition around
         both halves may name the column of the answer: that is not among them."""
-        shown = (
-            _names_by_half(self.prompt, conditions=False)[0] if self.whole else self.prompt_fields
-        )
-        return self.prompt_fields & shown
+        if not self.whole:
+            return self.prompt_fields
+        shown = self.prompt_fields & _names_by_half(self.prompt)[2]
+        return shown or self.prompt_fields - self.completion_fields
 
     @cached_property
     def completion_fields(self) -> frozenset[str]:
@@ -346,21 +346,28 @@ def _undeclared(source: str) -> frozenset[str]:
     return frozenset(jinja2.meta.find_undeclared_variables(tree) | columns)
 
 
-def _names_by_half(source: str, conditions: bool = True) -> tuple[set[str], set[str]]:
+def _names_by_half(source: str) -> tuple[set[str], set[str], set[str]]:
     """The words before and after |||, keywords and filters included (so callers intersect them with
-    the template's names); those of a condition around both belong to the first. conditions: whether
-    words count that stand in a condition alone."""
-    halves, half, begins, asked = (set(), set()), 0, False, False
+    the template's names), and those before it without the conditions around both halves."""
+    shown, after, open_conditions = set(), set(), []
+    words, begins, cut = shown, False, False
     for _, kind, text in _JINJA.lex(source):
         if kind == "data" and HALVES in text:
-            half = 1
+            cut = True
         elif kind in ("block_begin", "block_end"):
-            begins, asked = kind == "block_begin", False
+            words, begins = shown, kind == "block_begin"
+        elif kind == "name" and cut:
+            after.add(text)
         elif kind == "name":
-            begins, asked = False, asked or (begins and text in ("if", "elif"))
-            if conditions or not asked:
-                halves[half].add(text)
-    return halves
+            if begins and text == "if":
+                open_conditions.append(set())
+            if begins and text in ("if", "elif"):
+                words = open_conditions[-1]
+            if begins and text == "endif":
+                shown |= open_conditions.pop()
+            words.add(text)
+            begins = False
+    return shown.union(*open_conditions), after, shown
 
 
 # Files
