@@ -256,11 +256,11 @@ def main_metric(task: Task) -> str:
 def score_all(task: Task, predictions: Sequence[str | None], examples: Rows) -> dict[str, float]:
     """The metrics that the task's file names, over all rows: {metric: value from 0 to 1}.
 
-    accuracy: share of rows with one of their right answers. macro_f1: see there; it knows one right
-    answer a row. rouge: three means, rouge1, rouge2 and rougeL. A task that names none has the
-    metric of its kind.
+    accuracy: share of rows with one of their right answers. macro_f1: over the choices that occur,
+    as the right answer or as the one given; it knows one right answer a row. rouge: three means,
+    rouge1, rouge2 and rougeL.
 
-    Raises ScoringError: a metric that the course does not have; as row_scores.
+    Raises ScoringError: as row_scores.
     """
     pairs = _pairs(task, predictions, examples)
     result = {}
@@ -269,7 +269,9 @@ def score_all(task: Task, predictions: Sequence[str | None], examples: Rows) -> 
             result[name] = fmean(text in right for text, right in pairs)
         elif name == "macro_f1":
             answers = [row["answer"] for row in examples]
-            result[name] = macro_f1(predictions, answers, task.choices or sorted(set(answers)))
+            there = {*answers, *predictions}
+            labels = [one for one in task.choices or sorted({*answers}) if one in there]
+            result[name] = macro_f1(predictions, answers, labels)
         else:
             result |= _mean_rouge(pairs)
     return result
