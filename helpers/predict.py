@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.predict", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a tuned model")
-    parser.add_argument("--table", required=True, help="CSV, TSV, .xlsx, JSON, JSON Lines or Parquet")
+    parser.add_argument("--table", required=True, help="CSV, TSV, .xlsx, JSON, JSONL or Parquet")
     parser.add_argument("--output", help="CSV file to write (default: TABLE_answered.csv)")
     try:
         target = predict_table(**vars(parser.parse_args(arguments)))
