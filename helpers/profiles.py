@@ -141,7 +141,8 @@ def _use_drive() -> None:
         print(
             "When Colab ends this runtime, your results and progress are lost. To keep them in "
             "Google Drive, run this line in a cell of its own, then this cell again:\n"
-            f"%env COURSE_RUNS={DRIVE}/MyDrive/first-fine-tune"
+            f"%env COURSE_RUNS={DRIVE}/MyDrive/first-fine-tune\n"
+            "Keep what you write into cells, too: File, Save a copy in Drive."
         )
     elif Path(runs).is_relative_to(DRIVE) and not (DRIVE / "MyDrive").exists():
         from google.colab import drive

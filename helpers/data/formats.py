@@ -357,8 +357,8 @@ def _read_hub(source: str) -> RawTable:
     except Exception as error:  # whatever the hub, the network or a broken file raises
         raise TableError(
             f"The dataset {source} cannot be loaded: {' '.join(str(error).split())[:200]} Check "
-            "the name (hub:owner/name or hub:owner/name:configuration) and the connection, or "
-            "name a file that you have downloaded."
+            "the name (hub:owner/name or hub:owner/name:configuration) and the connection, make "
+            "sure that HF_HUB_OFFLINE is not set, or name a file that you have downloaded."
         ) from None
     part = "train" if "train" in parts else next(iter(parts))
     notes = [f"Of the parts {format_names(parts)}, {part!r} is read."]
